@@ -1,0 +1,62 @@
+"""cl_zoo: continual-learning methods for multimodal language models, on one engine, at one budget, in one table.
+
+    >>> import cl_zoo
+    >>> result = cl_zoo.run("hide", benchmark="mini", seed=0)
+    >>> result.matrix.last
+    >>> print(cl_zoo.compare(["finetune", "hide"], benchmark="mini", seeds=3).table())
+
+Importing this package loads no torch; its names are looked up when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cl_zoo.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from cl_zoo.api import compare, load, run
+    from cl_zoo.backbones import Backbone
+    from cl_zoo.batches import Batch, answer_losses, task_loss
+    from cl_zoo.config import Recipe
+    from cl_zoo.tasks import Benchmark, Sample, Task, TaskData
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backbone",
+    "Batch",
+    "Benchmark",
+    "Recipe",
+    "Sample",
+    "Task",
+    "TaskData",
+    "answer_losses",
+    "compare",
+    "hookimpl",
+    "load",
+    "run",
+    "task_loss",
+]
+
+_HOMES = {
+    "Backbone": "backbones",
+    "Batch": "batches",
+    "Benchmark": "tasks",
+    "Recipe": "config",
+    "Sample": "tasks",
+    "Task": "tasks",
+    "TaskData": "tasks",
+    "answer_losses": "batches",
+    "compare": "api",
+    "load": "api",
+    "run": "api",
+    "task_loss": "batches",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cl_zoo' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cl_zoo.{_HOMES[name]}"), name)

@@ -1,0 +1,144 @@
+"""The Python interface: `run`, `compare` and `load`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cl_zoo.compare import Comparison, Result, Watch, load_result
+from cl_zoo.compare import compare as run_all
+from cl_zoo.errors import OptionError, PluginError, nearest
+from cl_zoo.jobs import Job, execute, finish, load_benchmark
+from cl_zoo.plugins import Choice, parse_stack
+from cl_zoo.scoring import Scorer
+
+Options = Mapping[str, Mapping[str, Any]]
+"""Option values by plugin name: `{"ewc": {"strength": 100}}`."""
+
+
+def run(
+    method: str,
+    *,
+    benchmark: str = "mini",
+    with_: Sequence[str] = (),
+    probes: Sequence[str] = (),
+    options: Options | None = None,
+    watch: Watch = lambda event: None,
+    **settings: Any,
+) -> Result:
+    """Run one stack on one benchmark with one seed, in this process.
+
+    Args:
+        method: `hide`, `hide[variant=released]`, `moelora+ewc`, `package.module:Class` or `file.py:Class`.
+        benchmark: an installed benchmark.
+        with_, probes: further plugins of the stack.
+        options: option values by plugin name.
+        settings: fields of `Job`: backbone, features, data, order, seed, recipe, limit, cells, device, out.
+
+    Returns:
+        The finished run, from disk where the same run was finished before.
+
+    Raises:
+        ClZooError: the run cannot be made as described.
+    """
+    job = Job(stack(method, with_, probes, options or {}), benchmark, **_known(settings))
+    folder, facts = execute(
+        job, lambda **progress: watch({"event": "progress", "seed": job.seed, "label": job.label, **progress})
+    )
+    if facts and facts["environment"]["processes"] > 1 and not _main_process():
+        return Result(job.label, job.seed, facts, folder.partial)
+    with Scorer() as scorer:
+        finish(folder, facts, scorer)
+    return load_result(folder.final)
+
+
+def compare(
+    methods: Sequence[str] | None = None,
+    *,
+    benchmark: str = "mini",
+    seeds: int | Sequence[int] = 1,
+    with_: Sequence[str] = (),
+    probes: Sequence[str] = (),
+    options: Options | None = None,
+    processes: int | None = None,
+    watch: Watch = lambda event: None,
+    **settings: Any,
+) -> Comparison:
+    """Run several stacks on one benchmark, in parallel processes, over one or more seeds.
+
+    Args:
+        methods: as in `run`; default: those that the benchmark names.
+        seeds: how many (0 … n−1), or which.
+        processes: how many runs at a time.
+
+    Raises:
+        ClZooError: something is unknown; nothing has been started then. A run that fails later is a row of the result.
+    """
+    if methods is None:
+        methods = load_benchmark(benchmark, settings.get("data")).default_methods
+    chosen = range(seeds) if isinstance(seeds, int) else seeds
+    if not methods or not len(chosen):
+        raise OptionError(
+            f"nothing to compare: {len(methods)} methods and {len(chosen)} seeds; name at least one of each"
+        )
+    first = [
+        Job(stack(method, with_, probes, options or {}, strict=False), benchmark, **_known(settings))
+        for method in methods
+    ]
+    _all_used(options or {}, first)
+    return run_all(
+        [replace(job, seed=seed) for seed in chosen for job in first], processes=processes, watch=watch
+    )
+
+
+def load(run_folder: str | Path) -> Result:
+    """A finished run from its folder.
+
+    Raises:
+        RunError: it has no readable manifest.
+    """
+    return load_result(Path(run_folder))
+
+
+def stack(
+    method: str, with_: Sequence[str], probes: Sequence[str], options: Options, *, strict: bool = True
+) -> tuple[Choice, ...]:
+    """The choices that a method expression, further plugins, probes and options make together.
+
+    Raises:
+        OptionError: options are given for a plugin that is not in the stack (unless not `strict`).
+    """
+    choices = [choice for text in (method, *with_) for choice in parse_stack(text)]
+    choices += [replace(choice, probe=True) for text in probes for choice in parse_stack(text)]
+    if strict:
+        for name in options.keys() - {choice.name for choice in choices}:
+            raise OptionError(
+                f"options are given for {name!r}, which is not in the stack{nearest(name, [c.name for c in choices])}"
+            )
+    return tuple(
+        replace(choice, options={**choice.options, **options.get(choice.name, {})}) for choice in choices
+    )
+
+
+def _all_used(options: Options, jobs: Sequence[Job]) -> None:
+    names = {choice.name for job in jobs for choice in job.choices}
+    for name in options.keys() - names:
+        raise OptionError(
+            f"options are given for {name!r}, which is in no stack of this comparison{nearest(name, names)}"
+        )
+
+
+def _known(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    fields = [name for name in Job.__dataclass_fields__ if name not in ("choices", "benchmark")]
+    for name in settings:
+        if name not in fields:
+            raise PluginError(f"unknown setting {name!r}{nearest(name, fields)}")
+    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+
+
+def _main_process() -> bool:
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)

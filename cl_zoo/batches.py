@@ -1,0 +1,148 @@
+"""Batches, their order, and the one objective.
+
+Sequences are padded on the left, in training too, so all answers of a batch end together: position j of
+`outputs.logits` (batch, K, V) predicts position j of `targets` (batch, K), and K is the longest answer of the batch. No
+logit is computed where there is nothing to learn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cl_zoo.tasks import Sample
+
+IGNORED = -100
+"""Target of a position that is not part of an answer."""
+
+
+@dataclass
+class Batch:
+    """Samples and the tensors made from them.
+
+    Attributes:
+        samples: id, image and prompt; at inference neither answer nor references nor anything that names the task.
+        inputs: arguments of the model's forward or generate: `input_ids`, `attention_mask` (batch, tokens), `pixel_values`
+            where there are images; in training also `position_ids` and `logits_to_keep`.
+        targets: (batch, K) token ids, −100 off the answer; `None` at inference.
+    """
+
+    samples: tuple[Sample, ...]
+    inputs: dict[str, Any]
+    targets: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding excluded."""
+        return int(self.inputs["attention_mask"].sum())
+
+    @property
+    def answer_mask(self) -> Tensor:
+        """(batch, K), true where `targets` holds a token of an answer."""
+        if self.targets is None:
+            raise ValueError("a batch without answers has no answer mask; it is defined in training only")
+        return self.targets != IGNORED
+
+    @property
+    def first_tokens(self) -> Tensor:
+        """(batch,) place of the first real token of each row; left padding comes before it."""
+        return cast(Tensor, self.inputs["attention_mask"].argmax(dim=1))
+
+    def rows(self, places: Sequence[int]) -> Batch:
+        """The batch of some of its samples, with the same padding; for per-sample gradients."""
+        index = torch.as_tensor(list(places), device=self.inputs["input_ids"].device)
+        with_image = [place for place, sample in enumerate(self.samples) if sample.image is not None]
+        images = [with_image.index(place) for place in places if place in with_image]
+        inputs: dict[str, Any] = {}
+        for name, value in self.inputs.items():
+            if name == "pixel_values":
+                if images:
+                    inputs[name] = value[images]
+            else:
+                inputs[name] = value[index] if isinstance(value, Tensor) else value
+        targets = None if self.targets is None else self.targets[index]
+        return Batch(tuple(self.samples[place] for place in places), inputs, targets)
+
+
+def answer_losses(outputs: Any, batch: Batch) -> Tensor:
+    """−log p of each answer token, (batch, K) in fp32, zero off the answer (Eq. 1 of the HiDe-LLaVA paper)."""
+    if batch.targets is None:
+        raise ValueError("a batch without answers has no loss; build it for training")
+    logits = outputs.logits.float()
+    return F.cross_entropy(logits.transpose(1, 2), batch.targets, ignore_index=IGNORED, reduction="none")
+
+
+def task_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's own objective on a batch: mean of −log p over its answer tokens, a scalar.
+
+    Runs `prepare` and the forward, so it is what a method uses for a Fisher information or a teacher.
+    """
+    return answer_losses(forward(model, batch), batch).sum() / batch.answer_mask.sum().clamp(min=1)
+
+
+def forward(model: nn.Module, batch: Batch) -> Any:
+    """`model.prepare(batch)` where there is one, then the model on the batch's inputs."""
+    prepare(model, batch)
+    return model(**batch.inputs, use_cache=False)
+
+
+def prepare(model: nn.Module, batch: Batch) -> None:
+    """Call `model.prepare(batch)` where the module defines it."""
+    hook = getattr(model, "prepare", None)
+    if hook is not None:
+        hook(batch)
+
+
+def entropy(*parts: object) -> int:
+    """A 64-bit seed that is a function of the given values and of nothing else, on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big")
+
+
+def order(size: int, *, seed: int, task: str, occurrence: int, epoch: int) -> list[int]:
+    """The order of a task's samples in one epoch: a function of exactly these arguments.
+
+    Not of the method, the number of processes, the number of workers or anything drawn before.
+    """
+    generator = np.random.Generator(np.random.PCG64(entropy(seed, task, occurrence, epoch)))
+    return [int(index) for index in generator.permutation(size)]
+
+
+def steps(indices: Sequence[int], *, batch: int, count: int) -> list[list[int]]:
+    """Cut an epoch's order into `count` optimiser steps of `batch` samples, the last one short.
+
+    Where rehearsed samples make the order longer than that, the number of steps stays and all batches grow evenly.
+    """
+    if len(indices) <= batch * count:
+        return [list(indices[piece]) for piece in pieces(len(indices), batch)]
+    return [list(map(int, part)) for part in np.array_split(np.asarray(indices), count)]
+
+
+def shard(batch: Sequence[int], rank: int, world: int, micro: int | None) -> list[list[int]]:
+    """The micro-batches of one process: every `world`-th sample from `rank`, cut into pieces of `micro`.
+
+    Every process gets the same number of pieces; where samples run out a piece is empty.
+    """
+    mine = list(batch[rank::world])
+    longest = -(-len(batch) // world)
+    micro = micro or longest
+    return [mine[start : start + micro] for start in range(0, longest, micro)]
+
+
+def pieces(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most `size` over `count` things."""
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def seed_everything(*parts: object) -> None:
+    """Seed torch (CPU and accelerators) from the given values."""
+    torch.manual_seed(entropy(*parts) % 2**63)

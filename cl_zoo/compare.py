@@ -1,0 +1,309 @@
+"""A comparison: many jobs in parallel processes, their answers scored by one scorer, one table.
+
+The parent loads no model and no torch. It hands jobs to worker processes of one thread each, scores what they answered
+(one Java process for all) and keeps the runs that are finished when it is interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl_zoo.errors import ClZooError, PluginError
+from cl_zoo.jobs import Job, finish
+from cl_zoo.metrics import Matrix
+from cl_zoo.report import Row, Table
+from cl_zoo.runs import RunFolder, read_manifest
+from cl_zoo.scoring import Scorer
+
+Watch = Callable[[dict[str, Any]], None]
+"""Called with every event of every worker, `worker`, `label` and `seed` added."""
+
+TOLERANCE = {"steps": 0.02, "samples": 0.02, "trained": 0.05}
+"""How far a run's budget may be from the common one before its row is stamped."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, or the sentence with which it failed.
+
+    Attributes:
+        manifest: everything known about it; empty where it failed.
+        folder: where it lies.
+        stamps: what a reader of its row has to know.
+    """
+
+    label: str
+    seed: int
+    manifest: Mapping[str, Any]
+    folder: Path | None = None
+    error: str | None = None
+    user_error: bool = False
+    stamps: tuple[str, ...] = ()
+
+    @property
+    def matrix(self) -> Matrix:
+        """Scores A[t][i] on task i after learning task t.
+
+        Raises:
+            PluginError: the run failed.
+        """
+        if self.error is not None:
+            raise PluginError(f"{self.label}, seed {self.seed} has no matrix: {self.error}")
+        return Matrix.from_json(self.manifest["matrix"])
+
+    @property
+    def ledger(self) -> Mapping[str, Any]:
+        """What the run cost."""
+        costs: Mapping[str, Any] = self.manifest["ledger"]
+        return costs
+
+    def row(self) -> Row:
+        if self.error is not None:
+            return Row(self.label, "sequential", self.seed, (), error=self.error)
+        return Row(
+            label=self.label,
+            protocol=self.manifest["protocol"],
+            seed=self.seed,
+            tasks=tuple(self.manifest["tasks"]),
+            matrix=self.matrix,
+            trained=self.ledger["trained"],
+            stored=sum(self.ledger["stored"].get("inference", {}).values()),
+            seconds=self.ledger["seconds"],
+            stamps=self.stamps,
+        )
+
+    def table(self) -> Table:
+        return Table([self.row()])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Finished and failed runs side by side."""
+
+    results: tuple[Result, ...]
+
+    @property
+    def matrix(self) -> dict[tuple[str, int], Matrix]:
+        """Matrices by label and seed, of the runs that finished."""
+        return {(one.label, one.seed): one.matrix for one in self.results if one.error is None}
+
+    @property
+    def failed(self) -> list[Result]:
+        return [one for one in self.results if one.error is not None]
+
+    def table(self) -> Table:
+        stamps = budget_stamps(self.results)
+        return Table([_stamped(one, stamps.get((one.label, one.seed), ())).row() for one in self.results])
+
+
+def load_result(folder: Path) -> Result:
+    """A finished run from its folder.
+
+    Raises:
+        RunError: it has no readable manifest.
+    """
+    manifest = read_manifest(folder)
+    return Result(manifest["label"], manifest["seed"], manifest, folder)
+
+
+def compare(
+    jobs: Sequence[Job], *, processes: int | None = None, watch: Watch = lambda event: None
+) -> Comparison:
+    """Run all jobs and score them.
+
+    Args:
+        jobs: their labels and seeds are distinct.
+        processes: how many run at a time; default: one per accelerator, else one per core.
+
+    Raises:
+        ClZooError: a job names something unknown; nothing has been started then.
+    """
+    doubles = [key for key, count in Counter((job.label, job.seed) for job in jobs).items() if count > 1]
+    if doubles:
+        raise PluginError(f"{doubles[0][0]} stands twice in the comparison; name it once")
+    devices = accelerators(jobs[0].device)
+    processes = min(processes or len(devices) or os.cpu_count() or 1, len(jobs))
+    results: dict[int, Result] = {}
+    with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
+        workers.check(jobs)
+        if any(metric == "caption" for job in jobs for metric in _metrics(job)):
+            scorer.warm_up()
+        for place, event in workers.run(jobs):
+            job = jobs[place]
+            if event["event"] == "answered":
+                event, results[place] = _score(job, event, scorer)
+            elif event["event"] == "failed":
+                results[place] = Result(
+                    job.label, job.seed, {}, error=event["message"], user_error=event["user"]
+                )
+            watch({**event, "label": job.label, "seed": job.seed})
+    return Comparison(tuple(results[place] for place in sorted(results)))
+
+
+def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, Any], Result]:
+    root = Path(job.out)
+    try:
+        if event["facts"]:
+            identity = json.loads(
+                (root / f"{event['run']}.partial" / "identity.json").read_text(encoding="utf-8")
+            )
+            finish(RunFolder(root, event["run"], identity), event["facts"], scorer)
+        result = load_result(root / event["run"])
+    except (ClZooError, OSError) as error:
+        failed = Result(job.label, job.seed, {}, error=str(error), user_error=True)
+        return {**event, "event": "failed", "message": str(error)}, failed
+    return {
+        **event,
+        "event": "finished",
+        "last": result.matrix.last,
+        "seconds": result.ledger["seconds"],
+    }, result
+
+
+def _metrics(job: Job) -> list[str]:
+    from cl_zoo.jobs import load_benchmark
+
+    return [task.metric for task in load_benchmark(job.benchmark, job.data).stream(job.order)]
+
+
+def budget_stamps(results: Sequence[Result]) -> dict[tuple[str, int], tuple[str, ...]]:
+    """`unequal: steps ×2` for every run whose budget is not the common one of the comparison, by label and seed."""
+    budgets = {
+        (one.label, one.seed): _budget(one) for one in results if one.error is None and _budget(one)["steps"]
+    }
+    stamps: dict[tuple[str, int], tuple[str, ...]] = {}
+    for key, budget in budgets.items():
+        unequal = []
+        for what, tolerance in TOLERANCE.items():
+            common = Counter(other[what] for other in budgets.values()).most_common(1)[0][0]
+            ratio = budget[what] / common
+            if abs(ratio - 1) > tolerance:
+                unequal.append(f"{what} ×{ratio:.2f}".rstrip("0").rstrip("."))
+        stamps[key] = (f"unequal: {', '.join(unequal)}",) if unequal else ()
+    return stamps
+
+
+def _budget(result: Result) -> dict[str, int]:
+    tasks = result.ledger["tasks"]
+    return {
+        "steps": sum(task["steps"] for task in tasks),
+        "samples": sum(task["samples"] for task in tasks),
+        "trained": result.ledger["trained"],
+    }
+
+
+def _stamped(result: Result, stamps: tuple[str, ...]) -> Result:
+    return Result(
+        result.label, result.seed, result.manifest, result.folder, result.error, result.user_error, stamps
+    )
+
+
+def accelerators(device: str) -> list[str]:
+    """Indices of the CUDA devices that a comparison may use; asked of the driver, so that the parent needs no torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device.startswith("cpu") or shutil.which("nvidia-smi") is None:
+        return []
+    if visible is not None:
+        return [index for index in visible.split(",") if index]
+    asked = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(index) for index, line in enumerate(asked.stdout.splitlines()) if line.startswith("GPU")]
+
+
+class Workers:
+    """Worker processes of one thread each; ended, however the comparison ends.
+
+    Args:
+        count: how many.
+        devices: CUDA devices to share out, or none.
+        out: folder of the runs; logs go to `out/logs`.
+    """
+
+    def __init__(self, count: int, devices: Sequence[str], out: Path) -> None:
+        self._logs = out / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._processes = [self._start(index, devices) for index in range(count)]
+        self._events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.terminate()  # files are written under draft names, so nothing is left half-written
+        for process in self._processes:
+            process.wait()
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Let one worker look up everything that the jobs name.
+
+        Raises:
+            PluginError: something is unknown or does not go together, in the words of whoever found it.
+        """
+        answer = self._ask(0, {"check": [job.to_json() for job in jobs]})
+        event = next(answer)
+        if event["event"] != "checked":
+            raise PluginError(event["message"])
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Run the jobs in order, as workers become free; yields (place of the job, event)."""
+        waiting, left, lock = deque(range(len(jobs))), len(jobs), threading.Lock()
+
+        def serve(worker: int) -> None:
+            while True:
+                with lock:
+                    if not waiting:
+                        return
+                    place = waiting.popleft()
+                for event in self._ask(worker, {"run": jobs[place].to_json()}):
+                    self._events.put((place, {**event, "worker": worker}))
+
+        for worker in range(len(self._processes)):
+            threading.Thread(target=serve, args=(worker,), daemon=True).start()
+        while left:
+            place, event = self._events.get()
+            left -= event["event"] in ("answered", "failed")
+            yield place, event
+
+    def _ask(self, worker: int, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Send a command and yield its events up to the closing one."""
+        process = self._processes[worker]
+        try:
+            process.stdin.write(json.dumps(command) + "\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        except BrokenPipeError:
+            pass
+        for line in process.stdout:  # type: ignore[union-attr]
+            event = json.loads(line)
+            yield event
+            if event["event"] != "progress":
+                return
+        code = process.wait()
+        log = self._logs / f"worker-{worker}.log"
+        yield {"event": "failed", "user": False, "message": f"its process ended with code {code}; see {log}"}
+
+    def _start(self, index: int, devices: Sequence[str]) -> subprocess.Popen[str]:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM"), "1")
+        environment = {**os.environ, **threads, "TOKENIZERS_PARALLELISM": "false"}
+        if devices:
+            environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+        with (self._logs / f"worker-{index}.log").open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "cl_zoo.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its workers in order
+            )

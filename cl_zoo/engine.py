@@ -1,0 +1,319 @@
+"""One run: learn every task of a stream in order, answer all tasks seen so far after each.
+
+The engine knows tasks, batches, backbones and the loop. It knows no method and no benchmark by name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_zoo.backbones import Backbone
+from cl_zoo.bank import adapters, standing_still
+from cl_zoo.batches import Batch, pieces, seed_everything
+from cl_zoo.config import Recipe
+from cl_zoo.errors import PluginError, RunError
+from cl_zoo.generate import answers
+from cl_zoo.learn import Learner, Report, assign_parts
+from cl_zoo.ledger import Ledger, answering_state, count, own_state, peak_memory_mb, tensors_in
+from cl_zoo.plugins import Plugins
+from cl_zoo.runs import RunFolder
+from cl_zoo.tasks import Sample, Task, TaskData
+from cl_zoo.world import World
+
+
+class Run:
+    """A stack of plugins on a stream of tasks.
+
+    Args:
+        plugins: the stack.
+        stream: the tasks in the order of this run.
+        backbone: used by this run alone, since methods change its model in place.
+        cells: `lower` (all tasks seen so far), `last` (only after the last task) or `full` (future tasks too).
+        folder: entered and empty, or holding a checkpoint of the same run.
+    """
+
+    def __init__(
+        self,
+        plugins: Plugins,
+        stream: Sequence[TaskData],
+        backbone: Backbone,
+        recipe: Recipe,
+        *,
+        seed: int,
+        cells: str,
+        folder: RunFolder,
+        world: World,
+        report: Report,
+    ) -> None:
+        self.plugins, self.stream, self.backbone, self.recipe = plugins, tuple(stream), backbone, recipe
+        self.seed, self.cells, self.folder, self.world, self.report = seed, cells, folder, world, report
+        self.ledger = Ledger()
+        self.measured: list[dict[str, float]] = []
+        self.model = self._build()
+
+    def execute(self) -> None:
+        """From the last checkpoint, or from the beginning, to the last answer."""
+        lessons = self._lessons()
+        done = self._restore()
+        if self.world.main:
+            self.folder.begin()
+            for place, task in enumerate(self.stream):
+                self.folder.write_lines(f"expected/{place}.jsonl", expected(task))
+        for lesson in lessons[done:]:
+            self._learn(lesson)
+            self._answer(lesson, lessons)
+            self._checkpoint(lesson.task.index + 1)
+        if not lessons:
+            self._answer(None, [])
+            self._account()
+
+    def _build(self) -> nn.Module:
+        self._seed("build")
+        model = self.plugins.build_model(self.backbone, self.recipe)
+        if model is None:
+            model = (
+                self.backbone.model
+                if self.plugins.protocol == "none"
+                else adapters(self.backbone, self.recipe)
+            )
+        self.backbone.train_projector(
+            self.recipe.projector == "sequential" and self.plugins.protocol != "none"
+        )
+        if self.recipe.checkpointing:
+            self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model.to(self.backbone.device)
+
+    def _lessons(self) -> list[Lesson]:
+        """What is learnt one after the other: the tasks, all of them as one, or nothing."""
+        if self.plugins.protocol == "none":
+            return []
+        if self.plugins.protocol == "joint":
+            union = Union([task.train for task in self.stream])
+            return [Lesson(Task(0, "joint", "", len(union)), union)]
+        seen: dict[str, int] = {}
+        lessons = []
+        for index, data in enumerate(self.stream):
+            occurrence = seen.get(data.name, 0)
+            seen[data.name] = occurrence + 1
+            task = Task(index, data.name, data.instruction, len(data.train), occurrence)
+            lessons.append(Lesson(task, data.train))
+        return lessons
+
+    def _learn(self, lesson: Lesson) -> None:
+        task = lesson.task
+        self._seed("before_task", task)
+        self.plugins.before_task(self.model, task)
+        self._seed("rehearse", task)
+        pool = Union([lesson.train, self.plugins.rehearse(task)])
+        learner = Learner(
+            self.model,
+            task,
+            pool,
+            backbone=self.backbone,
+            plugins=self.plugins,
+            recipe=self.recipe,
+            world=self.world,
+            seed=self.seed,
+        )
+        cost = learner.run(lambda **facts: self.report(task=task.name, index=task.index, **facts))
+        self.ledger.tasks.append(cost)
+        self._seed("after_task", task)
+        self.report(task=task.name, index=task.index, phase="after_task")
+        with self._autocast():
+            measured = self.plugins.after_task(
+                self.model, task, TaskBatches(self.backbone, lesson.train, self.recipe)
+            )
+        self.measured.append({name: float(value) for name, value in measured.items()})
+
+    def _answer(self, lesson: Lesson | None, lessons: Sequence[Lesson]) -> None:
+        """Write the answers to this row's cells."""
+        started = time.perf_counter()
+        seen = [other.task for other in lessons if lesson and other.task.index <= lesson.task.index]
+        row = lesson.task.index if lesson else 0
+        with unchanged(self.model, self.backbone):
+            self._seed("build_inference_model", lesson.task if lesson else None)
+            answering = self.plugins.build_inference_model(self.model, seen)
+            answering.eval()
+            for place in self._cells(row, len(lessons)):
+                self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
+                self._write_answers(answering, row, place)
+            self.ledger.stored = self._stored(answering)
+        self.ledger.evaluation_seconds += time.perf_counter() - started
+
+    def _cells(self, row: int, lessons: int) -> list[int]:
+        everything = list(range(len(self.stream)))
+        if self.plugins.protocol != "sequential" or self.cells == "full":
+            return everything
+        if self.cells == "last":
+            return everything if row == lessons - 1 else []
+        return everything[: row + 1]
+
+    def _write_answers(self, answering: nn.Module, row: int, place: int) -> None:
+        task = self.stream[place]
+        mine = [task.test[i] for i in range(self.world.rank, len(task.test), self.world.size)]
+        with self._autocast():
+            records = list(
+                answers(
+                    answering,
+                    self.backbone,
+                    mine,
+                    max_new_tokens=task.max_new_tokens,
+                    batch=self.recipe.eval_batch,
+                )
+            )
+        gathered = self.world.gather(records)
+        if self.world.main:
+            places = {sample_id: i for i, sample_id in enumerate(sample.id for sample in task.test)}
+            self.folder.write_lines(
+                f"answers/{row}-{place}.jsonl", sorted(gathered, key=lambda one: places[one["id"]])
+            )
+
+    def _stored(self, answering: nn.Module) -> dict[str, dict[str, int]]:
+        parts = assign_parts(self.model, self.plugins, self.backbone)
+        kept = own_state(self.model, self.backbone)
+        continuing = count(kept, kept, parts)
+        continuing["plugins"] = tensors_in(self.plugins.state_dict())
+        used = answering_state(answering, self.backbone)
+        # An inference model may wrap the trained one: its tensors are then known under longer names.
+        names = {id(tensor): name for name, tensor in kept.items()}
+        inference = count(
+            [names.get(id(t), n) for n, t in used.items()],
+            {names.get(id(t), n): t for n, t in used.items()},
+            parts,
+        )
+        return {
+            "inference": inference,
+            "continuing": {part: size for part, size in continuing.items() if size},
+        }
+
+    def _checkpoint(self, done: int) -> None:
+        self._account()
+        if self.world.main:
+            self.folder.save_state(
+                done,
+                own_state(self.model, self.backbone),
+                self.plugins.state_dict(),
+                {"ledger": self.ledger.to_json(), "measured": self.measured},
+            )
+        self.world.wait()
+
+    def _account(self) -> None:
+        self.ledger.hooks = dict(self.plugins.seconds)
+        self.ledger.peak_memory_mb = max(self.ledger.peak_memory_mb, peak_memory_mb(self.backbone.device))
+
+    def _restore(self) -> int:
+        """Go back to the newest checkpoint; returns how many tasks are done."""
+        found = self.folder.load_state(str(self.backbone.device))
+        if found is None:
+            return 0
+        tensors, plugins, notes = found
+        self.plugins.load_state_dict(plugins)
+        self.model.to(self.backbone.device)
+        fill(own_state(self.model, self.backbone), tensors, str(self.folder.partial))
+        self.ledger = Ledger.from_json(notes["ledger"])
+        self.plugins.seconds.update(self.ledger.hooks)
+        self.measured = notes["measured"]
+        return int(notes["done"])
+
+    def _seed(self, phase: str, task: Task | None = None) -> None:
+        """Nothing that was drawn before decides what a hook draws."""
+        seed_everything(self.seed, task.name if task else "", task.occurrence if task else 0, phase)
+
+    def _autocast(self) -> Any:
+        return self.world.autocast(self.recipe.precision)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A task with its training samples."""
+
+    task: Task
+    train: Sequence[Sample]
+
+
+class Union(Sequence[Sample]):
+    """Several sequences of samples, one after the other, none of them read before it is asked for."""
+
+    def __init__(self, sequences: Sequence[Sequence[Sample]]) -> None:
+        self._sequences = [sequence for sequence in sequences if len(sequence)]
+
+    def __len__(self) -> int:
+        return sum(len(sequence) for sequence in self._sequences)
+
+    def __getitem__(self, index: Any) -> Any:
+        for sequence in self._sequences:
+            if index < len(sequence):
+                return sequence[index]
+            index -= len(sequence)
+        raise IndexError(index)
+
+
+class TaskBatches:
+    """A task's training data as batches in the order of the data; iterating it again starts again."""
+
+    def __init__(self, backbone: Backbone, samples: Sequence[Sample], recipe: Recipe) -> None:
+        self._backbone, self._samples, self._size = (
+            backbone,
+            samples,
+            recipe.micro_batch or recipe.global_batch,
+        )
+
+    def __len__(self) -> int:
+        return -(-len(self._samples) // self._size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for piece in pieces(len(self._samples), self._size):
+            samples = [self._samples[i] for i in range(piece.start, min(piece.stop, len(self._samples)))]
+            yield self._backbone.batch(samples, answers=True)
+
+
+def expected(task: TaskData) -> Iterator[dict[str, Any]]:
+    """What the answers to a task are scored against, one record per test sample."""
+    for i in range(len(task.test)):
+        sample = task.test[i]
+        yield {"id": sample.id, "answer": sample.answer, "references": list(sample.references)}
+
+
+def fill(targets: dict[str, Tensor], tensors: dict[str, Tensor], place: str) -> None:
+    """Copy tensors into a model, strictly by name and shape.
+
+    Raises:
+        RunError: a tensor is missing, extra, or of another shape.
+    """
+    for name in sorted(targets.keys() ^ tensors.keys()):
+        what = "lacks" if name in targets else "holds an unknown"
+        raise RunError(
+            f"checkpoint in {place} {what} tensor {name}; delete the folder to start the run again"
+        )
+    with torch.no_grad():
+        for name, target in targets.items():
+            if target.shape != tensors[name].shape:
+                raise RunError(
+                    f"checkpoint in {place}: {name} has shape {tuple(tensors[name].shape)}, the model wants {tuple(target.shape)}; delete the folder to start the run again"
+                )
+            target.copy_(tensors[name])
+
+
+@contextmanager
+def unchanged(model: nn.Module, backbone: Backbone) -> Iterator[None]:
+    """Answering must not teach: weights are checked, experts, mixes, modes and `requires_grad` put back.
+
+    Raises:
+        PluginError: a weight was changed, added or removed.
+    """
+    before = {name: (id(tensor), tensor._version) for name, tensor in own_state(model, backbone).items()}
+    with standing_still(model):
+        yield
+    after = {name: (id(tensor), tensor._version) for name, tensor in own_state(model, backbone).items()}
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            raise PluginError(
+                f"answering changed {name}; build_inference_model must leave the model's weights as they are"
+            )

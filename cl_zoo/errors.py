@@ -1,0 +1,52 @@
+"""The errors a user can cause, one class per thing a caller may want to catch.
+
+ClZooError
+├── PluginError      a method, benchmark or backbone cannot be found, loaded or combined
+├── OptionError      an option or a recipe key is unknown or out of range
+├── DataError        a task, an image or an answer file is not usable
+├── BackboneError    a checkpoint is missing, incomplete or of another class
+└── RunError         a run folder is corrupt, in use, or belongs to another configuration
+
+The message is one sentence with the value, the place and the remedy; the command line prints it and exits with 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ClZooError(Exception):
+    """Something the user can put right."""
+
+
+class PluginError(ClZooError, LookupError):
+    """A plugin cannot be found, loaded or combined with the others of its stack."""
+
+
+class OptionError(ClZooError, ValueError):
+    """An option or a recipe key is unknown, or its value is out of range."""
+
+
+class DataError(ClZooError, ValueError):
+    """A task, a sample or an answer file cannot be used."""
+
+
+class BackboneError(ClZooError, ValueError):
+    """A backbone or a feature encoder cannot be loaded."""
+
+
+class RunError(ClZooError, RuntimeError):
+    """A run folder cannot be used: corrupt, in use, or of another configuration."""
+
+
+def nearest(value: str, known: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the nearest known one, then all of them.
+
+    Returns:
+        `"; did you mean 'ewc'? Known: ewc, hide"`, without the question where nothing is near.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(value, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} known: {', '.join(names) or 'none'}"

@@ -1,0 +1,92 @@
+"""The contract: what the engine asks of a plugin.
+
+A plugin is a class. Its instance implements any of the six hooks below, decorated with `hookimpl`, with any subset of
+the arguments. Besides hooks it may have
+
+    Options            a frozen pydantic model; the instance is made with it
+    protocol           "sequential" (default), "joint" (all tasks at once) or "none" (nothing is trained)
+    parts(model)       part -> names of parameters; every trainable tensor belongs to one part
+    state_dict()       JSON values and tensors that are not in the model; never pickle
+    load_state_dict()  recreates experts and modules, so that the model's tensors can be filled by name
+
+Arguments and hooks are only ever added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_zoo.backbones import Backbone
+    from cl_zoo.batches import Batch
+    from cl_zoo.config import Recipe
+    from cl_zoo.tasks import Sample, Task
+
+PROJECT = "cl_zoo"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class HookSpecs:
+    """The six hooks, in the order in which they are called."""
+
+    @hookspec(firstresult=True)
+    def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
+        """Place what the method trains, once, before the first task.
+
+        Returns a module whose forward takes `batch.inputs` and whose `generate` answers; usually an `ExpertBank` around
+        `backbone.model`. Everything trainable is a parameter of it. Without any implementation the engine places one
+        expert of `recipe.adapter.rank` on all linears of the language model. The module may define `prepare(batch)`;
+        the engine calls it before every training forward and before every generate.
+        Only one plugin of a stack may implement it.
+        """
+
+    @hookspec
+    def before_task(self, model: nn.Module, task: Task) -> None:
+        """Get ready to learn `task`: add an expert, choose by `requires_grad` what learns.
+
+        The optimiser is made right after this hook, new for each task, over the parameters that require a gradient.
+        """
+
+    @hookspec
+    def rehearse(self, task: Task) -> Sequence[Sample] | None:
+        """Samples of earlier tasks to mix into the training of `task`; for methods that replay.
+
+        Called once per task, after `before_task`. The number of optimiser steps stays what the recipe says, so batches grow; the
+        ledger counts the additional samples, and a comparison says so. Several plugins: the samples are joined.
+        """
+
+    @hookspec
+    def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> Mapping[str, Tensor] | None:
+        """Further terms of the objective for this batch, already weighted, by name.
+
+        Called after every training forward. The engine adds the model's own loss as the term `task`. The shape of a
+        term says how it is averaged: a scalar is a function of weights and counts once per optimiser step, a vector
+        (batch,) is per sample and averaged over the global batch, a matrix (batch, K) is per answer token and averaged
+        over the answer tokens of the global batch. Positions without an answer token do not count.
+        Several plugins: terms are joined; the same name twice stops the run.
+        """
+
+    @hookspec
+    def after_task(
+        self, model: nn.Module, task: Task, batches: Iterable[Batch]
+    ) -> Mapping[str, float] | None:
+        """Keep what the method needs of the finished task; the measurements returned are recorded by name.
+
+        `batches` are the task's training samples in a fixed order, with targets; iterating it again starts again. A hook
+        that runs the model in another state puts experts, routes and train/eval mode back before it returns.
+        """
+
+    @hookspec(firstresult=True)
+    def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module | None:
+        """The module that answers after the tasks seen so far; by default `model` itself.
+
+        It has `generate` and may have `prepare(batch)` and a `route` (batch, tasks) that is written beside each answer.
+        Batches carry no task identity. Weights and `requires_grad` of `model` stay as they are: the engine checks the
+        weights and restores experts, mixes and modes afterwards. Only one plugin of a stack may implement it.
+        """

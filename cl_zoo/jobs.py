@@ -1,0 +1,314 @@
+"""A job: one run as a user describes it, from names to a finished run folder.
+
+`Job` holds names and numbers only, so that it can be sent to a worker process as JSON. `prepare` looks everything up,
+`execute` trains and answers, `finish` scores and writes the manifest.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_zoo import __version__
+from cl_zoo.config import Recipe, build_recipe
+from cl_zoo.errors import BackboneError, OptionError, PluginError, nearest
+from cl_zoo.metrics import Matrix
+from cl_zoo.plugins import BACKBONES, BENCHMARKS, Choice, Plugins, installed, load
+from cl_zoo.runs import RunFolder, read_manifest, run_id
+from cl_zoo.scoring import Cell, Scorer
+from cl_zoo.tasks import Benchmark, TaskData, source_hash
+
+if TYPE_CHECKING:
+    from cl_zoo.backbones import Backbone
+    from cl_zoo.learn import Report
+
+CELLS = ("lower", "last", "full")
+DECIDING = ("backbones", "bank", "batches", "engine", "features", "generate", "learn", "plugins", "tasks")
+"""Modules of the engine whose source decides a result; their hash is part of every run's identity."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run as a user describes it.
+
+    Attributes:
+        choices: the stack: method, what runs with it, probes.
+        benchmark, backbone: installed names; a backbone may be `NAME:PATH` or the path of a LLaVA checkpoint.
+        features: feature encoder in place of the backbone's own.
+        data: folder of the benchmark's data.
+        order: letters or names, `None` for the default order.
+        recipe: recipe values by dotted key, over the benchmark's.
+        limit: samples per split, `None` for all.
+        cells: which cells of the matrix are measured.
+        out: folder of all runs.
+    """
+
+    choices: tuple[Choice, ...]
+    benchmark: str
+    backbone: str | None = None
+    features: str | None = None
+    data: str | None = None
+    order: str | None = None
+    seed: int = 0
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    cells: str = "lower"
+    device: str = "auto"
+    out: str = "runs"
+
+    @property
+    def label(self) -> str:
+        """The stack without its probes: `moelora+ewc[strength=3]`."""
+        return "+".join(choice.label for choice in self.choices if not choice.probe)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Job:
+        return cls(**{**values, "choices": tuple(Choice(**choice) for choice in values["choices"])})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job with everything looked up; nothing is written and no weights are loaded yet."""
+
+    job: Job
+    benchmark: Benchmark
+    stream: tuple[TaskData, ...]
+    recipe: Recipe
+    plugins: Plugins
+
+
+def prepare(job: Job) -> Prepared:
+    """Look up benchmark, tasks, recipe and plugins.
+
+    Raises:
+        ClZooError: anything in the job is unknown, out of range or does not go together.
+    """
+    if job.cells not in CELLS:
+        raise OptionError(f"--cells {job.cells}{nearest(job.cells, CELLS)}")
+    benchmark = load_benchmark(job.benchmark, job.data)
+    stream = benchmark.stream(job.order, job.limit)
+    recipe = build_recipe(benchmark.recipe, job.recipe)
+    return Prepared(job, benchmark, stream, recipe, Plugins(job.choices))
+
+
+def load_benchmark(name: str, data: str | None = None) -> Benchmark:
+    """A benchmark by its installed name.
+
+    Raises:
+        PluginError: no such benchmark, or its plugin does not give a `Benchmark`.
+        DataError: its data cannot be used.
+    """
+    benchmark = load(BENCHMARKS, name)(Path(data) if data else None)
+    if not isinstance(benchmark, Benchmark):
+        raise PluginError(
+            f"benchmark {name}: its plugin gave a {type(benchmark).__name__}, not a cl_zoo.Benchmark"
+        )
+    return benchmark
+
+
+def load_backbone(job: Job, default: str, recipe: Recipe, device: Any) -> Backbone:
+    """The job's backbone with its weights.
+
+    Raises:
+        BackboneError: no such checkpoint, or it is incomplete or of another class.
+    """
+    import torch
+
+    name, path = backbone_parts(job.backbone or default)
+    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    backbone: Backbone = load(BACKBONES, name)(path, device, dtype)
+    if job.features:
+        backbone.feature_name = job.features
+    return backbone
+
+
+def backbone_parts(text: str) -> tuple[str, Path | None]:
+    """Name and checkpoint of `NAME`, `NAME:PATH`, a folder (a LLaVA checkpoint) or `module:function`.
+
+    Raises:
+        BackboneError: it looks like a path, but there is no such folder.
+    """
+    name, _, path = text.partition(":")
+    if Path(text).is_dir():
+        return "llava", Path(text)
+    if any(one.name == name for one in installed(BACKBONES)):
+        return name, Path(path) if path else None
+    if ":" not in text and ("/" in text or text.startswith(".")):
+        raise BackboneError(f"backbone {text}: no such folder; pass the path of a downloaded checkpoint")
+    return text, None
+
+
+def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
+    """Train and answer, or find the finished run; scoring is left to `finish`.
+
+    Returns:
+        The run's folder, still to be entered by `finish`, and the facts for its manifest (empty for a finished run).
+
+    Raises:
+        ClZooError: the job cannot be run as described.
+    """
+    import torch
+
+    from cl_zoo.engine import Run
+    from cl_zoo.world import World
+
+    prepared = prepare(job)
+    world = World(job.device)
+    if world.device.type == "cpu":
+        torch.set_num_threads(
+            1
+        )  # threads spin at barriers; a run's bits must not depend on the number of cores
+    backbone = load_backbone(job, prepared.benchmark.default_backbone, prepared.recipe, world.device)
+    identity = identify(prepared, backbone)
+    run = run_id(identity, job.label, job.seed)
+    folder = RunFolder(Path(job.out), run, identity)
+    report(
+        phase="start", run=run, label=job.label, seed=job.seed, tasks=[task.name for task in prepared.stream]
+    )
+    if folder.finished:
+        with folder:
+            return folder, {}
+    with folder if world.main else folder.reading():
+        running = Run(
+            prepared.plugins,
+            prepared.stream,
+            backbone,
+            prepared.recipe,
+            seed=job.seed,
+            cells=job.cells,
+            folder=folder,
+            world=world,
+            report=report,
+        )
+        running.execute()
+        facts = {
+            "id": run,
+            "label": job.label,
+            "protocol": prepared.plugins.protocol,
+            "seed": job.seed,
+            "tasks": [task.name for task in prepared.stream],
+            "metrics": [task.metric for task in prepared.stream],
+            "ledger": running.ledger.to_json(),
+            "measured": running.measured,
+            "environment": environment(world.device, world.size),
+        }
+        if world.main:
+            folder.note(facts)
+    return folder, facts
+
+
+def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
+    """Everything that decides a run's result; its hash is the run's id."""
+    job, here = prepared.job, Path(__file__).parent
+    return {
+        "benchmark": {
+            "name": prepared.benchmark.name,
+            "version": prepared.benchmark.version,
+            "data": prepared.benchmark.data_hash,
+            "order": [task.name for task in prepared.stream],
+            "limit": job.limit,
+        },
+        "backbone": {
+            "name": backbone.name,
+            "revision": backbone.revision,
+            "features": backbone.feature_revision,
+        },
+        "stack": [plugin for plugin in prepared.plugins.options() if not plugin["probe"]],
+        "probes": [plugin for plugin in prepared.plugins.options() if plugin["probe"]],
+        "recipe": prepared.recipe.model_dump(mode="json"),
+        "seed": job.seed,
+        "cells": job.cells,
+        "device": "cuda" if backbone.device.type == "cuda" else backbone.device.type,
+        "sources": prepared.plugins.sources(),
+        "engine": source_hash(*(here / f"{module}.py" for module in DECIDING)),
+        "version": __version__,
+    }
+
+
+def finish(folder: RunFolder, facts: Mapping[str, Any], scorer: Scorer) -> dict[str, Any]:
+    """Score the answers and write the manifest; a finished run's manifest is read.
+
+    Raises:
+        DataError: an answer file is incomplete.
+    """
+    with folder:
+        if folder.finished:
+            return read_manifest(folder.final)
+        scores = score_answers(folder.partial, facts["metrics"], scorer)
+        rows = 1 if facts["protocol"] != "sequential" else len(facts["tasks"])
+        matrix = [
+            [
+                scores[f"{row}-{place}"]["value"] if f"{row}-{place}" in scores else None
+                for place in range(len(facts["tasks"]))
+            ]
+            for row in range(rows)
+        ]
+        manifest = {
+            **facts,
+            "identity": folder.identity,
+            "scores": scores,
+            "matrix": Matrix.from_rows(matrix).to_json(),
+        }
+        folder.finish(manifest)
+        return manifest
+
+
+def score_answers(folder: Path, metrics: Sequence[str], scorer: Scorer) -> dict[str, Any]:
+    """Scores of all answer files of a run, by `row-place`."""
+    files = sorted((folder / "answers").glob("*.jsonl"))
+    places = [int(file.stem.partition("-")[2]) for file in files]
+    cells = [
+        Cell(metrics[place], file, folder / "expected" / f"{place}.jsonl")
+        for place, file in zip(places, files, strict=True)
+    ]
+    return {file.stem: asdict(score) for file, score in zip(files, scorer.score(cells), strict=True)}
+
+
+def environment(device: Any, processes: int) -> dict[str, Any]:
+    """Versions, hardware and commit; recorded beside a result, not part of its identity."""
+    packages = ("cl-zoo", "torch", "transformers", "peft", "accelerate", "pluggy", "open_clip_torch", "numpy")
+    accelerator = None
+    if device.type == "cuda":
+        import torch
+
+        accelerator = torch.cuda.get_device_name(device)
+    return {
+        "versions": {name: _version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "accelerator": accelerator,
+        "processes": processes,
+        "commit": _commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except OSError:
+        return None
+    return asked.stdout.strip() or None if asked.returncode == 0 else None

@@ -1,0 +1,242 @@
+"""Learning one task: the only training loop there is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_zoo.backbones import Backbone
+from cl_zoo.bank import bank_parts
+from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything, shard, steps
+from cl_zoo.config import Recipe
+from cl_zoo.errors import PluginError, RunError
+from cl_zoo.ledger import TaskCost, training_flops
+from cl_zoo.plugins import Plugins
+from cl_zoo.tasks import Sample, Task
+from cl_zoo.world import World
+
+Report = Callable[..., None]
+"""Called with keywords that tell how far a run is."""
+
+
+def assign_parts(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict[str, list[str]]:
+    """Every parameter that is not the frozen backbone's, by part.
+
+    The plugins' own words come first, then the bank's (adapters, routers), then the projector.
+
+    Raises:
+        PluginError: a trainable tensor belongs to no part or to two, or a part names no parameter.
+    """
+    named = dict(model.named_parameters())
+    parts = {part: list(names) for part, names in plugins.parts(model).items()}
+    claimed = {name for names in parts.values() for name in names}
+    projector = {id(weight) for weight in backbone.projector.parameters()}
+    defaults = {
+        **bank_parts(model),
+        "projector": [name for name, weight in named.items() if id(weight) in projector],
+    }
+    for part, names in defaults.items():
+        free = [name for name in names if name not in claimed]
+        if free:
+            parts.setdefault(part, []).extend(free)
+    owners: dict[str, str] = {}
+    for part, names in parts.items():
+        for name in names:
+            if name not in named:
+                raise PluginError(
+                    f"parts: {part!r} names {name!r}, which the model does not have; give names of model.named_parameters()"
+                )
+            if name in owners:
+                raise PluginError(f"parts: {name} belongs to {owners[name]!r} and to {part!r}; name it once")
+            owners[name] = part
+    for name, weight in named.items():
+        if weight.requires_grad and name not in owners:
+            raise PluginError(
+                f"{name} is trainable but belongs to no part; name it in the method's parts(model)"
+            )
+    return parts
+
+
+class Learner:
+    """Trains one task with everything the engine owns: order, budget, optimiser, schedule, precision.
+
+    Args:
+        model: what `build_model` made.
+        pool: the task's training samples, followed by rehearsed ones.
+        size: how many of them are the task's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        pool: Sequence[Sample],
+        *,
+        backbone: Backbone,
+        plugins: Plugins,
+        recipe: Recipe,
+        world: World,
+        seed: int,
+    ) -> None:
+        self.model, self.task, self.pool = model, task, pool
+        self.backbone, self.plugins, self.recipe, self.world, self.seed = (
+            backbone,
+            plugins,
+            recipe,
+            world,
+            seed,
+        )
+        self.per_epoch = -(-task.size // recipe.global_batch)
+        self.total = self.per_epoch * recipe.epochs
+        named = dict(model.named_parameters())
+        self.parts = {
+            part: [named[name] for name in names if named[name].requires_grad]
+            for part, names in assign_parts(model, plugins, backbone).items()
+        }
+        self.learning = [weight for weights in self.parts.values() for weight in weights]
+        if not self.learning:
+            raise PluginError(
+                f"task {task.name}: nothing requires a gradient; let before_task choose what learns"
+            )
+        self.optimizer = make_optimizer(self.parts, recipe)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: rate(step, self.total, recipe)
+        )
+        self.cost = TaskCost(
+            task.name, trained={part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws}
+        )
+
+    def run(self, report: Report) -> TaskCost:
+        """All epochs; returns what they cost.
+
+        Raises:
+            RunError: the objective is not finite.
+        """
+        started, done = time.perf_counter(), 0
+        self.model.train()
+        for epoch in range(self.recipe.epochs):
+            seed_everything(
+                self.seed, self.task.name, self.task.occurrence, f"epoch {epoch}", self.world.rank
+            )
+            places = order(
+                len(self.pool),
+                seed=self.seed,
+                task=self.task.name,
+                occurrence=self.task.occurrence,
+                epoch=epoch,
+            )
+            for indices in steps(places, batch=self.recipe.global_batch, count=self.per_epoch):
+                terms = self.step(indices)
+                done += 1
+                if done % 10 == 0 or done == self.total:
+                    report(phase="train", step=done, steps=self.total, **self._finite(terms, done))
+        trained = sum(self.cost.trained.values())
+        self.cost.flops = training_flops(self.backbone, self.cost.tokens, trained)
+        self.cost.seconds = time.perf_counter() - started
+        return self.cost
+
+    def step(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """One optimiser step on a global batch; returns this process's share of every term."""
+        micros = [
+            shard(indices, rank, self.world.size, self.recipe.micro_batch) for rank in range(self.world.size)
+        ]
+        forwards = sum(bool(piece) for mine in micros for piece in mine)
+        batches = [
+            self.backbone.batch([self.pool[i] for i in piece], answers=True)
+            for piece in micros[self.world.rank]
+            if piece
+        ]
+        answer_tokens = self.world.sum(float(sum(int(batch.answer_mask.sum()) for batch in batches)))
+        terms: dict[str, Tensor] = {}
+        for batch in batches:
+            for name, term in self._terms(batch).items():
+                share = reduce_term(
+                    name, term, batch, samples=len(indices), answer_tokens=answer_tokens, forwards=forwards
+                )
+                terms[name] = terms[name] + share if name in terms else share
+            # One backward per micro-batch frees its activations before the next forward.
+            objective = torch.stack(list(terms.values())).sum()
+            objective.backward()  # type: ignore[no-untyped-call]
+            terms = {name: term.detach() for name, term in terms.items()}
+        self._update()
+        self._count(indices, batches, answer_tokens)
+        return terms
+
+    def _terms(self, batch: Batch) -> dict[str, Tensor]:
+        with self.world.autocast(self.recipe.precision):
+            outputs = forward(self.model, batch)
+            return {
+                "task": answer_losses(outputs, batch),
+                **self.plugins.loss(self.model, batch, outputs, self.task),
+            }
+
+    def _update(self) -> None:
+        self.world.reduce_gradients(self.learning)
+        if self.recipe.clip == "norm":
+            torch.nn.utils.clip_grad_norm_(self.learning, self.recipe.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _count(self, indices: Sequence[int], batches: Sequence[Batch], answer_tokens: float) -> None:
+        self.cost.steps += 1
+        self.cost.samples += len(indices)
+        self.cost.rehearsed += sum(index >= self.task.size for index in indices)
+        self.cost.tokens += round(self.world.sum(float(sum(batch.tokens for batch in batches))))
+        self.cost.answer_tokens += round(answer_tokens)
+
+    def _finite(self, terms: Mapping[str, Tensor], step: int) -> dict[str, Any]:
+        values = {name: float(term) for name, term in terms.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise RunError(
+                    f"task {self.task.name}, step {step}: the term {name!r} is {value}; lower its learning rate or weight"
+                )
+        return {"terms": values}
+
+
+def reduce_term(
+    name: str, term: Tensor, batch: Batch, *, samples: int, answer_tokens: float, forwards: int
+) -> Tensor:
+    """A term's share of the objective, by its shape, so that micro-batches and processes add up to one global batch.
+
+    Args:
+        term: a scalar (counts once per step), (batch,) per sample or (batch, K) per answer token.
+        samples, answer_tokens: of the global batch.
+        forwards: how many forwards the step takes over all processes.
+
+    Raises:
+        PluginError: another shape.
+    """
+    if term.ndim == 0:
+        return term / forwards
+    if term.shape == (len(batch),):
+        return term.sum() / samples
+    if batch.targets is not None and term.shape == batch.targets.shape:
+        return torch.where(batch.answer_mask, term, 0.0).sum() / max(answer_tokens, 1.0)
+    raise PluginError(
+        f"loss: the term {name!r} has shape {tuple(term.shape)}; return a scalar, (batch,) or (batch, K) like batch.targets"
+    )
+
+
+def make_optimizer(parts: Mapping[str, Sequence[nn.Parameter]], recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW with one group per part at the recipe's rate for it."""
+    groups = [
+        {"params": list(weights), "lr": recipe.rate(part)} for part, weights in parts.items() if weights
+    ]
+    return torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
+
+
+def rate(step: int, total: int, recipe: Recipe) -> float:
+    """Factor on the learning rate: linear warm-up over ⌈warmup · total⌉ steps, then a cosine to zero or constant."""
+    warm = math.ceil(recipe.warmup * total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))

@@ -1,0 +1,142 @@
+"""The ledger: what a run cost, counted in one way for every method."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_zoo.backbones import Backbone
+from cl_zoo.bank import BankLayer
+
+
+@dataclass
+class TaskCost:
+    """What learning one task cost.
+
+    `flops` counts the multiply-adds of the language model's and the adapters' matrix products, twice each: 2 per weight and token
+    forward, 2 more for the gradient of the activations, 2 more for the weights that learn. Attention scores, the
+    cached vision tower and hooks are left out.
+    """
+
+    task: str
+    steps: int = 0
+    samples: int = 0
+    rehearsed: int = 0
+    tokens: int = 0
+    answer_tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    trained: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Ledger:
+    """Costs of a run, task by task and in all.
+
+    Attributes:
+        tasks: one entry per learnt task.
+        stored: parameters beside the frozen backbone, by use (`inference`, `continuing`) and part, after the last task.
+        hooks: seconds in each hook, over the run.
+        evaluation_seconds: generation of all answers.
+        peak_memory_mb: of the process, or of the accelerator where one was used.
+    """
+
+    tasks: list[TaskCost] = field(default_factory=list)
+    stored: dict[str, dict[str, int]] = field(default_factory=dict)
+    hooks: dict[str, float] = field(default_factory=dict)
+    evaluation_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Training and hooks and evaluation."""
+        return sum(task.seconds for task in self.tasks) + self.evaluation_seconds
+
+    @property
+    def trained(self) -> int:
+        """Parameters trained per task; the largest of the tasks where they differ."""
+        return max((sum(task.trained.values()) for task in self.tasks), default=0)
+
+    @property
+    def stored_for_inference(self) -> int:
+        return sum(self.stored.get("inference", {}).values())
+
+    def total(self, what: str) -> float:
+        """Sum of a cost over the tasks."""
+        return float(sum(getattr(task, what) for task in self.tasks))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "seconds": self.seconds, "trained": self.trained}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Ledger:
+        return cls(
+            tasks=[TaskCost(**task) for task in values["tasks"]],
+            stored=dict(values["stored"]),
+            hooks=dict(values["hooks"]),
+            evaluation_seconds=values["evaluation_seconds"],
+            peak_memory_mb=values["peak_memory_mb"],
+        )
+
+
+def training_flops(backbone: Backbone, tokens: int, trained: int) -> float:
+    """FLOPs of forward and backward over `tokens` real tokens, by the rule in `TaskCost`."""
+    language = sum(weight.numel() for weight in backbone.layers.parameters() if backbone.owns(weight))
+    return float(tokens * (4 * language + 2 * trained))
+
+
+def own_state(model: nn.Module, backbone: Backbone) -> dict[str, Tensor]:
+    """All tensors of the model that do not belong to the frozen backbone, by name; the projector is among them."""
+    return {name: t for name, t in model.state_dict(keep_vars=True).items() if not backbone.owns(t)}
+
+
+def answering_state(model: nn.Module, backbone: Backbone) -> dict[str, Tensor]:
+    """What of `own_state` takes part in answering: experts that are not active in a layer are left out."""
+    idle = set()
+    for name, module in model.named_modules():
+        if isinstance(module, BankLayer):
+            active = set(module.experts)
+            downs = {module.reads[expert] for expert in active}
+            idle |= {f"{name}.bank_up.{expert}" for expert in module.bank_up if expert not in active}
+            idle |= {f"{name}.bank_down.{expert}" for expert in module.bank_down if expert not in downs}
+    return {name: tensor for name, tensor in own_state(model, backbone).items() if name not in idle}
+
+
+def count(
+    names: Iterable[str], tensors: Mapping[str, Tensor], parts: Mapping[str, Iterable[str]]
+) -> dict[str, int]:
+    """Parameters by part; tensors that no part claims are counted under `other`."""
+    part_of = {name: part for part, members in parts.items() for name in members}
+    counted: dict[str, int] = {}
+    for name in names:
+        part = part_of.get(name, "other")
+        counted[part] = counted.get(part, 0) + tensors[name].numel()
+    return counted
+
+
+def tensors_in(state: Any) -> int:
+    """Elements of all tensors anywhere in a plugin's state."""
+    if isinstance(state, Tensor):
+        return state.numel()
+    if isinstance(state, Mapping):
+        return sum(tensors_in(value) for value in state.values())
+    return sum(tensors_in(value) for value in state) if isinstance(state, list | tuple) else 0
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Highest memory so far: of the accelerator, else resident memory of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def dumps(ledger: Ledger) -> str:
+    return json.dumps(ledger.to_json(), indent=1, sort_keys=True)

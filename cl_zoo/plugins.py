@@ -1,0 +1,368 @@
+"""Finding plugins and calling their hooks: the typed wrapper around pluggy that holds the rules of composition.
+
+A run is a stack of plugins: one method, any number of others with it, any number of probes. pluggy alone would resolve
+in silence what this file refuses: the same term from two plugins, two models in one stack, a misspelt hook, two
+distributions with one name, a probe that trains. There is one `Plugins` per run and no state in the module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+from pydantic import BaseModel
+
+from cl_zoo.config import parse_pairs, validated
+from cl_zoo.errors import PluginError, nearest
+from cl_zoo.hookspecs import PROJECT, HookSpecs
+from cl_zoo.tasks import source_hash
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_zoo.backbones import Backbone
+    from cl_zoo.batches import Batch
+    from cl_zoo.config import Recipe
+    from cl_zoo.tasks import Sample, Task
+
+METHODS, BENCHMARKS, BACKBONES = "cl_zoo.methods", "cl_zoo.benchmarks", "cl_zoo.backbones"
+PROTOCOLS = ("sequential", "joint", "none")
+ONLY_ONE = ("build_model", "build_inference_model")
+NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "build_inference_model")
+HOOKS = tuple(name for name in vars(HookSpecs) if not name.startswith("_"))
+
+
+class NoOptions(BaseModel, frozen=True, extra="forbid"):
+    """The options of a plugin that has none."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An entry point as its metadata tells, nothing imported."""
+
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plugin as a user names it.
+
+    Attributes:
+        name: an installed name, `package.module:Class` or `file.py:Class`.
+        options: values by option name.
+        probe: measures only.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    probe: bool = False
+
+    @property
+    def label(self) -> str:
+        """`hide[variant=released]`; options in alphabetical order."""
+        inner = ",".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{self.name}[{inner}]" if inner else self.name
+
+
+def parse_stack(text: str) -> list[Choice]:
+    """`moelora+ewc[strength=3]` to its choices.
+
+    Raises:
+        PluginError: it cannot be read.
+    """
+    choices = []
+    for part in split(text, "+"):
+        found = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", part, flags=re.DOTALL)
+        if not found:
+            raise PluginError(f"method {text!r}: cannot read {part!r}; write name[option=value,option=value]")
+        pairs = split(found.group(2), ",") if found.group(2) else []
+        choices.append(Choice(found.group(1), parse_pairs(pairs, f"method {found.group(1)}, option")))
+    return choices
+
+
+def installed(group: str) -> list[Installed]:
+    """All entry points of a group, by name; metadata only, so a broken plugin is listed like any other."""
+    found = {
+        Installed(entry.name, entry.value, dist.name, dist.version)
+        for dist in metadata.distributions()
+        for entry in dist.entry_points
+        if entry.group == group
+    }
+    return sorted(found, key=lambda one: (one.name, one.distribution, one.version))
+
+
+def find(group: str, name: str) -> Installed:
+    """The one installed entry point of that name.
+
+    Raises:
+        PluginError: there is none, or two distributions claim it.
+    """
+    everything = installed(group)
+    kind = group.rpartition(".")[2].removesuffix("s")
+    matches = [one for one in everything if one.name == name]
+    if not matches:
+        raise PluginError(f"no {kind} is called {name!r}{nearest(name, {one.name for one in everything})}")
+    if len(matches) > 1:
+        claims = " and ".join(f"{one.distribution} {one.version}" for one in matches)
+        raise PluginError(f"two installed {kind}s are called {name!r}: {claims}; uninstall one")
+    return matches[0]
+
+
+def load(group: str, name: str) -> Any:
+    """The object that a name stands for; imports that one plugin and no other.
+
+    Args:
+        group: entry-point group.
+        name: an installed name, `package.module:Object` or `path/file.py:Object`.
+
+    Raises:
+        PluginError: unknown, claimed twice, or its import fails.
+    """
+    value = name if ":" in name else find(group, name).value
+    module_name, _, attribute = value.rpartition(":")
+    try:
+        module = (
+            _module_of_file(Path(module_name))
+            if module_name.endswith(".py")
+            else importlib.import_module(module_name)
+        )
+    except Exception as error:  # a stranger's module may raise anything
+        raise PluginError(
+            f"{name}: importing {module_name} failed with {type(error).__name__}: {error}; repair or uninstall it"
+        ) from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        known = [
+            key
+            for key, item in vars(module).items()
+            if inspect.isclass(item) and item.__module__ == module.__name__
+        ]
+        raise PluginError(f"{name}: {module_name} has no {attribute!r}{nearest(attribute, known)}") from None
+
+
+def load_class(name: str) -> type[Any]:
+    """The class of a method.
+
+    Raises:
+        PluginError: it is no class, names an unknown protocol, or has a hook without `@hookimpl`.
+    """
+    plugin = load(METHODS, name)
+    if not inspect.isclass(plugin):
+        raise PluginError(f"{name}: its entry point gives a {type(plugin).__name__}; it must name a class")
+    protocol = getattr(plugin, "protocol", "sequential")
+    if protocol not in PROTOCOLS:
+        raise PluginError(f"{name}: protocol is {protocol!r}{nearest(str(protocol), PROTOCOLS)}")
+    for hook in HOOKS:
+        function = getattr(plugin, hook, None)
+        if function is not None and not hasattr(function, f"{PROJECT}_impl"):
+            raise PluginError(
+                f"{name}: {hook} is not decorated with @hookimpl; without it the engine never calls it"
+            )
+    return plugin
+
+
+def make(choice: Choice) -> Any:
+    """An instance of the chosen plugin with its options filled.
+
+    Raises:
+        PluginError: it cannot be loaded or made.
+        OptionError: an option is unknown or out of range.
+    """
+    plugin = load_class(choice.name)
+    options = validated(getattr(plugin, "Options", NoOptions), choice.options, choice.name)
+    try:
+        return plugin(options) if hasattr(plugin, "Options") else plugin()
+    except Exception as error:
+        raise PluginError(
+            f"{choice.name}: making the plugin failed with {type(error).__name__}: {error}"
+        ) from error
+
+
+class Plugins:
+    """The plugins of one run, registered in a manager of their own.
+
+    Args:
+        choices: the method first, then what runs with it, then the probes.
+
+    Raises:
+        PluginError: one cannot be loaded, or they do not go together.
+        OptionError: an option is unknown or out of range.
+    """
+
+    def __init__(self, choices: Sequence[Choice]) -> None:
+        self.choices = tuple(choices)
+        self.manager = pluggy.PluginManager(PROJECT)
+        self.manager.add_hookspecs(HookSpecs)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.instances: dict[str, Any] = {}
+        for choice in self.choices:
+            self._register(choice)
+        self._check_composition()
+
+    @property
+    def method(self) -> Any:
+        """The first plugin of the stack."""
+        return next(iter(self.instances.values()))
+
+    @property
+    def protocol(self) -> str:
+        return str(getattr(self.method, "protocol", "sequential"))
+
+    def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
+        return self._call("build_model", backbone=backbone, recipe=recipe)  # type: ignore[no-any-return]
+
+    def before_task(self, model: nn.Module, task: Task) -> None:
+        self._call("before_task", model=model, task=task)
+
+    def rehearse(self, task: Task) -> list[Sample]:
+        return [sample for samples in self._call("rehearse", task=task) for sample in samples]
+
+    def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> dict[str, Tensor]:
+        return self._named("loss", model=model, batch=batch, outputs=outputs, task=task)
+
+    def after_task(self, model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str, float]:
+        return self._named("after_task", model=model, task=task, batches=batches)
+
+    def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module:
+        built = self._call("build_inference_model", model=model, tasks_seen=tasks_seen)
+        return model if built is None else built
+
+    def parts(self, model: nn.Module) -> dict[str, list[str]]:
+        """What the plugins say about the parts of their parameters, merged."""
+        parts: dict[str, list[str]] = defaultdict(list)
+        for plugin in self.instances.values():
+            if hasattr(plugin, "parts"):
+                for part, names in plugin.parts(model).items():
+                    parts[part].extend(names)
+        return dict(parts)
+
+    def state_dict(self) -> dict[str, Mapping[str, Any]]:
+        """State of every plugin that has one, by its place and name in the stack."""
+        return {
+            name: plugin.state_dict()
+            for name, plugin in self.instances.items()
+            if hasattr(plugin, "state_dict")
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        for name, plugin in self.instances.items():
+            if hasattr(plugin, "load_state_dict"):
+                plugin.load_state_dict(state[name])
+
+    def sources(self) -> dict[str, str]:
+        """A hash of each plugin's source module, by class path; decides a run's identity."""
+        hashes = {}
+        for plugin in self.instances.values():
+            file = inspect.getsourcefile(type(plugin))
+            hashes[f"{type(plugin).__module__}:{type(plugin).__qualname__}"] = (
+                source_hash(file) if file else ""
+            )
+        return hashes
+
+    def options(self) -> list[dict[str, Any]]:
+        """Name and complete options of every plugin, defaults included."""
+        return [
+            {"name": choice.name, "probe": choice.probe, "options": _dump(choice, plugin)}
+            for choice, plugin in zip(self.choices, self.instances.values(), strict=True)
+        ]
+
+    def _register(self, choice: Choice) -> None:
+        if choice.name in self.instances:
+            raise PluginError(f"{choice.name} stands twice in the stack; name it once")
+        plugin = make(choice)
+        try:
+            self.manager.register(plugin, choice.name)
+            self.manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            hook = re.search(r"hook '(\w+)'", str(error))
+            known = nearest(hook.group(1), HOOKS) if hook and hook.group(1) not in HOOKS else ""
+            raise PluginError(f"{choice.name}: {' '.join(str(error).split())}{known}") from None
+        self.instances[choice.name] = plugin
+
+    def _check_composition(self) -> None:
+        for hook in ONLY_ONE:
+            owners = [impl.plugin_name for impl in getattr(self.manager.hook, hook).get_hookimpls()]
+            if len(owners) > 1:
+                raise PluginError(
+                    f"{' and '.join(sorted(owners))} both implement {hook}; a run can follow only one"
+                )
+        for choice in self.choices:
+            plugin = self.instances[choice.name]
+            for hook in NOT_FOR_PROBES if choice.probe else ():
+                if hasattr(plugin, hook):
+                    raise PluginError(
+                        f"{choice.name} implements {hook}, so it is no probe; put it into the stack with --with"
+                    )
+            protocol = getattr(plugin, "protocol", "sequential")
+            if plugin is not self.method and protocol not in ("sequential", self.protocol):
+                raise PluginError(
+                    f"{choice.name} has protocol {protocol!r} and cannot go with {self.choices[0].name}; run it alone"
+                )
+
+    def _call(self, hook: str, **arguments: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return getattr(self.manager.hook, hook)(**arguments)
+        finally:
+            self.seconds[hook] += time.perf_counter() - started
+
+    def _named(self, hook: str, **arguments: Any) -> dict[str, Any]:
+        """Join the mappings of all plugins; an equal name from two of them is an error that names both."""
+        started = time.perf_counter()
+        joined: dict[str, Any] = {}
+        owner: dict[str, str] = {"task": "the engine"} if hook == "loss" else {}
+        for name in self.instances:
+            others = [plugin for other, plugin in self.instances.items() if other != name]
+            for result in self.manager.subset_hook_caller(hook, others)(**arguments):
+                for key, value in result.items():
+                    if key in owner:
+                        raise PluginError(
+                            f"{owner[key]} and {name} both return {key!r} from {hook}; rename one"
+                        )
+                    owner[key], joined[key] = name, value
+        self.seconds[hook] += time.perf_counter() - started
+        return joined
+
+
+def _dump(choice: Choice, plugin: Any) -> dict[str, Any]:
+    return validated(getattr(type(plugin), "Options", NoOptions), choice.options, choice.name).model_dump(
+        mode="json"
+    )
+
+
+def _module_of_file(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise FileNotFoundError(f"no file {file}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module  # pydantic and inspect look a class's module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Split outside square brackets."""
+    parts, depth, current = [], 0, ""
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == separator and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += letter
+    return [*parts, current]

@@ -1,0 +1,110 @@
+"""What a user sees while runs are under way: live bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+def progress_for(console: Console, runs: int) -> Lines | Bars:
+    """Bars where the console is a terminal, else lines."""
+    return Bars(console, runs) if console.is_terminal else Lines(console, runs)
+
+
+class Lines:
+    """One line when a run starts, after each task, and when it ends; nothing that a log file could not hold."""
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self._console, self._runs, self._ended, self._began = console, runs, 0, time.monotonic()
+        self._last: dict[tuple[str, int], str] = {}
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        name = f"{event['label']}, seed {event['seed']}"
+        if event["event"] == "progress":
+            text = _phase(event)
+            if text and self._last.get((event["label"], event["seed"])) != text:
+                self._last[(event["label"], event["seed"])] = text
+                self._say(f"{name}: {text}")
+        elif event["event"] == "finished":
+            self._ended += 1
+            self._say(f"{name}: {_outcome(event)} ({self._ended} of {self._runs})")
+        elif event["event"] == "failed":
+            self._ended += 1
+            self._say(f"{name}: failed: {event['message']} ({self._ended} of {self._runs})")
+
+    def _say(self, text: str) -> None:
+        self._console.print(
+            f"[{time.monotonic() - self._began:6.0f} s] {text}", markup=False, highlight=False, soft_wrap=True
+        )
+
+
+class Bars:
+    """A bar per run: tasks learnt, with the loss of the last step beside it."""
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self._bars = Progress(
+            TextColumn("{task.fields[name]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._ids: dict[tuple[str, int], TaskID] = {}
+        self._totals: dict[tuple[str, int], int] = {}
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        key = (event["label"], event["seed"])
+        if key not in self._ids:
+            self._ids[key] = self._bars.add_task(
+                "", total=None, name=f"{key[0]}, seed {key[1]}", state="starting"
+            )
+        bar = self._ids[key]
+        if event["event"] == "progress":
+            if event["phase"] == "start":
+                self._totals[key] = len(event["tasks"])
+                self._bars.update(bar, total=len(event["tasks"]))
+            elif event["phase"] == "train":
+                done = event["index"] + event["step"] / event["steps"]
+                loss = event["terms"].get("task", 0.0)
+                self._bars.update(bar, completed=done, state=f"{event['task']}, loss {loss:.2f}")
+            elif event["phase"] == "answer":
+                self._bars.update(bar, state=f"answering {event['task']}")
+        elif event["event"] == "finished":
+            self._bars.update(bar, total=1, completed=1, state=_outcome(event))
+        elif event["event"] == "failed":
+            self._bars.update(bar, state=f"failed: {event['message']}")
+
+
+def _phase(event: dict[str, Any]) -> str:
+    if event["phase"] == "start":
+        return f"run {event['run']}"
+    if event["phase"] == "train" and event["step"] == event["steps"]:
+        terms = ", ".join(f"{name} {value:.3f}" for name, value in event["terms"].items())
+        return f"learnt {event['task']} in {event['steps']} steps ({terms})"
+    return ""
+
+
+def _outcome(event: dict[str, Any]) -> str:
+    last = "–" if event["last"] is None else f"{event['last']:.2f}"
+    return f"finished, Last {last}, {event['seconds']:.0f} s"

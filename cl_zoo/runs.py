@@ -1,0 +1,237 @@
+"""Runs on disk: identity, checkpoints, answers, manifest.
+
+A run is written to `<id>.partial` and renamed to `<id>` when its manifest, the last file, is there. The id is a hash of
+everything that decides the result, so the same command finds its own run again: finished, it is reported; unfinished, it
+goes on after the last finished task. Tensors are safetensors, everything else is JSON; nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from cl_zoo.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST, IDENTITY, FACTS = "manifest.json", "identity.json", "facts.json"
+
+
+def run_id(identity: Mapping[str, Any], label: str, seed: int) -> str:
+    """`mini-hide-s0-3f2a…`: readable parts, then a hash of the whole identity."""
+    digest = hashlib.sha256(canonical(identity).encode()).hexdigest()[:12]
+    slug = re.sub(r"[^A-Za-z0-9]+", "_", label).strip("_")[:60]
+    return f"{identity['benchmark']['name']}-{slug}-s{seed}-{digest}"
+
+
+def canonical(value: Any) -> str:
+    """JSON in one spelling only."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time.
+
+    Args:
+        root: folder of all runs.
+        run: id of the run.
+        identity: what the id was made from; a folder with another identity is refused.
+    """
+
+    def __init__(self, root: Path, run: str, identity: Mapping[str, Any]) -> None:
+        self.final, self.partial = root / run, root / f"{run}.partial"
+        self.identity = json.loads(canonical(identity))
+        self._lock_path = root / f".{run}.lock"
+        self._lock: Any = None
+
+    def __enter__(self) -> RunFolder:
+        self.final.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self._lock_path.open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RunError(
+                f"run {self.final}: another process is working on it; wait for it or use another --out"
+            ) from None
+        self._check_identity()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock_path.unlink(missing_ok=True)
+        self._lock.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[RunFolder]:
+        """For the other processes of a run: the main one holds the folder."""
+        yield self
+
+    @property
+    def finished(self) -> bool:
+        return (self.final / MANIFEST).is_file()
+
+    def begin(self) -> None:
+        """Make the partial folder and say in it what it is going to hold."""
+        self.partial.mkdir(parents=True, exist_ok=True)
+        if not (self.partial / IDENTITY).exists():
+            write_json(self.partial / IDENTITY, self.identity)
+
+    def save_state(
+        self, done: int, tensors: Mapping[str, Tensor], plugins: Mapping[str, Any], notes: Mapping[str, Any]
+    ) -> None:
+        """Checkpoint after `done` tasks; the former one goes when this one is complete."""
+        from safetensors.torch import save_file
+
+        target, draft = self.partial / f"state-{done}", self.partial / "state.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        flat: dict[str, Tensor] = {}
+        tree = _split_tensors(plugins, "", flat)
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+            draft / "model.safetensors",
+        )
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()},
+            draft / "plugins.safetensors",
+        )
+        write_json(draft / "state.json", {"done": done, "plugins": tree, **notes})
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+        for other in self.partial.glob("state-*"):
+            if other != target:
+                shutil.rmtree(other)
+
+    def load_state(
+        self, device: str = "cpu"
+    ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]] | None:
+        """The newest checkpoint as (model tensors, plugin state, notes), or `None` where there is none.
+
+        Raises:
+            RunError: it is there but cannot be read.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        states = sorted(self.partial.glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
+        if not states:
+            return None
+        try:
+            notes = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
+            tensors = load_file(states[-1] / "model.safetensors", device=device)
+            plugins = _join_tensors(
+                notes.pop("plugins"), load_file(states[-1] / "plugins.safetensors", device=device)
+            )
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise RunError(
+                f"checkpoint {states[-1]}: {first_line(error)}; delete {self.partial} to start the run again"
+            ) from None
+        return tensors, plugins, notes
+
+    def write_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write JSON lines under their final name in one go."""
+        target = self.partial / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_suffix(".draft")
+        draft.write_text("".join(f"{canonical(record)}\n" for record in records), encoding="utf-8")
+        draft.rename(target)
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Keep the facts for the manifest until the answers are scored."""
+        write_json(self.partial / FACTS, facts)
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Drop the checkpoint's drafts, write the manifest last and give the folder its name."""
+        for leftover in self.partial.glob("*.draft"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        (self.partial / FACTS).unlink(missing_ok=True)
+        write_json(self.partial / MANIFEST, manifest)
+        if self.final.exists():
+            raise RunError(f"run {self.final}: the folder exists without a manifest; move it away")
+        self.partial.rename(self.final)
+
+    def _check_identity(self) -> None:
+        for folder in (self.final, self.partial):
+            if not folder.exists():
+                continue
+            try:
+                found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                if folder == self.partial and not any(folder.iterdir()):
+                    continue
+                raise RunError(
+                    f"run folder {folder}: {IDENTITY}: {first_line(error)}; move the folder away"
+                ) from None
+            if found != self.identity:
+                raise RunError(
+                    f"run folder {folder} holds another configuration; move it away or use another --out"
+                )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished run.
+
+    Raises:
+        RunError: there is none, or it cannot be read.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder} has no {MANIFEST}, so it is no finished run; finish it with the command that began it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / MANIFEST}: {first_line(error)}; delete the folder and run again") from None
+    return manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file under its final name in one go."""
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.rename(path)
+
+
+def first_line(error: BaseException) -> str:
+    """An error's text on one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _split_tensors(value: Any, path: str, flat: dict[str, Tensor]) -> Any:
+    """JSON with `{"$tensor": path}` in place of every tensor, which goes to `flat`."""
+    from torch import Tensor as TensorType
+
+    if isinstance(value, TensorType):
+        flat[path] = value
+        return {"$tensor": path}
+    if isinstance(value, Mapping):
+        return {str(key): _split_tensors(item, f"{path}/{key}", flat) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_split_tensors(item, f"{path}/{place}", flat) for place, item in enumerate(value)]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise RunError(
+        f"plugin state {path or '/'}: a {type(value).__name__} is neither JSON nor a tensor; store numbers, strings, lists, tensors"
+    )
+
+
+def _join_tensors(value: Any, flat: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        return (
+            flat[value["$tensor"]]
+            if set(value) == {"$tensor"}
+            else {key: _join_tensors(item, flat) for key, item in value.items()}
+        )
+    return [_join_tensors(item, flat) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,183 @@
+"""What is learnt: samples, tasks, and a benchmark that puts tasks in order.
+
+Two views of a task are kept apart on purpose. A hook sees a `Task`: index, name, instruction and training size.
+The engine holds the `TaskData` behind it, with the splits and the scoring rule, so no method can read a test sample or a
+task that has not come yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, overload
+
+from PIL import Image
+
+from cl_zoo.errors import DataError, OptionError, nearest
+
+ImageSource = Image.Image | Path
+"""An image in memory or the path of its file."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one image.
+
+    Attributes:
+        id: opaque within its split; says nothing about the task.
+        image: an image in memory, a path, or `None` for a question without an image.
+        prompt: question and instruction, separated by a newline, without image token and chat template.
+        answer: the text to learn; `None` where a model has to answer.
+        references: for captions, the sentences that an answer is scored against.
+    """
+
+    id: str
+    image: ImageSource | None
+    prompt: str
+    answer: str | None = None
+    references: tuple[str, ...] = ()
+
+    def question_only(self) -> Sample:
+        """The sample as a method may see it at inference: no answer, no references."""
+        return replace(self, answer=None, references=())
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a hook may know about the task at hand.
+
+    Attributes:
+        index: place in the stream, from 0.
+        name: name of the task; the same name may come again later in the stream.
+        instruction: the sentence that closes the task's prompts.
+        size: number of training samples.
+        occurrence: 0 where the name comes for the first time in the stream.
+    """
+
+    index: int
+    name: str
+    instruction: str
+    size: int
+    occurrence: int = 0
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task as the engine holds it.
+
+    Attributes:
+        name: unique within the benchmark.
+        letter: one capital letter for `--order`, unique within the benchmark.
+        instruction: the sentence that closes the task's prompts.
+        metric: name of a scoring rule in `cl_zoo.scoring`: `exact` or `caption`.
+        max_new_tokens: token budget of one answer.
+        train, validation, test: the splits; sequences, so that images may be rendered or read when they are asked for.
+    """
+
+    name: str
+    letter: str
+    instruction: str
+    metric: str
+    max_new_tokens: int
+    train: Sequence[Sample]
+    validation: Sequence[Sample] = ()
+    test: Sequence[Sample] = ()
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Tasks in their default order with everything a comparison on them needs.
+
+    Attributes:
+        name: as on the command line.
+        version: changes whenever a score could change.
+        tasks: in default order.
+        default_methods: what `cl-zoo compare` runs when no method is named.
+        default_backbone: name of the backbone used when none is named.
+        recipe: recipe values that replace the general defaults, by dotted key.
+        data_hash: identifies the data; part of every run's id.
+    """
+
+    name: str
+    version: str
+    tasks: tuple[TaskData, ...]
+    default_methods: tuple[str, ...]
+    default_backbone: str
+    data_hash: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def stream(self, order: str | None = None, limit: int | None = None) -> tuple[TaskData, ...]:
+        """The tasks in the wanted order, each split cut to `limit` samples.
+
+        Args:
+            order: letters (`"RAV"`) or comma-separated names; a task may come twice; `None` for the default order.
+            limit: samples per split, or `None` for all.
+
+        Raises:
+            OptionError: the order names an unknown task.
+            DataError: a task has no training or no test samples.
+        """
+        chosen = (
+            self.tasks if order is None else tuple(self._find(part) for part in _parts(order, self.tasks))
+        )
+        for task in chosen:
+            for split in ("train", "test"):
+                if not len(getattr(task, split)):
+                    raise DataError(
+                        f"{self.name}, task {task.name}: the {split} split is empty; add samples or drop the task"
+                    )
+        return chosen if limit is None else tuple(_cut(task, limit) for task in chosen)
+
+    def _find(self, part: str) -> TaskData:
+        for task in self.tasks:
+            if part in (task.letter, task.name):
+                return task
+        known = [task.name for task in self.tasks] + [task.letter for task in self.tasks]
+        raise OptionError(f"--order: {self.name} has no task {part!r}{nearest(part, known)}")
+
+
+class Limited(Sequence[Sample]):
+    """The first samples of a split, still read only when asked for."""
+
+    def __init__(self, split: Sequence[Sample], limit: int) -> None:
+        self._split, self._limit = split, min(limit, len(split))
+
+    def __len__(self) -> int:
+        return self._limit
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self._split[i] for i in range(*index.indices(self._limit))]
+        if not -self._limit <= index < self._limit:
+            raise IndexError(index)
+        return self._split[index % self._limit]
+
+
+def source_hash(*files: str | Path) -> str:
+    """A short hash of the content of some source or data files, in the given order."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _parts(order: str, tasks: Sequence[TaskData]) -> list[str]:
+    names = {task.name for task in tasks}
+    return [part.strip() for part in order.split(",")] if "," in order or order in names else list(order)
+
+
+def _cut(task: TaskData, limit: int) -> TaskData:
+    if limit < 1:
+        raise OptionError(f"--limit must be at least 1, got {limit}")
+    return replace(
+        task,
+        train=Limited(task.train, limit),
+        validation=Limited(task.validation, limit),
+        test=Limited(task.test, limit),
+    )

@@ -1,0 +1,71 @@
+"""A worker process of a comparison: one JSON command per line in, JSON events out.
+
+    {"check": [job, …]}   →  {"event": "checked"} or {"event": "refused", "message": …}
+    {"run": job}          →  {"event": "progress", …} …, then "answered", "finished" or "failed"
+
+Everything that libraries print goes to standard error, which the parent keeps in a log file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+from cl_zoo.errors import ClZooError
+
+
+def main() -> None:
+    """Serve commands until standard input ends."""
+    # The event stream keeps the original descriptor; whoever prints to standard output prints to the log.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+
+    def send(event: str, **facts: Any) -> None:
+        events.write(json.dumps({"event": event, **facts}) + "\n")
+        events.flush()
+
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            if "check" in command:
+                check(command["check"])
+                send("checked")
+            else:
+                run(command["run"], send)
+        except ClZooError as error:
+            send("refused" if "check" in command else "failed", message=str(error), user=True)
+        except Exception as error:
+            traceback.print_exc()
+            send("failed", message=describe(error), user=isinstance(error, OSError))
+
+
+def check(jobs: list[dict[str, Any]]) -> None:
+    """Look up everything that the jobs name, before any of them starts."""
+    from cl_zoo.jobs import Job, prepare
+
+    for values in jobs:
+        prepare(Job.from_json(values))
+
+
+def run(values: dict[str, Any], send: Any) -> None:
+    """One job; the parent scores its answers."""
+    from cl_zoo.jobs import Job, execute
+
+    job = Job.from_json(values)
+    folder, facts = execute(job, lambda **progress: send("progress", **progress))
+    send("answered", run=folder.final.name, facts=facts)
+
+
+def describe(error: BaseException) -> str:
+    """An unexpected error in one sentence."""
+    text = " ".join(str(error).split()) or "no further words"
+    if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
+        return f"no space left on the device while writing {error.filename or 'the run'}; free some and run the same command again"
+    return f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The processes of one run, through accelerate's process group.
+
+Adapters are small, so data parallelism is one flattened all-reduce of gradients per optimiser step, a missing gradient
+counting as zero. A DDP wrapper would fail on keys that are used only in `loss` and on branches without a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from cl_zoo.errors import OptionError
+
+
+class World:
+    """One or many processes.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`; `auto` takes an accelerator where there is one.
+
+    Raises:
+        OptionError: the device is not there.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        kind = device.partition(":")[0]
+        if kind not in ("auto", "cpu", "cuda"):
+            raise OptionError(f"--device {device}: unknown; use auto, cpu or cuda")
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise OptionError(f"--device {device}: torch sees no CUDA device here; use --device cpu")
+        self._accelerator = Accelerator(cpu=kind == "cpu")
+        self.device = torch.device(device) if ":" in device else self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.size: int = self._accelerator.num_processes
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, value: float) -> float:
+        """The sum of a number over all processes."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, device=self.device, dtype=torch.float64)
+        return float(cast(Tensor, self._accelerator.reduce(total, "sum")))
+
+    def reduce_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Sum gradients over all processes, in fp32."""
+        if self.size == 1:
+            return
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([gradient.float().flatten() for gradient in gradients])
+        flat = cast(Tensor, self._accelerator.reduce(flat, "sum"))
+        for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+    def gather(self, records: list[Any]) -> list[Any]:
+        """Records of all processes, process by process."""
+        return cast(list[Any], gather_object(records)) if self.size > 1 else records
+
+    def wait(self) -> None:
+        self._accelerator.wait_for_everyone()
+
+    def autocast(self, precision: str) -> AbstractContextManager[Any]:
+        """bf16 where the recipe asks for it; weights that learn stay fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -1,0 +1,22 @@
+"""Multi-task training: one LoRA and the projector on the shuffled union of all tasks, the upper bound of the papers' tables.
+
+The union is learnt as one task at the recipe's budget, so it takes as many optimiser steps as the stream does in all
+(up to the last, short batches). Its matrix has one row.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from cl_zoo import Backbone, Recipe, hookimpl
+from cl_zoo.bank import adapters
+
+
+class MultiTask:
+    """`finetune` without an order of tasks."""
+
+    protocol = "joint"
+
+    @hookimpl
+    def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module:
+        return adapters(backbone, recipe)
