@@ -91,6 +91,8 @@ def run(
                 watch=watch,
                 **settings,
             )
+            if not result.complete:
+                continue  # not the main process of a distributed run; that one scores and reports
             watch(
                 {
                     "event": "finished",
@@ -101,7 +103,8 @@ def run(
                 }
             )
             results.append(result)
-    _show(Comparison(tuple(results)), as_json, as_markdown)
+    if results:
+        _show(Comparison(tuple(results)), as_json, as_markdown)
 
 
 @app.command()

@@ -63,6 +63,11 @@ class Result:
         return Matrix.from_json(self.manifest["matrix"])
 
     @property
+    def complete(self) -> bool:
+        """Whether it is finished and scored; false in the side processes of a distributed run."""
+        return self.error is None and "matrix" in self.manifest
+
+    @property
     def ledger(self) -> Mapping[str, Any]:
         """What the run cost."""
         costs: Mapping[str, Any] = self.manifest["ledger"]

@@ -145,6 +145,7 @@ class Run:
                 self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
                 self._write_answers(answering, row, place)
             self.ledger.stored = self._stored(answering)
+            self.ledger.active = sum(self.ledger.stored["inference"].values())
         self.ledger.evaluation_seconds += time.perf_counter() - started
 
     def _cells(self, row: int, lessons: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 from collections.abc import Iterable, Mapping
@@ -43,6 +42,7 @@ class Ledger:
     Attributes:
         tasks: one entry per learnt task.
         stored: parameters beside the frozen backbone, by use (`inference`, `continuing`) and part, after the last task.
+        active: those of them that take part in one answer.
         hooks: seconds in each hook, over the run.
         evaluation_seconds: generation of all answers.
         peak_memory_mb: of the process, or of the accelerator where one was used.
@@ -50,6 +50,7 @@ class Ledger:
 
     tasks: list[TaskCost] = field(default_factory=list)
     stored: dict[str, dict[str, int]] = field(default_factory=dict)
+    active: int = 0
     hooks: dict[str, float] = field(default_factory=dict)
     evaluation_seconds: float = 0.0
     peak_memory_mb: float = 0.0
@@ -64,14 +65,6 @@ class Ledger:
         """Parameters trained per task; the largest of the tasks where they differ."""
         return max((sum(task.trained.values()) for task in self.tasks), default=0)
 
-    @property
-    def stored_for_inference(self) -> int:
-        return sum(self.stored.get("inference", {}).values())
-
-    def total(self, what: str) -> float:
-        """Sum of a cost over the tasks."""
-        return float(sum(getattr(task, what) for task in self.tasks))
-
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "seconds": self.seconds, "trained": self.trained}
 
@@ -80,6 +73,7 @@ class Ledger:
         return cls(
             tasks=[TaskCost(**task) for task in values["tasks"]],
             stored=dict(values["stored"]),
+            active=values["active"],
             hooks=dict(values["hooks"]),
             evaluation_seconds=values["evaluation_seconds"],
             peak_memory_mb=values["peak_memory_mb"],
@@ -137,6 +131,3 @@ def peak_memory_mb(device: torch.device) -> float:
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return resident / (2**20 if sys.platform == "darwin" else 2**10)
 
-
-def dumps(ledger: Ledger) -> str:
-    return json.dumps(ledger.to_json(), indent=1, sort_keys=True)

@@ -340,9 +340,8 @@ class Plugins:
 
 
 def _dump(choice: Choice, plugin: Any) -> dict[str, Any]:
-    return validated(getattr(type(plugin), "Options", NoOptions), choice.options, choice.name).model_dump(
-        mode="json"
-    )
+    filled: BaseModel = validated(getattr(type(plugin), "Options", NoOptions), choice.options, choice.name)
+    return filled.model_dump(mode="json")
 
 
 def _module_of_file(file: Path) -> Any:
