@@ -9,7 +9,7 @@ from typing import Any
 
 from cl_zoo.compare import Comparison, Result, Watch, load_result
 from cl_zoo.compare import compare as run_all
-from cl_zoo.errors import OptionError, PluginError, nearest
+from cl_zoo.errors import OptionError, full_disk_named, nearest
 from cl_zoo.jobs import Job, execute, finish, load_benchmark
 from cl_zoo.plugins import Choice, parse_stack
 from cl_zoo.scoring import Scorer
@@ -44,12 +44,11 @@ def run(
         ClZooError: the run cannot be made as described.
     """
     job = Job(stack(method, with_, probes, options or {}), benchmark, **_known(settings))
-    folder, facts = execute(
-        job, lambda **progress: watch({"event": "progress", "seed": job.seed, "label": job.label, **progress})
-    )
-    if facts and facts["environment"]["processes"] > 1 and not _main_process():
-        return Result(job.label, job.seed, facts, folder.partial)
-    with Scorer() as scorer:
+    about = {"event": "progress", "seed": job.seed, "label": job.label}
+    with full_disk_named(job.out), Scorer() as scorer:
+        folder, facts = execute(job, lambda **progress: watch({**about, **progress}))
+        if facts and facts["environment"]["processes"] > 1 and not _main_process():
+            return Result(job.label, job.seed, facts, folder.partial)
         finish(folder, facts, scorer)
     return load_result(folder.final)
 
@@ -134,7 +133,7 @@ def _known(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     fields = [name for name in Job.__dataclass_fields__ if name not in ("choices", "benchmark")]
     for name in settings:
         if name not in fields:
-            raise PluginError(f"unknown setting {name!r}{nearest(name, fields)}")
+            raise OptionError(f"there is no setting {name!r}{nearest(name, fields)}")
     return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
 
 

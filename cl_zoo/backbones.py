@@ -87,7 +87,8 @@ class Backbone:
         model.eval().requires_grad_(False)
         if not isinstance(model.model.vision_tower, FrozenTower):
             model.model.vision_tower = FrozenTower(model.model.vision_tower)
-        self._own = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
+        # The tensors themselves are kept beside their ids: the id of one that is gone may come back as another's.
+        self._own = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
         self._seen: Remembered[str] = Remembered()
 
     @property
@@ -130,8 +131,11 @@ class Backbone:
 
     def train_projector(self, learns: bool) -> None:
         """Let the projector learn (in fp32), or keep it as frozen as the rest; decides what counts as the backbone's own."""
-        weights = {id(tensor) for tensor in self.projector.parameters()}
-        self._own = self._own - weights if learns else self._own | weights
+        for tensor in self.projector.parameters():
+            if learns:
+                self._own.pop(id(tensor), None)
+            else:
+                self._own[id(tensor)] = tensor
         if learns:
             self.projector.float()
         self.projector.requires_grad_(learns)
@@ -169,9 +173,10 @@ class Backbone:
             opened = [open_image(images[place]) for place in places]
             pixels = self.image_processor(images=opened, return_tensors="pt")["pixel_values"]
             layer = self.model.config.vision_feature_layer
-            states = self.vision_tower(
-                pixels.to(self.device, self.model.dtype), output_hidden_states=True
-            ).hidden_states
+            pixels = pixels.to(self.device, self.model.dtype)
+            # The same features whether they are first asked for inside or outside an autocast region.
+            with torch.autocast(self.device.type, enabled=False):
+                states = self.vision_tower(pixels, output_hidden_states=True).hidden_states
             return cast(Tensor, states[layer])
 
         return self._seen.rows([image_key(image) for image in images], compute)

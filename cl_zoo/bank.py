@@ -26,13 +26,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from einops import rearrange, repeat
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo.errors import OptionError
+from cl_zoo.mixes import PerSample
 
 if TYPE_CHECKING:
     from cl_zoo.backbones import Backbone
@@ -376,84 +376,6 @@ class ExpertBank(BaseTuner):  # type: ignore[misc]
                 raise KeyError(f"the bank has no expert {name!r}; it has {', '.join(self.peft_config)}")
 
 
-class PerToken(nn.Module):
-    """G = diag(g(x)) with g a softmax router over the layer's input: Σ gᵢ(x) BᵢAᵢ x."""
-
-    def __init__(self, router: nn.Module) -> None:
-        super().__init__()
-        self.router = router
-
-    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        gates = torch.softmax(self.router(x.to(z.dtype)), dim=-1)  # (..., experts)
-        return _weighted(z, gates, ranks)
-
-
-class PerSample(nn.Module):
-    """G = diag(w) with one weight per sample and expert, set once per batch: Σ wᵢ BᵢAᵢ x.
-
-    `weights` (batch, experts) stands until it is set again, so the prefill, the decoding steps and a recomputed forward
-    all see the same route. Beam search multiplies the batch; the weights follow.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights: Tensor | None = None
-
-    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        if self.weights is None:
-            raise RuntimeError("no route is set; set PerSample.weights in prepare(batch)")
-        return _weighted(z, per_sample(self.weights, z), ranks)
-
-
-class SharedDown(nn.Module):
-    """G = a column of gates on one shared A: (Σ gᵢ Bᵢ) A x.
-
-    `gate` maps (z, x) to weights per token (..., experts) or per sample (batch, experts).
-    """
-
-    def __init__(self, gate: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.gate = gate
-
-    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        if set(ranks) != {z.shape[-1]}:
-            raise ValueError(
-                f"SharedDown mixes experts on one shared A; here {len(ranks)} experts read several"
-            )
-        gates = self.gate(z, x.to(z.dtype))
-        if gates.dim() < z.dim():
-            gates = per_sample(gates, z)
-        _one_each(gates, ranks)
-        return rearrange(gates.to(z)[..., :, None] * z[..., None, :], "... e r -> ... (e r)")
-
-
-class AllOnes(nn.Module):
-    """G = 1: every B reads every A, (ΣBᵢ)(ΣAᵢ) x. All experts need the same rank."""
-
-    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        if len(set(ranks)) > 1 or z.shape[-1] != sum(ranks):
-            raise ValueError(
-                f"AllOnes needs experts of one rank, each with its own A; the ranks are {list(ranks)}"
-            )
-        total = rearrange(z, "... (e r) -> ... e r", e=len(ranks)).sum(-2)
-        return repeat(total, "... r -> ... (e r)", e=len(ranks))
-
-
-def per_sample(weights: Tensor, z: Tensor) -> Tensor:
-    """Weights (batch, experts) shaped to meet z (batch × beams, ..., Σr); beam search repeats a sample's row in place.
-
-    Raises:
-        ValueError: z does not hold a whole number of rows for each sample.
-    """
-    beams, rest = divmod(z.shape[0], weights.shape[0])
-    if rest or not beams:
-        raise ValueError(
-            f"the route has {weights.shape[0]} rows but the batch {z.shape[0]}; set it for each batch in prepare(batch)"
-        )
-    rows = weights.to(z).repeat_interleave(beams, 0)
-    return rows.reshape(rows.shape[0], *[1] * (z.dim() - 2), rows.shape[1])
-
-
 def adapters(backbone: Backbone, recipe: Recipe, name: str = "shared", *, experts: int = 1) -> ExpertBank:
     """A bank with one expert on all linears of the language model, at the recipe's budget.
 
@@ -477,32 +399,6 @@ def adapters(backbone: Backbone, recipe: Recipe, name: str = "shared", *, expert
         init_std=budget.init_std,
     )
     return ExpertBank(backbone.model, config, name)
-
-
-def spread(weights: Tensor, ranks: Sequence[int]) -> Tensor:
-    """One weight per expert (..., experts) to one per rank row (..., Σr).
-
-    Raises:
-        ValueError: there is not one weight for each expert.
-    """
-    _one_each(weights, ranks)
-    if len(set(ranks)) == 1:
-        return weights.repeat_interleave(ranks[0], dim=-1)
-    pieces = [weights[..., i : i + 1].expand(*weights.shape[:-1], rank) for i, rank in enumerate(ranks)]
-    return torch.cat(
-        pieces, dim=-1
-    )  # not repeat_interleave by a tensor: that waits for the device in each layer
-
-
-def _one_each(weights: Tensor, ranks: Sequence[int]) -> None:
-    if weights.shape[-1] != len(ranks):
-        raise ValueError(f"the mix gives {weights.shape[-1]} weights but {len(ranks)} experts are active")
-
-
-def _weighted(z: Tensor, weights: Tensor, ranks: Sequence[int]) -> Tensor:
-    if z.shape[-1] != sum(ranks):
-        raise ValueError(f"{len(ranks)} active experts share an A; their mix is SharedDown")
-    return z * spread(weights, ranks)
 
 
 def bank_parts(model: nn.Module) -> dict[str, list[str]]:

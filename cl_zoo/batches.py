@@ -8,6 +8,7 @@ logit is computed where there is nothing to learn.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -144,5 +145,8 @@ def pieces(count: int, size: int) -> Iterator[slice]:
 
 
 def seed_everything(*parts: object) -> None:
-    """Seed torch (CPU and accelerators) from the given values."""
-    torch.manual_seed(entropy(*parts) % 2**63)
+    """Seed torch (CPU and accelerators), numpy and Python's `random` from the given values."""
+    seed = entropy(*parts)
+    torch.manual_seed(seed % 2**63)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

@@ -26,7 +26,7 @@ def caption_parts(meteor: Meteor, references: Captions, hypotheses: Captions) ->
     Args:
         meteor: a running program.
         references: one sentence or more for each sample.
-        hypotheses: exactly one for each sample, in the same order; an empty one matches nothing.
+        hypotheses: exactly one for each sample; an empty one matches nothing.
     """
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cl_zoo.errors import ClZooError
 from cl_zoo.plugins import BACKBONES, BENCHMARKS, HOOKS, METHODS, Installed, find, installed, load_class
 
 KINDS = {METHODS: "method", BENCHMARKS: "benchmark", BACKBONES: "backbone"}
@@ -60,7 +61,11 @@ def markdown(found: Sequence[Entry]) -> str:
     lines = ["| method | what it is |", "|---|---|"]
     for one in found:
         if one.kind == "method":
-            lines.append(f"| `{one.name}` | {documentation(one.name).splitlines()[0]} |")
+            try:
+                what = documentation(one.name).splitlines()[0]
+            except ClZooError as error:
+                what = str(error)
+            lines.append(f"| `{one.name}` | {what} |")
     return "\n".join(lines)
 
 

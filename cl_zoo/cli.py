@@ -6,6 +6,8 @@ Heavy imports stay inside the commands: `cl-zoo --help` and `cl-zoo list` load n
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -79,7 +81,7 @@ def run(
     settings = _settings(recipe, set_, backbone, features, data, order, limit, cells, device, out)
     chosen = range(seeds) if seeds else [seed]
     results = []
-    with progress_for(_console(), len(chosen)) as watch:
+    with _resumable(), progress_for(_console(stderr=True), len(chosen)) as watch:
         for one in chosen:
             result = run_one(
                 method,
@@ -150,7 +152,7 @@ def compare(
         else list(load_benchmark(benchmark, data).default_methods)
     )
     chosen = list(range(seeds)) if seeds else [seed]
-    with progress_for(_console(), len(names) * len(chosen)) as watch:
+    with _resumable(), progress_for(_console(stderr=True), len(names) * len(chosen)) as watch:
         comparison = compare_all(
             names,
             benchmark=benchmark,
@@ -219,6 +221,13 @@ def main() -> None:
         from cl_zoo.worker import describe
 
         _fail(describe(error))
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Ctrl-C ends a command with a sentence; what is finished stays."""
+    try:
+        yield
     except KeyboardInterrupt:
         print("interrupted; the same command goes on after the last finished task", file=sys.stderr)
         raise SystemExit(130) from None
@@ -273,10 +282,11 @@ def _options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
     return options
 
 
-def _console() -> Any:
+def _console(*, stderr: bool = False) -> Any:
+    """Results go to standard output, progress to standard error: `--json` can be piped."""
     from rich.console import Console
 
-    return Console()
+    return Console(stderr=stderr)
 
 
 def _show(comparison: Any, as_json: bool, as_markdown: bool) -> None:

@@ -15,11 +15,11 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.errors import ClZooError, PluginError
+from cl_zoo.errors import ClZooError, PluginError, full_disk_named
 from cl_zoo.jobs import Job, finish
 from cl_zoo.metrics import Matrix
 from cl_zoo.report import Row, Table
@@ -109,7 +109,9 @@ class Comparison:
 
     def table(self) -> Table:
         stamps = budget_stamps(self.results)
-        return Table([_stamped(one, stamps.get((one.label, one.seed), ())).row() for one in self.results])
+        return Table(
+            [replace(one, stamps=stamps.get((one.label, one.seed), ())).row() for one in self.results]
+        )
 
 
 def load_result(folder: Path) -> Result:
@@ -163,7 +165,8 @@ def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, A
             identity = json.loads(
                 (root / f"{event['run']}.partial" / "identity.json").read_text(encoding="utf-8")
             )
-            finish(RunFolder(root, event["run"], identity), event["facts"], scorer)
+            with full_disk_named(root):
+                finish(RunFolder(root, event["run"], identity), event["facts"], scorer)
         result = load_result(root / event["run"])
     except (ClZooError, OSError) as error:
         failed = Result(job.label, job.seed, {}, error=str(error), user_error=True)
@@ -208,12 +211,6 @@ def _budget(result: Result) -> dict[str, int]:
     }
 
 
-def _stamped(result: Result, stamps: tuple[str, ...]) -> Result:
-    return Result(
-        result.label, result.seed, result.manifest, result.folder, result.error, result.user_error, stamps
-    )
-
-
 def accelerators(device: str) -> list[str]:
     """Indices of the CUDA devices that a comparison may use; asked of the driver, so that the parent needs no torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -235,15 +232,18 @@ class Workers:
     """
 
     def __init__(self, count: int, devices: Sequence[str], out: Path) -> None:
-        self._logs = out / "logs"
+        self._logs, self._devices, self._closing = out / "logs", devices, threading.Lock()
         self._logs.mkdir(parents=True, exist_ok=True)
-        self._processes = [self._start(index, devices) for index in range(count)]
+        for log in self._logs.glob("worker-*.log"):
+            log.unlink()
+        self._processes = [self._start(index) for index in range(count)]
         self._events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closing.acquire()  # for good: nothing is started after this
         for process in self._processes:
             process.terminate()  # files are written under draft names, so nothing is left half-written
         for process in self._processes:
@@ -295,14 +295,16 @@ class Workers:
                 return
         code = process.wait()
         log = self._logs / f"worker-{worker}.log"
+        with self._closing:  # the jobs that wait for this worker get a new one
+            self._processes[worker] = self._start(worker)
         yield {"event": "failed", "user": False, "message": f"its process ended with code {code}; see {log}"}
 
-    def _start(self, index: int, devices: Sequence[str]) -> subprocess.Popen[str]:
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM"), "1")
-        environment = {**os.environ, **threads, "TOKENIZERS_PARALLELISM": "false"}
-        if devices:
-            environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
-        with (self._logs / f"worker-{index}.log").open("w") as log:
+    def _start(self, index: int) -> subprocess.Popen[str]:
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {**os.environ, **threads}
+        if self._devices:
+            environment["CUDA_VISIBLE_DEVICES"] = self._devices[index % len(self._devices)]
+        with (self._logs / f"worker-{index}.log").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "cl_zoo.worker"],
                 stdin=subprocess.PIPE,

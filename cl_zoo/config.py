@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -16,9 +16,11 @@ from pydantic import BaseModel, Field, ValidationError
 from cl_zoo.errors import OptionError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
+Rate = Annotated[float, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Adapter(BaseModel, frozen=True, extra="forbid"):
+class Adapter(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """What the adapters of one task may cost; the same budget for every method."""
 
     rank: int = Field(
@@ -29,7 +31,7 @@ class Adapter(BaseModel, frozen=True, extra="forbid"):
     init_std: float = Field(0.01, ge=0, description="standard deviation of A at the start; B starts at zero")
 
 
-class Recipe(BaseModel, frozen=True, extra="forbid"):
+class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How a task is trained. The defaults are the UCIT recipe of the HiDe-LLaVA paper (section 5.1)."""
 
     epochs: int = Field(1, ge=1, description="passes over a task's training samples")
@@ -40,12 +42,12 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         None, ge=1, description="samples per forward; default: the whole batch of a process"
     )
     eval_batch: int = Field(64, ge=1, description="samples per generation; changes speed, never an answer")
-    lr: dict[str, float] = Field(
+    lr: dict[str, Rate] = Field(
         default_factory=lambda: {"adapters": 2e-4, "projector": 2e-5},
         description="learning rate by part; a part without its own takes that of `adapters`",
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's β1, β2")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's β1, β2")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of a task's steps with a rising learning rate")
     clip: Literal["none", "norm"] = Field(

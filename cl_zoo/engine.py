@@ -110,6 +110,7 @@ class Run:
         task = lesson.task
         self._seed("before_task", task)
         self.plugins.before_task(self.model, task)
+        self.model.to(self.backbone.device)  # what the hook has just made may still be elsewhere
         self._seed("rehearse", task)
         pool = Union([lesson.train, self.plugins.rehearse(task)])
         learner = Learner(
@@ -138,6 +139,7 @@ class Run:
         seen = [other.task for other in lessons if lesson and other.task.index <= lesson.task.index]
         row = lesson.task.index if lesson else 0
         with unchanged(self.model, self.backbone):
+            self.model.eval()  # a module that answers may hold the model without registering it
             self._seed("build_inference_model", lesson.task if lesson else None)
             answering = self.plugins.build_inference_model(self.model, seen)
             answering.eval()
@@ -309,12 +311,16 @@ def unchanged(model: nn.Module, backbone: Backbone) -> Iterator[None]:
     Raises:
         PluginError: a weight was changed, added or removed.
     """
-    before = {name: (id(tensor), tensor._version) for name, tensor in own_state(model, backbone).items()}
+    before = model.state_dict(keep_vars=True)
+    # Writing through `.data` leaves the version as it is, so the method's own, small tensors are compared by value too.
+    marks = {name: (id(tensor), tensor._version) for name, tensor in before.items()}
+    values = {name: tensor.detach().clone() for name, tensor in own_state(model, backbone).items()}
     with standing_still(model):
         yield
-    after = {name: (id(tensor), tensor._version) for name, tensor in own_state(model, backbone).items()}
+    after = model.state_dict(keep_vars=True)
     for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
+        same = name in after and marks.get(name) == (id(after[name]), after[name]._version)
+        if not same or (name in values and not torch.equal(values[name], after[name])):
             raise PluginError(
                 f"answering changed {name}; build_inference_model must leave the model's weights as they are"
             )

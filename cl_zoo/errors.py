@@ -13,7 +13,10 @@ The message is one sentence with the value, the place and the remedy; the comman
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 class ClZooError(Exception):
@@ -38,6 +41,23 @@ class BackboneError(ClZooError, ValueError):
 
 class RunError(ClZooError, RuntimeError):
     """A run folder cannot be used: corrupt, in use, or of another configuration."""
+
+
+@contextmanager
+def full_disk_named(place: Any) -> Iterator[None]:
+    """Say plainly that a disk is full; each library that writes has an exception of its own for it.
+
+    Raises:
+        RunError: there is no space left.
+    """
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and f"(os error {errno.ENOSPC})" not in str(error):
+            raise
+        raise RunError(
+            f"{place}: no space left on the device; free some and run the same command again"
+        ) from error
 
 
 def nearest(value: str, known: Iterable[str]) -> str:

@@ -74,7 +74,8 @@ class FeatureEncoder:
 
         def compute(places: list[int]) -> Tensor:
             pixels = torch.stack([self._transform(open_image(images[i] or blank)) for i in places])
-            return cast(Tensor, self._model.encode_image(pixels.to(self.device)).float())
+            with torch.autocast(self.device.type, enabled=False):
+                return cast(Tensor, self._model.encode_image(pixels.to(self.device)).float())
 
         rows = self._images.rows(keys, compute)
         there = torch.tensor([image is not None for image in images], device=rows.device)
@@ -86,7 +87,8 @@ class FeatureEncoder:
 
         def compute(places: list[int]) -> Tensor:
             tokens = self._tokenizer([texts[i] for i in places])
-            return cast(Tensor, self._model.encode_text(tokens.to(self.device)).float())
+            with torch.autocast(self.device.type, enabled=False):
+                return cast(Tensor, self._model.encode_text(tokens.to(self.device)).float())
 
         return self._texts.rows(list(texts), compute)
 

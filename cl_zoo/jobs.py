@@ -29,7 +29,18 @@ if TYPE_CHECKING:
     from cl_zoo.learn import Report
 
 CELLS = ("lower", "last", "full")
-DECIDING = ("backbones", "bank", "batches", "engine", "features", "generate", "learn", "plugins", "tasks")
+DECIDING = (
+    "backbones",
+    "bank",
+    "batches",
+    "engine",
+    "features",
+    "generate",
+    "learn",
+    "plugins",
+    "tasks",
+    "world",
+)
 """Modules of the engine whose source decides a result; their hash is part of every run's identity."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ def assign_parts(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict
     The plugins' own words come first, then the bank's (adapters, routers), then the projector.
 
     Raises:
-        PluginError: a trainable tensor belongs to no part or to two, or a part names no parameter.
+        PluginError: a trainable tensor belongs to no part, to two or to the frozen backbone, or a part names no parameter.
     """
     named = dict(model.named_parameters())
     parts = {part: list(names) for part, names in plugins.parts(model).items()}
@@ -55,6 +54,10 @@ def assign_parts(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict
                 raise PluginError(f"parts: {name} belongs to {owners[name]!r} and to {part!r}; name it once")
             owners[name] = part
     for name, weight in named.items():
+        if weight.requires_grad and backbone.owns(weight):
+            raise PluginError(
+                f"{name} belongs to the frozen backbone and would not be kept; train an expert or a module beside it"
+            )
         if weight.requires_grad and name not in owners:
             raise PluginError(
                 f"{name} is trainable but belongs to no part; name it in the method's parts(model)"
@@ -133,8 +136,9 @@ class Learner:
             for indices in steps(places, batch=self.recipe.global_batch, count=self.per_epoch):
                 terms = self.step(indices)
                 done += 1
+                values = self._finite(terms, done)
                 if done % 10 == 0 or done == self.total:
-                    report(phase="train", step=done, steps=self.total, **self._finite(terms, done))
+                    report(phase="train", step=done, steps=self.total, terms=values)
         trained = sum(self.cost.trained.values())
         self.cost.flops = training_flops(self.backbone, self.cost.tokens, trained)
         self.cost.seconds = time.perf_counter() - started
@@ -190,14 +194,14 @@ class Learner:
         self.cost.tokens += round(self.world.sum(float(sum(batch.tokens for batch in batches))))
         self.cost.answer_tokens += round(answer_tokens)
 
-    def _finite(self, terms: Mapping[str, Tensor], step: int) -> dict[str, Any]:
+    def _finite(self, terms: Mapping[str, Tensor], step: int) -> dict[str, float]:
         values = {name: float(term) for name, term in terms.items()}
         for name, value in values.items():
             if not math.isfinite(value):
                 raise RunError(
                     f"task {self.task.name}, step {step}: the term {name!r} is {value}; lower its learning rate or weight"
                 )
-        return {"terms": values}
+        return values
 
 
 def reduce_term(
@@ -211,8 +215,10 @@ def reduce_term(
         forwards: how many forwards the step takes over all processes.
 
     Raises:
-        PluginError: another shape.
+        PluginError: another shape, or no tensor.
     """
+    if not isinstance(term, Tensor):
+        raise PluginError(f"loss: the term {name!r} is a {type(term).__name__}; return a tensor")
     if term.ndim == 0:
         return term / forwards
     if term.shape == (len(batch),):

@@ -130,4 +130,3 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return resident / (2**20 if sys.platform == "darwin" else 2**10)
-

@@ -97,10 +97,11 @@ def parse_stack(text: str) -> list[Choice]:
 def installed(group: str) -> list[Installed]:
     """All entry points of a group, by name; metadata only, so a broken plugin is listed like any other."""
     found = {
-        Installed(entry.name, entry.value, dist.name, dist.version)
-        for dist in metadata.distributions()
-        for entry in dist.entry_points
-        if entry.group == group
+        Installed(entry.name, entry.value, entry.dist.name, entry.dist.version)
+        for entry in metadata.entry_points(
+            group=group
+        )  # of one distribution found twice, Python imports the first
+        if entry.dist is not None
     }
     return sorted(found, key=lambda one: (one.name, one.distribution, one.version))
 
@@ -159,7 +160,7 @@ def load_class(name: str) -> type[Any]:
     """The class of a method.
 
     Raises:
-        PluginError: it is no class, names an unknown protocol, or has a hook without `@hookimpl`.
+        PluginError: it is no class, or breaks a rule of the contract that can be seen without an instance.
     """
     plugin = load(METHODS, name)
     if not inspect.isclass(plugin):
@@ -173,6 +174,11 @@ def load_class(name: str) -> type[Any]:
             raise PluginError(
                 f"{name}: {hook} is not decorated with @hookimpl; without it the engine never calls it"
             )
+    if hasattr(plugin, "state_dict") != hasattr(plugin, "load_state_dict"):
+        raise PluginError(
+            f"{name}: has only one of state_dict and load_state_dict; define both, or an interrupted run cannot go on"
+        )
+    _check_options(name, getattr(plugin, "Options", NoOptions))
     return plugin
 
 
@@ -211,7 +217,9 @@ class Plugins:
         self.seconds: dict[str, float] = defaultdict(float)
         self.instances: dict[str, Any] = {}
         for choice in self.choices:
-            self._register(choice)
+            self._add(choice)
+        for name in reversed(self.instances):  # pluggy calls the last one registered first
+            self._register(name)
         self._check_composition()
 
     @property
@@ -281,30 +289,33 @@ class Plugins:
             for choice, plugin in zip(self.choices, self.instances.values(), strict=True)
         ]
 
-    def _register(self, choice: Choice) -> None:
+    def _add(self, choice: Choice) -> None:
         if choice.name in self.instances:
             raise PluginError(f"{choice.name} stands twice in the stack; name it once")
-        plugin = make(choice)
+        self.instances[choice.name] = make(choice)
+
+    def _register(self, name: str) -> None:
         try:
-            self.manager.register(plugin, choice.name)
+            self.manager.register(self.instances[name], name)
             self.manager.check_pending()
         except pluggy.PluginValidationError as error:
             hook = re.search(r"hook '(\w+)'", str(error))
             known = nearest(hook.group(1), HOOKS) if hook and hook.group(1) not in HOOKS else ""
-            raise PluginError(f"{choice.name}: {' '.join(str(error).split())}{known}") from None
-        self.instances[choice.name] = plugin
+            raise PluginError(f"{name}: {' '.join(str(error).split())}{known}") from None
+
+    def _implementing(self, hook: str) -> list[str]:
+        """Who implements a hook, under whatever name its function has."""
+        return sorted(impl.plugin_name for impl in getattr(self.manager.hook, hook).get_hookimpls())
 
     def _check_composition(self) -> None:
         for hook in ONLY_ONE:
-            owners = [impl.plugin_name for impl in getattr(self.manager.hook, hook).get_hookimpls()]
+            owners = self._implementing(hook)
             if len(owners) > 1:
-                raise PluginError(
-                    f"{' and '.join(sorted(owners))} both implement {hook}; a run can follow only one"
-                )
+                raise PluginError(f"{' and '.join(owners)} both implement {hook}; a run can follow only one")
         for choice in self.choices:
             plugin = self.instances[choice.name]
             for hook in NOT_FOR_PROBES if choice.probe else ():
-                if hasattr(plugin, hook):
+                if choice.name in self._implementing(hook):
                     raise PluginError(
                         f"{choice.name} implements {hook}, so it is no probe; put it into the stack with --with"
                     )
@@ -329,6 +340,10 @@ class Plugins:
         for name in self.instances:
             others = [plugin for other, plugin in self.instances.items() if other != name]
             for result in self.manager.subset_hook_caller(hook, others)(**arguments):
+                if not isinstance(result, Mapping):
+                    raise PluginError(
+                        f"{name}: {hook} returned a {type(result).__name__}; return a mapping from names to values"
+                    )
                 for key, value in result.items():
                     if key in owner:
                         raise PluginError(
@@ -344,12 +359,25 @@ def _dump(choice: Choice, plugin: Any) -> dict[str, Any]:
     return filled.model_dump(mode="json")
 
 
+def _check_options(name: str, options: Any) -> None:
+    if not (inspect.isclass(options) and issubclass(options, BaseModel)):
+        raise PluginError(f"{name}: Options is no pydantic model; derive it from pydantic.BaseModel")
+    if not options.model_config.get("frozen") or options.model_config.get("extra") != "forbid":
+        raise PluginError(
+            f'{name}: Options must refuse misspelt names and stay as it is; write class Options(BaseModel, frozen=True, extra="forbid")'
+        )
+
+
 def _module_of_file(file: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None or not file.is_file():
+    if not file.is_file():
         raise FileNotFoundError(f"no file {file}")
+    # Named after its content: a first experiment called `random.py` must not become everybody's `random`.
+    name = f"{file.stem}_{source_hash(file)[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python source")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # pydantic and inspect look a class's module up by name
+    sys.modules[name] = module  # pydantic and inspect look a class's module up by name
     spec.loader.exec_module(module)
     return module
 

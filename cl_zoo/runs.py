@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -58,12 +59,20 @@ class RunFolder:
         self._lock = self._lock_path.open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it may have removed the file since it was opened: a lock on that one guards nothing.
+            held = os.path.samestat(os.fstat(self._lock.fileno()), self._lock_path.stat())
         except OSError:
+            held = False
+        if not held:
             self._lock.close()
             raise RunError(
                 f"run {self.final}: another process is working on it; wait for it or use another --out"
-            ) from None
-        self._check_identity()
+            )
+        try:
+            self._check_identity()
+        except RunError:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -210,14 +219,20 @@ def first_line(error: BaseException) -> str:
 
 
 def _split_tensors(value: Any, path: str, flat: dict[str, Tensor]) -> Any:
-    """JSON with `{"$tensor": path}` in place of every tensor, which goes to `flat`."""
+    """JSON with `{"$tensor": path}` in place of every tensor, which goes to `flat` under its JSON pointer (RFC 6901)."""
     from torch import Tensor as TensorType
 
     if isinstance(value, TensorType):
         flat[path] = value
         return {"$tensor": path}
     if isinstance(value, Mapping):
-        return {str(key): _split_tensors(item, f"{path}/{key}", flat) for key, item in value.items()}
+        for key in value:
+            if not isinstance(key, str) or key == "$tensor":
+                raise RunError(
+                    f"plugin state {path or '/'}: the key {key!r} would not come back as it is; use other strings as keys"
+                )
+        escaped = {key: key.replace("~", "~0").replace("/", "~1") for key in value}
+        return {key: _split_tensors(item, f"{path}/{escaped[key]}", flat) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_split_tensors(item, f"{path}/{place}", flat) for place, item in enumerate(value)]
     if value is None or isinstance(value, str | int | float | bool):

@@ -184,7 +184,7 @@ def read_expected(path: Path) -> dict[str, Expected]:
 
 
 def read_answers(path: Path, expected: Mapping[str, Expected]) -> dict[str, str]:
-    """The answers by sample id, in the order of `expected`.
+    """The answers by sample id.
 
     Raises:
         DataError: the file is missing or broken, repeats an id, or holds other ids than the expected ones.
@@ -200,7 +200,7 @@ def read_answers(path: Path, expected: Mapping[str, Expected]) -> dict[str, str]
     if missing:
         share = f"{len(missing)} of {len(expected)} samples have no answer, first {missing[0]!r}"
         raise DataError(f"{path}: {share}; {REMEDY}")
-    return {sample: answers[sample] for sample in expected}
+    return answers
 
 
 def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -94,12 +94,14 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def as_rich(sheet: Sheet) -> Table:
-    """A table for a rich console; only notes are wrapped."""
+    """A table for a rich console: notes are wrapped where it is too narrow, and nothing is cut."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="fold")
     for name in sheet.columns:
-        notes = name == NOTES
-        table.add_column(Text(name), justify="left" if notes else "right", no_wrap=not notes)
+        if name == NOTES:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(Text(name), justify="right", no_wrap=True, overflow="fold")
     for section in sheet.sections:
         if section.title:
             table.add_row(Text(section.title, style="italic"))

@@ -116,12 +116,16 @@ class Benchmark:
             limit: samples per split, or `None` for all.
 
         Raises:
-            OptionError: the order names an unknown task.
+            OptionError: the order names an unknown task, or none.
             DataError: a task has no training or no test samples.
         """
         chosen = (
             self.tasks if order is None else tuple(self._find(part) for part in _parts(order, self.tasks))
         )
+        if not chosen:
+            raise OptionError(
+                f"--order {order!r}: names no task; {self.name} has {', '.join(t.name for t in self.tasks)}"
+            )
         for task in chosen:
             for split in ("train", "test"):
                 if not len(getattr(task, split)):

@@ -14,7 +14,7 @@ import sys
 import traceback
 from typing import Any
 
-from cl_zoo.errors import ClZooError
+from cl_zoo.errors import ClZooError, full_disk_named
 
 
 def main() -> None:
@@ -55,15 +55,14 @@ def run(values: dict[str, Any], send: Any) -> None:
     from cl_zoo.jobs import Job, execute
 
     job = Job.from_json(values)
-    folder, facts = execute(job, lambda **progress: send("progress", **progress))
+    with full_disk_named(job.out):
+        folder, facts = execute(job, lambda **progress: send("progress", **progress))
     send("answered", run=folder.final.name, facts=facts)
 
 
 def describe(error: BaseException) -> str:
     """An unexpected error in one sentence."""
     text = " ".join(str(error).split()) or "no further words"
-    if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
-        return f"no space left on the device while writing {error.filename or 'the run'}; free some and run the same command again"
     return f"{type(error).__name__}: {text}"
 
 

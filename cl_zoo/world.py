@@ -51,14 +51,19 @@ class World:
         return float(cast(Tensor, self._accelerator.reduce(total, "sum")))
 
     def reduce_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Sum gradients over all processes, in fp32."""
+        """Sum gradients over all processes, in fp32.
+
+        A gradient that some process lacks counts as zero there; one that all lack stays missing, as in a single process.
+        """
         if self.size == 1:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([gradient.float().flatten() for gradient in gradients])
+        there = torch.tensor([float(p.grad is not None) for p in parameters], device=gradients[0].device)
+        flat = torch.cat([there, *(gradient.float().flatten() for gradient in gradients)])
         flat = cast(Tensor, self._accelerator.reduce(flat, "sum"))
-        for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        there, *parts = torch.split(flat, [len(parameters), *(p.numel() for p in parameters)])
+        for parameter, part, owners in zip(parameters, parts, there.tolist(), strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype) if owners else None
 
     def gather(self, records: list[Any]) -> list[Any]:
         """Records of all processes, process by process."""

@@ -44,9 +44,9 @@ class EWC:
 
     @hookimpl
     def loss(self, model: nn.Module) -> dict[str, Tensor] | None:
-        if not self.importance:
-            return None  # first task: nothing to protect yet
         weights = {name: weight for name, weight in trainable(model).items() if name in self.importance}
+        if not weights:
+            return None  # nothing to protect: the first task, or one that learns new weights only
         terms = [
             (self.importance[name] * weight**2 - 2 * self.pull[name] * weight).sum() + self.offset[name]
             for name, weight in weights.items()

@@ -38,7 +38,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl
-from cl_zoo.bank import BankLayer, ExpertBank, PerSample, adapters
+from cl_zoo.bank import BankLayer, ExpertBank, adapters
+from cl_zoo.mixes import PerSample
 
 FUSED = "fused"
 
