@@ -75,7 +75,7 @@ def run(
 ) -> None:
     """Run one method on a benchmark; the same command resumes an interrupted run."""
     from cl_zoo.api import run as run_one
-    from cl_zoo.compare import Comparison
+    from cl_zoo.comparison import Comparison
     from cl_zoo.progress import progress_for
 
     settings = _settings(recipe, set_, backbone, features, data, order, limit, cells, device, out)

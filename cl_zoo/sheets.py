@@ -98,10 +98,7 @@ def as_rich(sheet: Sheet) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True, overflow="fold")
     for name in sheet.columns:
-        if name == NOTES:
-            table.add_column(name, overflow="fold")
-        else:
-            table.add_column(Text(name), justify="right", no_wrap=True, overflow="fold")
+        table.add_column(Text(name), justify="left" if name == NOTES else "right", overflow="fold")
     for section in sheet.sections:
         if section.title:
             table.add_row(Text(section.title, style="italic"))
