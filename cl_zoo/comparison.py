@@ -85,8 +85,13 @@ class Result:
             trained=self.ledger["trained"],
             stored=sum(self.ledger["stored"].get("inference", {}).values()),
             seconds=self.ledger["seconds"],
-            stamps=self.stamps,
+            stamps=(*self._variants(), *self.stamps),
         )
+
+    def _variants(self) -> tuple[str, ...]:
+        """`hide: paper` for every plugin that has variants, so that no reader has to know the default."""
+        stack = self.manifest["identity"]["stack"]
+        return tuple(f"{one['name']}: {one['options']['variant']}" for one in stack if "variant" in one["options"])
 
     def table(self) -> Table:
         return Table([self.row()])

@@ -133,7 +133,9 @@ def load_backbone(job: Job, default: str, recipe: Recipe, device: Any) -> Backbo
         BackboneError: no such checkpoint, or it is incomplete or of another class.
     """
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a run shows its own progress
     name, path = backbone_parts(job.backbone or default)
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     backbone: Backbone = load(BACKBONES, name)(path, device, dtype)
