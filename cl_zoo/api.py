@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cl_zoo.choices import Choice, parse_stack
 from cl_zoo.comparison import Comparison, Result, Watch, load_result
 from cl_zoo.comparison import compare as run_all
 from cl_zoo.errors import OptionError, full_disk_named, nearest
 from cl_zoo.jobs import Job, execute, finish, load_benchmark
-from cl_zoo.plugins import Choice, parse_stack
 from cl_zoo.scoring import Scorer
 
 Options = Mapping[str, Mapping[str, Any]]

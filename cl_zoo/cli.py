@@ -141,8 +141,8 @@ def compare(
 ) -> None:
     """Run several methods at one budget, in parallel, and print one table."""
     from cl_zoo.api import compare as compare_all
+    from cl_zoo.choices import split
     from cl_zoo.jobs import load_benchmark
-    from cl_zoo.plugins import split
     from cl_zoo.progress import progress_for
 
     settings = _settings(recipe, set_, backbone, features, data, order, limit, cells, device, out)

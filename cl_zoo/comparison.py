@@ -91,7 +91,9 @@ class Result:
     def _variants(self) -> tuple[str, ...]:
         """`hide: paper` for every plugin that has variants, so that no reader has to know the default."""
         stack = self.manifest["identity"]["stack"]
-        return tuple(f"{one['name']}: {one['options']['variant']}" for one in stack if "variant" in one["options"])
+        return tuple(
+            f"{one['name']}: {one['options']['variant']}" for one in stack if "variant" in one["options"]
+        )
 
     def table(self) -> Table:
         return Table([self.row()])
@@ -145,6 +147,8 @@ def compare(
     if doubles:
         raise PluginError(f"{doubles[0][0]} stands twice in the comparison; name it once")
     devices = accelerators(jobs[0].device)
+    if devices:  # each worker sees one device only, and sees it as the first
+        jobs = [replace(job, device="cuda") for job in jobs]
     processes = min(processes or len(devices) or os.cpu_count() or 1, len(jobs))
     results: dict[int, Result] = {}
     with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
@@ -200,9 +204,8 @@ def budget_stamps(results: Sequence[Result]) -> dict[tuple[str, int], tuple[str,
         unequal = []
         for what, tolerance in TOLERANCE.items():
             common = Counter(other[what] for other in budgets.values()).most_common(1)[0][0]
-            ratio = budget[what] / common
-            if abs(ratio - 1) > tolerance:
-                unequal.append(f"{what} ×{ratio:.2f}".rstrip("0").rstrip("."))
+            if abs(budget[what] - common) > tolerance * common:
+                unequal.append(f"{what} ×{budget[what] / common:.2f}".rstrip("0").rstrip("."))
         stamps[key] = (f"unequal: {', '.join(unequal)}",) if unequal else ()
     return stamps
 
@@ -221,6 +224,8 @@ def accelerators(device: str) -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if device.startswith("cpu") or shutil.which("nvidia-smi") is None:
         return []
+    if ":" in device:
+        return [device.partition(":")[2]]
     if visible is not None:
         return [index for index in visible.split(",") if index]
     asked = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)

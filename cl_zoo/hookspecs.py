@@ -7,8 +7,9 @@ the arguments. Besides hooks it may have
     protocol           "sequential" (default), "joint" (all tasks at once) or "none" (nothing is trained)
     parts(model)       part -> names of parameters; every trainable tensor belongs to one part
     state_dict()       JSON values and tensors that are not in the model; never pickle
-    load_state_dict()  recreates experts and modules, so that the model's tensors can be filled by name
+    load_state_dict()  recreates experts and modules, so that the model's tensors can be filled by name; one needs the other
 
+In a stack a hook of several plugins is called in the order in which they are named, the method first.
 Arguments and hooks are only ever added.
 """
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo import __version__
+from cl_zoo.choices import Choice
 from cl_zoo.config import Recipe, build_recipe
-from cl_zoo.errors import BackboneError, OptionError, PluginError, nearest
+from cl_zoo.errors import BackboneError, DataError, OptionError, PluginError, nearest
 from cl_zoo.metrics import Matrix
-from cl_zoo.plugins import BACKBONES, BENCHMARKS, Choice, Plugins, installed, load
+from cl_zoo.plugins import BACKBONES, BENCHMARKS, Plugins, installed, load
 from cl_zoo.runs import RunFolder, read_manifest, run_id
-from cl_zoo.scoring import Cell, Scorer
+from cl_zoo.scoring import METRICS, Cell, Scorer
 from cl_zoo.tasks import Benchmark, TaskData, source_hash
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ def prepare(job: Job) -> Prepared:
         raise OptionError(f"--cells {job.cells}{nearest(job.cells, CELLS)}")
     benchmark = load_benchmark(job.benchmark, job.data)
     stream = benchmark.stream(job.order, job.limit)
+    for task in stream:
+        if task.metric not in METRICS:
+            raise DataError(
+                f"{benchmark.name}, task {task.name}: no metric {task.metric!r}{nearest(task.metric, METRICS)}"
+            )
     recipe = build_recipe(benchmark.recipe, job.recipe)
     return Prepared(job, benchmark, stream, recipe, Plugins(job.choices))
 

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,10 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 from pydantic import BaseModel
 
-from cl_zoo.config import parse_pairs, validated
+from cl_zoo.choices import Choice as Choice
+from cl_zoo.choices import parse_stack as parse_stack  # also found here, beside what they are for
+from cl_zoo.choices import split as split
+from cl_zoo.config import validated
 from cl_zoo.errors import PluginError, nearest
 from cl_zoo.hookspecs import PROJECT, HookSpecs
 from cl_zoo.tasks import source_hash
@@ -55,43 +58,6 @@ class Installed:
     value: str
     distribution: str
     version: str
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A plugin as a user names it.
-
-    Attributes:
-        name: an installed name, `package.module:Class` or `file.py:Class`.
-        options: values by option name.
-        probe: measures only.
-    """
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    probe: bool = False
-
-    @property
-    def label(self) -> str:
-        """`hide[variant=released]`; options in alphabetical order."""
-        inner = ",".join(f"{key}={value}" for key, value in sorted(self.options.items()))
-        return f"{self.name}[{inner}]" if inner else self.name
-
-
-def parse_stack(text: str) -> list[Choice]:
-    """`moelora+ewc[strength=3]` to its choices.
-
-    Raises:
-        PluginError: it cannot be read.
-    """
-    choices = []
-    for part in split(text, "+"):
-        found = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", part, flags=re.DOTALL)
-        if not found:
-            raise PluginError(f"method {text!r}: cannot read {part!r}; write name[option=value,option=value]")
-        pairs = split(found.group(2), ",") if found.group(2) else []
-        choices.append(Choice(found.group(1), parse_pairs(pairs, f"method {found.group(1)}, option")))
-    return choices
 
 
 def installed(group: str) -> list[Installed]:
@@ -380,16 +346,3 @@ def _module_of_file(file: Path) -> Any:
     sys.modules[name] = module  # pydantic and inspect look a class's module up by name
     spec.loader.exec_module(module)
     return module
-
-
-def split(text: str, separator: str) -> list[str]:
-    """Split outside square brackets."""
-    parts, depth, current = [], 0, ""
-    for letter in text:
-        depth += (letter == "[") - (letter == "]")
-        if letter == separator and depth == 0:
-            parts.append(current)
-            current = ""
-        else:
-            current += letter
-    return [*parts, current]

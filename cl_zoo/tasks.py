@@ -108,6 +108,15 @@ class Benchmark:
     data_hash: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for what in ("name", "letter"):
+            values = [getattr(task, what) for task in self.tasks]
+            doubles = sorted({value for value in values if values.count(value) > 1})
+            if doubles:
+                raise DataError(
+                    f"benchmark {self.name}: two tasks have the {what} {doubles[0]!r}; rename one"
+                )
+
     def stream(self, order: str | None = None, limit: int | None = None) -> tuple[TaskData, ...]:
         """The tasks in the wanted order, each split cut to `limit` samples.
 

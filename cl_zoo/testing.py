@@ -128,14 +128,16 @@ def tiny_clip(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def tiny_backbone(folder: Path, *, device: str = "cpu", **options: Any) -> Backbone:
+def tiny_backbone(
+    folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, **options: Any
+) -> Backbone:
     """A fresh tiny backbone with a feature encoder; the files are made in `folder` where they are not there yet."""
     if not (folder / "llava" / "config.json").is_file():
         tiny_checkpoint(folder / "llava", **options)
         tiny_clip(folder / "clip")
     where = torch.device(device)
     return load_llava(
-        folder / "llava", where, torch.float32, name="tiny", template=TEMPLATE, features=str(folder / "clip")
+        folder / "llava", where, dtype, name="tiny", template=TEMPLATE, features=str(folder / "clip")
     )
 
 
@@ -200,4 +202,4 @@ def load_tiny(data: Path | None = None) -> Benchmark:
 def load_tiny_backbone(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbone:
     """`--backbone cl_zoo.testing:load_tiny_backbone`: the tiny backbone, made in a temporary folder."""
     folder = path or Path(tempfile.mkdtemp(prefix="cl-zoo-tiny-"))
-    return tiny_backbone(folder, device=str(device))
+    return tiny_backbone(folder, device=str(device), dtype=dtype)

@@ -44,10 +44,16 @@ def main() -> None:
 
 def check(jobs: list[dict[str, Any]]) -> None:
     """Look up everything that the jobs name, before any of them starts."""
-    from cl_zoo.jobs import Job, prepare
+    from cl_zoo.jobs import Job, backbone_parts, prepare
+    from cl_zoo.plugins import BACKBONES, load
+    from cl_zoo.world import World
 
     for values in jobs:
-        prepare(Job.from_json(values))
+        job = Job.from_json(values)
+        prepared = prepare(job)
+        name, _ = backbone_parts(job.backbone or prepared.benchmark.default_backbone)
+        load(BACKBONES, name)
+        World(job.device)
 
 
 def run(values: dict[str, Any], send: Any) -> None:

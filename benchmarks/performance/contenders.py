@@ -1,0 +1,164 @@
+"""What `train_step.py` lets compete: cl_zoo's engine with a method, and a plain PEFT loop.
+
+All contenders of a process stand on one set of frozen base weights. The module objects around them are copies, because
+adapters are put into them in place; the projector is a copy too, because it learns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ground import DISTINCT, Ground
+from torch import Tensor
+from torch.nn import functional as F
+
+from cl_zoo import Backbone, Sample, Task
+from cl_zoo.bank import adapters
+from cl_zoo.batches import seed_everything
+from cl_zoo.engine import TaskBatches
+from cl_zoo.learn import Learner
+from cl_zoo.plugins import Plugins, parse_stack
+
+
+class Engine:
+    """A method in cl_zoo's engine, at its second task: the first one was learnt, closed and left behind.
+
+    A step is the engine's whole `Learner.step`: tokenizing and padding the batch, looking up its image features, forward,
+    all terms of the objective, backward, optimiser, schedule, and the ledger's counts.
+
+    Attributes:
+        first_loss: of the very first batch, before anything was learnt.
+        samples: per step, rehearsed ones included.
+    """
+
+    def __init__(self, stack: str, ground: Ground, total: int) -> None:
+        seed_everything("train_step", stack)
+        self.ground, self.backbone, self.plugins = ground, ground.copy(), Plugins(parse_stack(stack))
+        built = self.plugins.build_model(self.backbone, ground.recipe)
+        model = adapters(self.backbone, ground.recipe) if built is None else built
+        self.backbone.train_projector(ground.recipe.projector == "sequential")
+        self.model = model.to(ground.world.device)
+        batch = ground.recipe.global_batch
+        learner = self._learner(Task(0, "first", "", batch), ground.first)
+        self.first_loss = float(learner.step(range(len(learner.pool)))["task"])
+        data = TaskBatches(self.backbone, ground.first, ground.recipe)
+        with ground.world.autocast(ground.recipe.precision):  # as the engine calls it
+            self.plugins.after_task(self.model, learner.task, data)
+        self.learner = self._learner(Task(1, "second", "", batch * total), ground.second)
+        self.backbone.encode([sample.image for sample in ground.second])  # from now on looked up
+        old = range(len(ground.second), len(self.learner.pool))
+        self.places = [
+            [*range(place * batch, (place + 1) * batch), *old[place::DISTINCT]] for place in range(DISTINCT)
+        ]
+        self.samples = len(self.places[0])
+
+    def _learner(self, task: Task, samples: Sequence[Sample]) -> Learner:
+        self.plugins.before_task(self.model, task)
+        pool = [*samples, *self.plugins.rehearse(task)]
+        ground = self.ground
+        learner = Learner(
+            self.model,
+            task,
+            pool,
+            backbone=self.backbone,
+            plugins=self.plugins,
+            recipe=ground.recipe,
+            world=ground.world,
+            seed=0,
+        )
+        self.model.train()
+        return learner
+
+    def step(self, number: int) -> None:
+        self.learner.step(self.places[number % DISTINCT])
+
+
+class Bare:
+    """A plain loop of stock PEFT LoRA and torch's AdamW, with nothing of cl_zoo between them.
+
+    Its batches are finished tensors, made before the clock starts: the same token ids, the same image features, the same
+    answer positions that the engine computes. The projector learns here as there.
+    """
+
+    def __init__(self, ground: Ground, total: int) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        seed_everything("train_step", "bare")
+        backbone, recipe = ground.copy(), ground.recipe
+        self.recipe, self.device = recipe, ground.world.device
+        rank, scale = recipe.adapter.rank, recipe.adapter.scale
+        lora = LoraConfig(
+            r=rank,
+            lora_alpha=scale * rank,
+            lora_dropout=recipe.adapter.dropout,
+            target_modules=backbone.linears,
+            bias="none",
+        )
+        self.model = get_peft_model(backbone.model, lora)
+        found = [weight for weight in self.model.parameters() if weight.requires_grad]
+        backbone.projector.float().requires_grad_(recipe.projector == "sequential")
+        self.llava, self.projector = backbone.model, backbone.projector
+        projector = [weight for weight in self.projector.parameters() if weight.requires_grad]
+        groups = [
+            {"params": found, "lr": recipe.rate("adapters")},
+            {"params": projector, "lr": recipe.rate("projector")},
+        ]
+        self.learning = [*found, *projector]
+        self.optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
+        warm = math.ceil(recipe.warmup * total)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda n: (
+                (n + 1) / (warm + 1)
+                if n < warm
+                else 0.5 + 0.5 * math.cos(math.pi * (n - warm) / max(1, total - warm))
+            ),
+        )
+        self.model.train()
+        batch, self.samples = recipe.global_batch, recipe.global_batch
+        self.tokens, self.kept = 0, 0
+        self.batches = [
+            self._tensors(backbone, ground.second[n * batch : (n + 1) * batch]) for n in range(DISTINCT)
+        ]
+        self.first_loss = self._learn(self._tensors(backbone, ground.first))
+
+    def _tensors(self, backbone: Backbone, samples: Sequence[Sample]) -> dict[str, Any]:
+        made = backbone.batch(samples, answers=True)
+        tensors = {**made.inputs, "targets": made.targets}
+        if backbone.model.config.vision_feature_select_strategy == "default":
+            tensors["pixel_values"] = tensors["pixel_values"][:, 1:].contiguous()  # without the class token
+        self.tokens, self.kept = tensors["input_ids"].shape[1], tensors["logits_to_keep"]
+        return tensors
+
+    def _learn(self, batch: dict[str, Any]) -> float:
+        loss = self._loss(batch)
+        self._update(loss)
+        return float(loss.detach())
+
+    def step(self, number: int) -> None:
+        self._update(self._loss(self.batches[number % DISTINCT]))
+
+    def _loss(self, batch: dict[str, Any]) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            words = self.llava.get_input_embeddings()(batch["input_ids"])
+            images = self.projector(batch["pixel_values"]).to(words.dtype)
+            there = (batch["input_ids"] == self.llava.config.image_token_id)[..., None]
+            logits = self.model(
+                inputs_embeds=words.masked_scatter(there, images),
+                attention_mask=batch["attention_mask"],
+                position_ids=batch["position_ids"],
+                logits_to_keep=batch["logits_to_keep"],
+                use_cache=False,
+            ).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), batch["targets"].flatten())
+
+    def _update(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.clip == "norm":
+            torch.nn.utils.clip_grad_norm_(self.learning, self.recipe.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,257 @@
+"""How long one optimiser step takes: cl_zoo's methods, and a plain PEFT loop to hold them against.
+
+    python benchmarks/performance/train_step.py --size tiny|small|7b [--methods a,b] --json FILE
+
+One optimiser step is forward, loss with every hook, backward, AdamW and schedule. The contenders take turns step by step
+on the same batch in one process (A B A B, in odd rounds B A B A), so whatever slows the machine slows all of them. A ratio
+is taken pair by pair, between two steps of one turn, and reported as the median over all pairs.
+`README.md` beside this file says how to read a result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from contenders import Bare, Engine
+from ground import DISTINCT, SIZES, Ground, make_ground
+
+from cl_zoo.errors import ClZooError, OptionError
+from cl_zoo.plugins import METHODS, Plugins, installed, load_class, parse_stack, split
+from cl_zoo.world import World
+
+WARMUP = 1
+"""Steps of each contender before the clock counts: image features get cached, memory gets allocated."""
+STEPS = {"tiny": 20, "small": 3, "7b": 8}
+LIBRARIES = ("cl-zoo", "torch", "transformers", "peft", "accelerate")
+Times = dict[str, list[list[float]]]
+"""Seconds by contender, round and step."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write; returns the exit code, 2 where the user can put something right."""
+    asked = _parse(arguments)
+    torch.set_num_threads(asked.threads)
+    try:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)  # before minutes are spent
+        result = measure(asked)
+        _write(asked.json, result)
+    except (ClZooError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(_table(result))
+    return 0
+
+
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """The complete result.
+
+    Raises:
+        OptionError: the device is not there, or a method is not sequential.
+    """
+    methods = _methods(asked.methods)
+    world = World(asked.device)
+    if asked.size == "7b" and world.device.type != "cuda":
+        raise OptionError(f"--size 7b needs a CUDA device, got {world.device}; take --size small")
+    load = os.getloadavg()
+    with tempfile.TemporaryDirectory() as folder:
+        ground = make_ground(asked.size, asked.shapes, world, Path(folder))
+        total = WARMUP + asked.rounds * asked.steps
+        bare = Bare(ground, total)
+        contenders: dict[str, Bare | Engine] = {"bare": bare}
+        for name in methods:
+            contenders[name] = Engine(name, ground, total)
+        wall, cpu = _race(contenders, asked.rounds, asked.steps, world.device)
+    pairs = [("finetune", "bare"), *((name, "finetune") for name in methods if name != "finetune")]
+    ratios, spread = _ratios(wall, pairs)
+    cpu_ratios, cpu_spread = _ratios(cpu, pairs)
+    return {
+        "command": asked.command,
+        "size": asked.size,
+        "ratios": ratios,
+        "spread": spread,
+        "cpu_ratios": cpu_ratios,
+        "cpu_spread": cpu_spread,
+        "contenders": {
+            name: {
+                "seconds": _quartiles(np.ravel(wall[name])),
+                "cpu_seconds": _quartiles(np.ravel(cpu[name])),
+                "samples_per_step": contender.samples,
+                "first_loss": contender.first_loss,
+            }
+            for name, contender in contenders.items()
+        },
+        "setting": _setting(asked, ground, bare),
+        "machine": {**_machine(world.device), "load_before": load, "load_after": os.getloadavg()},
+        "versions": {"python": platform.python_version(), **{n: metadata.version(n) for n in LIBRARIES}},
+        "steps": wall,
+        "cpu_steps": cpu,
+    }
+
+
+def _race(
+    contenders: dict[str, Bare | Engine], rounds: int, steps: int, device: torch.device
+) -> tuple[Times, Times]:
+    """Wall-clock and process seconds; within a round all contenders take step n before any takes step n + 1."""
+    for number in range(WARMUP):
+        for contender in contenders.values():
+            contender.step(number)
+    wall: Times = {name: [] for name in contenders}
+    cpu: Times = {name: [] for name in contenders}
+    for place in range(rounds):
+        for times in (*wall.values(), *cpu.values()):
+            times.append([])
+        turns = list(contenders) if place % 2 == 0 else list(reversed(contenders))
+        for number in range(steps):
+            for name in turns:
+                _wait(device)
+                began, worked = time.perf_counter(), time.process_time()
+                contenders[name].step(WARMUP + place * steps + number)
+                _wait(device)
+                wall[name][-1].append(time.perf_counter() - began)
+                cpu[name][-1].append(time.process_time() - worked)
+    return wall, cpu
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _ratios(times: Times, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Median over all pairs of steps, and its spread: quartiles over the pairs, medians of the rounds."""
+    medians: dict[str, float] = {}
+    spread: dict[str, Any] = {}
+    for above, below in pairs:
+        by_pair = np.array(times[above]) / np.array(times[below])  # (rounds, steps)
+        found = _quartiles(by_pair.ravel())
+        medians[f"{above}/{below}"] = found["median"]
+        rounds = [float(value) for value in np.median(by_pair, axis=1)]
+        spread[f"{above}/{below}"] = {"q1": found["q1"], "q3": found["q3"], "rounds": rounds}
+    return medians, spread
+
+
+def _quartiles(values: np.ndarray) -> dict[str, float]:
+    q1, median, q3 = (float(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
+    return {"median": median, "q1": q1, "q3": q3}
+
+
+def _methods(asked: str | None) -> list[str]:
+    """The stacks to measure, `finetune` always the first: the others are held against it."""
+    if asked is None:
+        names = [one.name for one in installed(METHODS) if _protocol(load_class(one.name)) == "sequential"]
+    else:
+        names = [name.strip() for name in split(asked, ",") if name.strip()]
+    for name in names:
+        protocol = Plugins(parse_stack(name)).protocol
+        if protocol != "sequential":
+            raise OptionError(
+                f"--methods {name}: its protocol is {protocol!r}, so it has no second task to be measured at; leave it out"
+            )
+    return ["finetune", *(name for name in dict.fromkeys(names) if name != "finetune")]
+
+
+def _protocol(plugin: type[Any]) -> str:
+    return str(getattr(plugin, "protocol", "sequential"))
+
+
+def _setting(asked: argparse.Namespace, ground: Ground, bare: Bare) -> dict[str, Any]:
+    """What was trained, and how."""
+    text, recipe = ground.backbone.model.config.text_config, ground.recipe
+    is_image = bare.batches[0]["input_ids"][0] == ground.backbone.model.config.image_token_id
+    return {
+        "shapes_of": ground.origin,
+        "hidden": text.hidden_size,
+        "layers": text.num_hidden_layers,
+        "intermediate": text.intermediate_size,
+        "vocabulary": text.vocab_size,
+        "parameters": sum(weight.numel() for weight in ground.backbone.model.parameters()),
+        "tokens": bare.tokens,
+        "image_tokens": int(is_image.sum()),
+        "logit_positions": bare.kept,
+        "batch": recipe.global_batch,
+        "distinct_batches": DISTINCT,
+        "recipe": recipe.model_dump(mode="json"),
+        "random_shapes": asdict(SIZES[asked.size]) if asked.size in SIZES else None,
+        "base_weights": "one frozen set shared by all contenders",
+        "measured_at": "second task",
+        "warmup_steps": WARMUP,
+        "rounds": asked.rounds,
+        "steps_per_round": asked.steps,
+    }
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable,
+        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
+
+
+def _write(file: Path, result: dict[str, Any]) -> None:
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial.replace(file)
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{'contender':<24}{'median s':>10}{'q1':>9}{'q3':>9}"]
+    for name, one in result["contenders"].items():
+        at = one["seconds"]
+        lines.append(f"{name:<24}{at['median']:>10.4f}{at['q1']:>9.4f}{at['q3']:>9.4f}")
+    lines.append(f"{'ratio':<24}{'median':>10}{'q1':>9}{'q3':>9}{'by process time':>18}")
+    for name, ratio in result["ratios"].items():
+        at, cpu = result["spread"][name], result["cpu_ratios"][name]
+        lines.append(f"{name:<24}{ratio:>10.3f}{at['q1']:>9.3f}{at['q3']:>9.3f}{cpu:>18.3f}")
+    return "\n".join(lines)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=("tiny", "small", "7b"), required=True)
+    parser.add_argument("--methods", help="stacks, comma-separated; default: every installed sequential one")
+    parser.add_argument("--steps", type=_positive, help="measured steps per contender and round")
+    parser.add_argument("--rounds", type=_positive, default=6)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=_positive, default=1)
+    parser.add_argument(
+        "--shapes", choices=("auto", "mini", "testing"), default="auto", help="whose shapes --size tiny has"
+    )
+    parser.add_argument("--json", type=Path, required=True, help="file of the result")
+    asked = parser.parse_args(arguments)
+    asked.steps = asked.steps or STEPS[asked.size]
+    given = sys.argv[1:] if arguments is None else arguments
+    asked.command = shlex.join(["python", "benchmarks/performance/train_step.py", *given])
+    return asked
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,44 @@
+"""The same promises on an accelerator: `pytest -m gpu`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import cl_zoo
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+TINY = {"benchmark": "cl_zoo.testing:load_tiny", "backbone": "cl_zoo.testing:load_tiny_backbone", "device": "cuda"}
+
+
+@pytest.mark.parametrize("method", ["finetune", "ewc", "hide", "hide[variant=released]", "multitask", "zeroshot"])
+def test_a_method_trains_and_answers_on_the_accelerator(tmp_path: Path, method: str) -> None:
+    result = cl_zoo.run(method, out=str(tmp_path), **TINY)
+
+    assert result.matrix.last is not None
+    assert result.manifest["environment"]["accelerator"] == torch.cuda.get_device_name()
+
+
+def test_the_same_seed_gives_the_same_answers_on_the_accelerator(tmp_path: Path) -> None:
+    first = cl_zoo.run("hide", out=str(tmp_path / "a"), **TINY)
+    second = cl_zoo.run("hide", out=str(tmp_path / "b"), **TINY)
+
+    assert first.folder is not None
+    assert second.folder is not None
+    for file in sorted((first.folder / "answers").iterdir()):
+        assert file.read_bytes() == (second.folder / "answers" / file.name).read_bytes()
+
+
+def test_bf16_trains_fp32_adapters_on_the_accelerator(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    result = cl_zoo.run("finetune", recipe={"precision": "bf16"}, out=str(tmp_path), **TINY)
+
+    assert result.folder is not None
+    (state,) = result.folder.glob("state-*")
+    assert {tensor.dtype for tensor in load_file(state / "model.safetensors").values()} == {torch.float32}
