@@ -38,6 +38,7 @@ DECIDING = (
     "features",
     "generate",
     "learn",
+    "mixes",
     "plugins",
     "tasks",
     "world",

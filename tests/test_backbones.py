@@ -1,0 +1,290 @@
+"""Backbones: a LLaVA checkpoint from a folder, its frozen tower, and what belongs to it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from cl_zoo.backbones import Backbone, FrozenTower, load_llava, revision_of
+from cl_zoo.batches import forward, task_loss
+from cl_zoo.errors import BackboneError, DataError
+from cl_zoo.tasks import Sample
+from cl_zoo.testing import TEMPLATE, square
+
+
+def samples(*images: int | None) -> list[Sample]:
+    return [
+        Sample(str(i), None if i is None else square(i)[0], "What colour is it ?", "a red square")
+        for i in images
+    ]
+
+
+class Counting(nn.Module):
+    """A vision tower that counts the images that pass through it."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower, self.images = tower, 0
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs: object) -> object:
+        self.images += pixel_values.shape[0]
+        return self.tower(pixel_values, **kwargs)
+
+
+def counted(backbone: Backbone) -> Counting:
+    frozen = backbone.model.model.vision_tower
+    frozen.tower = Counting(frozen.tower)
+    return frozen.tower
+
+
+@torch.no_grad()
+def test_features_give_the_same_logits_as_pixels(tiny: Backbone) -> None:
+    batch = tiny.batch(samples(0, 1, 2), answers=True)
+    pixels = tiny.image_processor(images=[square(i)[0] for i in range(3)], return_tensors="pt")[
+        "pixel_values"
+    ]
+
+    kept = forward(tiny.model, batch).logits
+    batch.inputs["pixel_values"] = pixels
+    through = forward(tiny.model, batch).logits
+
+    assert pixels.ndim == 4
+    torch.testing.assert_close(kept, through, rtol=0, atol=1e-5)
+
+
+def test_the_tower_sees_each_distinct_image_once(tiny: Backbone) -> None:
+    tower = counted(tiny)
+
+    for images in ([0, 1, 0], [1, 2], [0, 1, 2], [2, None]):
+        batch = tiny.batch(samples(*images), answers=True)
+        forward(tiny.model, batch)
+
+    assert tower.images == 3
+
+
+def test_the_same_image_from_a_file_is_encoded_once_too(tiny: Backbone, tmp_path: Path) -> None:
+    square(3)[0].save(tmp_path / "three.png")
+    tower = counted(tiny)
+
+    first = tiny.encode([tmp_path / "three.png"])
+    second = tiny.encode([tmp_path / "three.png", square(3)[0]])
+
+    assert tower.images == 2  # the file, and the image in memory
+    torch.testing.assert_close(second, torch.cat([first, first]))
+
+
+def test_a_projector_that_learns_gets_a_gradient_from_kept_features(tiny: Backbone) -> None:
+    tiny.train_projector(True)
+    tower = counted(tiny)
+    tiny.encode([square(0)[0]])
+
+    task_loss(tiny.model, tiny.batch(samples(0), answers=True)).backward()
+
+    gradients = [weight.grad for weight in tiny.projector.parameters()]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+    assert tower.images == 1
+    assert all(weight.grad is None for weight in tiny.vision_tower.parameters())
+
+
+def test_a_learning_projector_is_no_longer_the_backbones_own(tiny: Backbone) -> None:
+    weights = list(tiny.projector.parameters())
+    assert all(tiny.owns(weight) for weight in tiny.model.parameters())
+
+    tiny.train_projector(True)
+    assert not any(tiny.owns(weight) for weight in weights)
+    assert all(weight.requires_grad for weight in weights)
+
+    tiny.train_projector(False)
+    assert all(tiny.owns(weight) for weight in weights)
+    assert not any(weight.requires_grad for weight in tiny.model.parameters())
+
+
+def test_a_new_tensor_is_never_taken_for_the_backbones(tiny: Backbone) -> None:
+    """Even where the backbone has lost a tensor whose place in memory a new one takes."""
+    tiny.model.lm_head = nn.Linear(2, 2)
+
+    assert not any(tiny.owns(torch.zeros(3)) for _ in range(300))
+
+
+def test_text_only_batches_carry_no_image_tokens(tiny: Backbone) -> None:
+    batch = tiny.batch(samples(None, None), answers=True)
+
+    assert "pixel_values" not in batch.inputs
+    assert not (batch.inputs["input_ids"] == tiny.model.config.image_token_id).any()
+    assert torch.isfinite(task_loss(tiny.model, batch))
+
+
+@torch.no_grad()
+def test_in_a_mixed_batch_each_image_meets_its_own_sample(tiny: Backbone) -> None:
+    batch = tiny.batch(samples(None, 2, None, 1), answers=True)
+    logits = forward(tiny.model, batch).logits
+
+    for row, image in enumerate((None, 2, None, 1)):
+        alone = forward(tiny.model, tiny.batch(samples(image), answers=True)).logits[0]
+        torch.testing.assert_close(logits[row], alone, rtol=0, atol=1e-4)
+    patches = (batch.inputs["input_ids"] == tiny.model.config.image_token_id).sum(1)
+    assert patches.tolist() == [0, 4, 0, 4]  # 16 × 16 pixels in patches of 8 × 8
+
+
+def test_the_template_holds_the_prompt_behind_its_image(tiny: Backbone) -> None:
+    batch = tiny.batch(samples(0), answers=False)
+
+    text = tiny.tokenizer.decode(batch.inputs["input_ids"][0])
+    assert text == "USER: <image> <image> <image> <image> What colour is it ? ASSISTANT:"
+
+
+def test_braces_in_a_prompt_are_text(tiny: Backbone) -> None:
+    batch = tiny.batch([Sample("0", None, "What {colour} is it ?", "red")], answers=False)
+
+    assert tiny.tokenizer.unk_token_id in batch.inputs["input_ids"][0]
+
+
+def test_answers_are_decoded_without_special_tokens(tiny: Backbone) -> None:
+    words = tiny.tokenizer.convert_tokens_to_ids(["red", "square", "</s>", "<pad>"])
+
+    assert tiny.decode(torch.tensor([words])) == ["red square"]
+
+
+def test_the_backbone_knows_its_layers_and_linears(tiny: Backbone) -> None:
+    import re
+
+    linears = [
+        name
+        for name, module in tiny.model.named_modules()
+        if isinstance(module, nn.Linear) and re.fullmatch(tiny.linears, name)
+    ]
+
+    assert len(tiny.layers) == 2
+    assert len(linears) == 2 * 7
+    assert not any("vision" in name for name in linears)
+
+
+def test_a_checkpoint_loads_without_a_network(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    backbone = load_llava(
+        tiny_folder / "llava",
+        torch.device("cpu"),
+        torch.float32,
+        template=TEMPLATE,
+        features=str(tiny_folder / "clip"),
+    )
+
+    assert isinstance(backbone.model.model.vision_tower, FrozenTower)
+    assert not backbone.model.training
+    assert not any(weight.requires_grad for weight in backbone.model.parameters())
+    assert backbone.features.texts(["What colour is it ?"]).shape == (1, 8)
+
+
+def test_wrapping_twice_wraps_once(tiny: Backbone) -> None:
+    again = Backbone("again", tiny.model, tiny.tokenizer, tiny.image_processor)
+
+    assert not isinstance(again.vision_tower, FrozenTower)
+
+
+def broken(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder / "llava", tmp_path / "broken"))
+
+
+def load(path: Path | None) -> Backbone:
+    return load_llava(path, torch.device("cpu"), torch.float32)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match="nowhere: no such folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(BackboneError, match="--backbone llava:FOLDER"):
+        load(None)
+
+
+def test_a_folder_without_weights_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = broken(tiny_folder, tmp_path)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+
+    with pytest.raises(BackboneError, match="has no weights"):
+        load(folder)
+
+
+def test_a_truncated_checkpoint_is_refused_in_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = broken(tiny_folder, tmp_path)
+    weights = next(folder.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+    with pytest.raises(BackboneError, match="corrupt or incomplete") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = broken(tiny_folder, tmp_path)
+    weights = next(folder.glob("*.safetensors"))
+    tensors = load_file(weights)
+    gone = next(name for name in tensors if "mlp.up_proj" in name)
+    del tensors[gone]
+    save_file(tensors, weights, metadata={"format": "pt"})
+
+    with pytest.raises(BackboneError, match=r"1 weights are missing, first .*mlp\.up_proj"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [("{", "no readable config.json"), (json.dumps({"model_type": "llama"}), "'llama' model")],
+)
+def test_another_class_of_model_is_refused(
+    tiny_folder: Path, tmp_path: Path, config: str, words: str
+) -> None:
+    folder = broken(tiny_folder, tmp_path)
+    (folder / "config.json").write_text(config)
+
+    with pytest.raises(BackboneError, match=words):
+        load(folder)
+
+
+def test_the_revision_changes_with_the_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = broken(tiny_folder, tmp_path)
+    before = revision_of(folder)
+    assert before == revision_of(tiny_folder / "llava")
+
+    weights = next(folder.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+
+    assert revision_of(folder) != before
+
+
+def test_a_backbone_without_features_says_how_to_name_some(tiny_folder: Path) -> None:
+    backbone = load(tiny_folder / "llava")
+
+    assert backbone.feature_revision is None
+    with pytest.raises(BackboneError, match="--features NAME"):
+        _ = backbone.features
+
+
+def test_an_unreadable_image_is_named(tiny: Backbone, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    for name, reason in (("text.png", "not a readable image"), ("gone.png", "no such file")):
+        with pytest.raises(DataError, match=f"{name}: {reason}"):
+            tiny.batch([Sample("0", tmp_path / name, "What ?", "red")], answers=True)
+
+
+def test_grey_and_palette_images_become_rgb(tiny: Backbone) -> None:
+    grey = Image.new("L", (16, 16), 128)
+
+    assert tiny.encode([grey, grey.convert("P"), grey.convert("RGB")]).shape[0] == 3
