@@ -300,5 +300,10 @@ def _check_folder(path: Path) -> None:
         raise BackboneError(
             f"backbone {path}: holds a {config.get('model_type')!r} model, not 'llava'; pass a LLaVA checkpoint"
         )
+    layer = config.get("vision_feature_layer", -2)
+    if not isinstance(layer, int):
+        raise BackboneError(
+            f"backbone {path}: takes its image features from layers {layer}; only checkpoints that take one layer are supported"
+        )
     if not list(path.glob("*.safetensors")):
         raise BackboneError(f"backbone {path}: has no weights (*.safetensors); download them into the folder")

@@ -176,6 +176,11 @@ def of_another_class(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama"}')
 
 
+def with_features_of_several_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vision_feature_layer": [-2, -1]}))
+
+
 def without_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
@@ -224,6 +229,10 @@ def pickled(folder: Path) -> None:
         (without_weights, r"has no weights \(\*.safetensors\); download them into the folder"),
         (pickled, r"has no weights \(\*.safetensors\)"),
         (of_another_class, "holds a 'llama' model, not 'llava'; pass a LLaVA checkpoint"),
+        (
+            with_features_of_several_layers,
+            r"takes its image features from layers \[-2, -1\]; only checkpoints that take one",
+        ),
         (without_config, r"no readable config.json; pass the folder of a LLaVA checkpoint"),
         (config_that_is_no_json, r"no readable config.json"),
         (cut_off, r".*; the checkpoint is corrupt or incomplete, copy it again"),
