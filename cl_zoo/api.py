@@ -47,7 +47,7 @@ def run(
     about = {"event": "progress", "seed": job.seed, "label": job.label}
     with full_disk_named(job.out), Scorer() as scorer:
         folder, facts = execute(job, lambda **progress: watch({**about, **progress}))
-        if facts and facts["environment"]["processes"] > 1 and not _main_process():
+        if not _main_process():
             return Result(job.label, job.seed, facts, folder.partial)
         finish(folder, facts, scorer)
     return load_result(folder.final)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_zoo.batches import IGNORED, Batch
-from cl_zoo.errors import BackboneError, DataError
+from cl_zoo.errors import BackboneError, DataError, first_line
 from cl_zoo.features import FeatureEncoder, Remembered, image_key, open_image
 from cl_zoo.tasks import Sample
 
@@ -40,6 +40,10 @@ class FrozenTower(nn.Module):
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
+
+    def train(self, mode: bool = True) -> FrozenTower:
+        """Stays in evaluation mode: features that are kept must not hold a dropout mask."""
+        return super().train(False)
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         if pixel_values.ndim == 4:
@@ -250,9 +254,8 @@ def load_llava(
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
     except Exception as error:  # safetensors, json and transformers each raise their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(
-            f"backbone {path}: {reason}; the checkpoint is corrupt or incomplete, copy it again"
+            f"backbone {path}: {first_line(error)}; the checkpoint is corrupt or incomplete, copy it again"
         ) from None
     missing = sorted(info["missing_keys"])
     if missing:

@@ -23,7 +23,7 @@ from cl_zoo.errors import ClZooError, PluginError, full_disk_named
 from cl_zoo.jobs import Job, finish
 from cl_zoo.metrics import Matrix
 from cl_zoo.report import Row, Table
-from cl_zoo.runs import RunFolder, read_manifest
+from cl_zoo.runs import IDENTITY, RunFolder, read_manifest
 from cl_zoo.scoring import Scorer
 
 Watch = Callable[[dict[str, Any]], None]
@@ -147,8 +147,8 @@ def compare(
     if doubles:
         raise PluginError(f"{doubles[0][0]} stands twice in the comparison; name it once")
     devices = accelerators(jobs[0].device)
-    if devices:  # each worker sees one device only, and sees it as the first
-        jobs = [replace(job, device="cuda") for job in jobs]
+    # Each worker sees one device only, and sees it as the first; `auto` may still find that torch cannot use it.
+    jobs = [replace(job, device="cuda") if devices and job.device != "auto" else job for job in jobs]
     processes = min(processes or len(devices) or os.cpu_count() or 1, len(jobs))
     results: dict[int, Result] = {}
     with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
@@ -171,9 +171,7 @@ def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, A
     root = Path(job.out)
     try:
         if event["facts"]:
-            identity = json.loads(
-                (root / f"{event['run']}.partial" / "identity.json").read_text(encoding="utf-8")
-            )
+            identity = json.loads((root / f"{event['run']}.partial" / IDENTITY).read_text(encoding="utf-8"))
             with full_disk_named(root):
                 finish(RunFolder(root, event["run"], identity), event["facts"], scorer)
         result = load_result(root / event["run"])

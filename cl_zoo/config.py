@@ -6,6 +6,7 @@ One recipe holds for all methods of a comparison. It is a frozen pydantic model;
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -150,7 +151,9 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise OptionError(f"recipe has no key {key!r}{nearest(key, flatten(values))}")
         place = inner
-    if leaf not in place and parents != ["lr"]:  # learning rates are by part, and parts are the methods' own
+    # Learning rates are by part, and parts are the methods' own: only what looks like a misspelt one is refused.
+    free = parents == ["lr"] and not difflib.get_close_matches(leaf, place, n=1, cutoff=0.8)
+    if leaf not in place and not free:
         raise OptionError(f"recipe has no key {key!r}{nearest(key, flatten(values))}")
     place[leaf] = value
 

@@ -109,7 +109,8 @@ class Run:
     def _learn(self, lesson: Lesson) -> None:
         task = lesson.task
         self._seed("before_task", task)
-        self.plugins.before_task(self.model, task)
+        with self._autocast():
+            self.plugins.before_task(self.model, task)
         self.model.to(self.backbone.device)  # what the hook has just made may still be elsewhere
         self._seed("rehearse", task)
         pool = Union([lesson.train, self.plugins.rehearse(task)])
@@ -141,7 +142,8 @@ class Run:
         with unchanged(self.model, self.backbone):
             self.model.eval()  # a module that answers may hold the model without registering it
             self._seed("build_inference_model", lesson.task if lesson else None)
-            answering = self.plugins.build_inference_model(self.model, seen)
+            with self._autocast():
+                answering = self.plugins.build_inference_model(self.model, seen)
             answering.eval()
             for place in self._cells(row, len(lessons)):
                 self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)

@@ -60,6 +60,12 @@ def full_disk_named(place: Any) -> Iterator[None]:
         ) from error
 
 
+def first_line(error: BaseException) -> str:
+    """An error's text on one line; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def nearest(value: str, known: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the nearest known one, then all of them.
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from cl_zoo.errors import BackboneError, DataError
+from cl_zoo.errors import BackboneError, DataError, first_line
 from cl_zoo.tasks import ImageSource
 
 Key = TypeVar("Key")
@@ -134,13 +134,15 @@ def _load(name: str, device: torch.device) -> tuple[Any, Any, Any]:
             f"--features {name}: neither a folder nor a model of open_clip; see open_clip.list_pretrained()"
         )
     try:
-        clip, _, transform = open_clip.create_model_and_transforms(
-            model, pretrained=pretrained or None, device=device
-        )
+        # It starts from random weights; what a hook draws must not depend on whether it was the first to look.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            clip, _, transform = open_clip.create_model_and_transforms(
+                model, pretrained=pretrained or None, device=device
+            )
         tokenizer = open_clip.get_tokenizer(model)
     except Exception as error:  # open_clip raises whatever its parsers and the hub raise
         raise BackboneError(
-            f"--features {name}: {str(error).splitlines()[0]}; check the folder or the network"
+            f"--features {name}: {first_line(error)}; check the folder or the network"
         ) from None
     clip.eval().requires_grad_(False)
     return clip, transform, tokenizer

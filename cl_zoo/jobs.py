@@ -27,6 +27,7 @@ from cl_zoo.tasks import Benchmark, TaskData, source_hash
 
 if TYPE_CHECKING:
     from cl_zoo.backbones import Backbone
+    from cl_zoo.engine import Run
     from cl_zoo.learn import Report
 
 CELLS = ("lower", "last", "full")
@@ -158,10 +159,10 @@ def backbone_parts(text: str) -> tuple[str, Path | None]:
         BackboneError: it looks like a path, but there is no such folder.
     """
     name, _, path = text.partition(":")
+    if any(one.name == name for one in installed(BACKBONES)):  # a folder of that name here changes nothing
+        return name, Path(path) if path else None
     if Path(text).is_dir():
         return "llava", Path(text)
-    if any(one.name == name for one in installed(BACKBONES)):
-        return name, Path(path) if path else None
     if ":" not in text and ("/" in text or text.startswith(".")):
         raise BackboneError(f"backbone {text}: no such folder; pass the path of a downloaded checkpoint")
     return text, None
@@ -194,10 +195,9 @@ def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
     report(
         phase="start", run=run, label=job.label, seed=job.seed, tasks=[task.name for task in prepared.stream]
     )
-    if folder.finished:
-        with folder:
-            return folder, {}
     with folder if world.main else folder.reading():
+        if folder.finished:
+            return folder, {}
         running = Run(
             prepared.plugins,
             prepared.stream,
@@ -210,20 +210,22 @@ def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
             report=report,
         )
         running.execute()
-        facts = {
-            "id": run,
-            "label": job.label,
-            "protocol": prepared.plugins.protocol,
-            "seed": job.seed,
-            "tasks": [task.name for task in prepared.stream],
-            "metrics": [task.metric for task in prepared.stream],
-            "ledger": running.ledger.to_json(),
-            "measured": running.measured,
-            "environment": environment(world.device, world.size),
-        }
+        facts = {"id": run, **_facts(prepared, running), "environment": environment(world.device, world.size)}
         if world.main:
             folder.note(facts)
     return folder, facts
+
+
+def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:
+    return {
+        "label": prepared.job.label,
+        "protocol": prepared.plugins.protocol,
+        "seed": prepared.job.seed,
+        "tasks": [task.name for task in prepared.stream],
+        "metrics": [task.metric for task in prepared.stream],
+        "ledger": run.ledger.to_json(),
+        "measured": run.measured,
+    }
 
 
 def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
@@ -235,11 +237,15 @@ def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
             "version": prepared.benchmark.version,
             "data": prepared.benchmark.data_hash,
             "order": [task.name for task in prepared.stream],
+            "tasks": {
+                task.name: [task.instruction, task.metric, task.max_new_tokens] for task in prepared.stream
+            },
             "limit": job.limit,
         },
         "backbone": {
             "name": backbone.name,
             "revision": backbone.revision,
+            "template": backbone.template,
             "features": backbone.feature_revision,
         },
         "stack": [plugin for plugin in prepared.plugins.options() if not plugin["probe"]],
@@ -247,7 +253,7 @@ def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
         "recipe": prepared.recipe.model_dump(mode="json"),
         "seed": job.seed,
         "cells": job.cells,
-        "device": "cuda" if backbone.device.type == "cuda" else backbone.device.type,
+        "device": backbone.device.type,
         "sources": prepared.plugins.sources(),
         "engine": source_hash(*(here / f"{module}.py" for module in DECIDING)),
         "version": __version__,

@@ -126,14 +126,7 @@ class Learner:
             seed_everything(
                 self.seed, self.task.name, self.task.occurrence, f"epoch {epoch}", self.world.rank
             )
-            places = order(
-                len(self.pool),
-                seed=self.seed,
-                task=self.task.name,
-                occurrence=self.task.occurrence,
-                epoch=epoch,
-            )
-            for indices in steps(places, batch=self.recipe.global_batch, count=self.per_epoch):
+            for indices in steps(self._order(epoch), batch=self.recipe.global_batch, count=self.per_epoch):
                 terms = self.step(indices)
                 done += 1
                 values = self._finite(terms, done)
@@ -143,6 +136,16 @@ class Learner:
         self.cost.flops = training_flops(self.backbone, self.cost.tokens, trained)
         self.cost.seconds = time.perf_counter() - started
         return self.cost
+
+    def _order(self, epoch: int) -> list[int]:
+        """Places in the pool: the task's own samples come in one order for every method, rehearsed ones between them."""
+
+        def shuffled(size: int) -> list[int]:
+            task = self.task
+            return order(size, seed=self.seed, task=task.name, occurrence=task.occurrence, epoch=epoch)
+
+        own = iter(shuffled(self.task.size))
+        return [next(own) if place < self.task.size else place for place in shuffled(len(self.pool))]
 
     def step(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """One optimiser step on a global batch; returns this process's share of every term."""

@@ -20,8 +20,8 @@ class TaskCost:
     """What learning one task cost.
 
     `flops` counts the multiply-adds of the language model's and the adapters' matrix products, twice each: 2 per weight and token
-    forward, 2 more for the gradient of the activations, 2 more for the weights that learn. Attention scores, the
-    cached vision tower and hooks are left out.
+    forward, 2 more for the gradient of the activations, 2 more for the weights that learn, each of which is taken to meet
+    every token. Attention scores, embeddings, output layer, the cached vision tower and hooks are left out.
     """
 
     task: str
@@ -83,7 +83,7 @@ class Ledger:
 def training_flops(backbone: Backbone, tokens: int, trained: int) -> float:
     """FLOPs of forward and backward over `tokens` real tokens, by the rule in `TaskCost`."""
     language = sum(weight.numel() for weight in backbone.layers.parameters() if backbone.owns(weight))
-    return float(tokens * (4 * language + 2 * trained))
+    return float(tokens * (4 * language + 6 * trained))
 
 
 def own_state(model: nn.Module, backbone: Backbone) -> dict[str, Tensor]:

@@ -62,11 +62,9 @@ class Installed:
 
 def installed(group: str) -> list[Installed]:
     """All entry points of a group, by name; metadata only, so a broken plugin is listed like any other."""
-    found = {
+    found = {  # a set: of one distribution found twice, Python imports the first
         Installed(entry.name, entry.value, entry.dist.name, entry.dist.version)
-        for entry in metadata.entry_points(
-            group=group
-        )  # of one distribution found twice, Python imports the first
+        for entry in metadata.entry_points(group=group)
         if entry.dist is not None
     }
     return sorted(found, key=lambda one: (one.name, one.distribution, one.version))
@@ -114,11 +112,8 @@ def load(group: str, name: str) -> Any:
     try:
         return getattr(module, attribute)
     except AttributeError:
-        known = [
-            key
-            for key, item in vars(module).items()
-            if inspect.isclass(item) and item.__module__ == module.__name__
-        ]
+        classes = inspect.getmembers(module, inspect.isclass)
+        known = [key for key, item in classes if item.__module__ == module.__name__]
         raise PluginError(f"{name}: {module_name} has no {attribute!r}{nearest(attribute, known)}") from None
 
 
@@ -145,6 +140,7 @@ def load_class(name: str) -> type[Any]:
             f"{name}: has only one of state_dict and load_state_dict; define both, or an interrupted run cannot go on"
         )
     _check_options(name, getattr(plugin, "Options", NoOptions))
+    _register(_manager(), name, plugin)  # `cl-zoo list --check` finds a misspelt hook without an instance
     return plugin
 
 
@@ -178,14 +174,15 @@ class Plugins:
 
     def __init__(self, choices: Sequence[Choice]) -> None:
         self.choices = tuple(choices)
-        self.manager = pluggy.PluginManager(PROJECT)
-        self.manager.add_hookspecs(HookSpecs)
+        self.manager = _manager()
         self.seconds: dict[str, float] = defaultdict(float)
         self.instances: dict[str, Any] = {}
         for choice in self.choices:
-            self._add(choice)
+            if choice.name in self.instances:
+                raise PluginError(f"{choice.name} stands twice in the stack; name it once")
+            self.instances[choice.name] = make(choice)
         for name in reversed(self.instances):  # pluggy calls the last one registered first
-            self._register(name)
+            _register(self.manager, name, self.instances[name])
         self._check_composition()
 
     @property
@@ -255,20 +252,6 @@ class Plugins:
             for choice, plugin in zip(self.choices, self.instances.values(), strict=True)
         ]
 
-    def _add(self, choice: Choice) -> None:
-        if choice.name in self.instances:
-            raise PluginError(f"{choice.name} stands twice in the stack; name it once")
-        self.instances[choice.name] = make(choice)
-
-    def _register(self, name: str) -> None:
-        try:
-            self.manager.register(self.instances[name], name)
-            self.manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            hook = re.search(r"hook '(\w+)'", str(error))
-            known = nearest(hook.group(1), HOOKS) if hook and hook.group(1) not in HOOKS else ""
-            raise PluginError(f"{name}: {' '.join(str(error).split())}{known}") from None
-
     def _implementing(self, hook: str) -> list[str]:
         """Who implements a hook, under whatever name its function has."""
         return sorted(impl.plugin_name for impl in getattr(self.manager.hook, hook).get_hookimpls())
@@ -323,6 +306,23 @@ class Plugins:
 def _dump(choice: Choice, plugin: Any) -> dict[str, Any]:
     filled: BaseModel = validated(getattr(type(plugin), "Options", NoOptions), choice.options, choice.name)
     return filled.model_dump(mode="json")
+
+
+def _manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(HookSpecs)
+    return manager
+
+
+def _register(manager: pluggy.PluginManager, name: str, plugin: Any) -> None:
+    """Register a plugin; a hook or an argument that the contract does not know is an error."""
+    try:
+        manager.register(plugin, name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        hook = re.search(r"hook '(\w+)'", str(error))
+        known = nearest(hook.group(1), HOOKS) if hook and hook.group(1) not in HOOKS else ""
+        raise PluginError(f"{name}: {' '.join(str(error).split())}{known}") from None
 
 
 def _check_options(name: str, options: Any) -> None:

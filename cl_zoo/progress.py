@@ -62,7 +62,6 @@ class Bars:
             console=console,
         )
         self._ids: dict[tuple[str, int], TaskID] = {}
-        self._totals: dict[tuple[str, int], int] = {}
 
     def __enter__(self) -> Bars:
         self._bars.start()
@@ -82,7 +81,6 @@ class Bars:
         bar = self._ids[key]
         if event["event"] == "progress":
             if event["phase"] == "start":
-                self._totals[key] = len(event["tasks"])
                 self._bars.update(bar, total=len(event["tasks"]))
             elif event["phase"] == "train":
                 done = event["index"] + event["step"] / event["steps"]

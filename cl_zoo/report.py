@@ -200,6 +200,9 @@ class Table:
         parts = [as_text(part) for sheet in self._sheets for part in narrowed(sheet, width)]
         return "\n".join([*parts, textwrap.fill(self._legend, width or 110)]) + "\n"
 
+    def __str__(self) -> str:
+        return self.text()
+
     def markdown(self) -> str:
         """For a file; the best value is **bold** and the second _italic_."""
         return "\n".join([*(as_markdown(sheet) for sheet in self._sheets), self._legend]) + "\n"

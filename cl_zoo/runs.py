@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.errors import RunError
+from cl_zoo.errors import RunError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,8 +162,9 @@ class RunFolder:
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Drop the checkpoint's drafts, write the manifest last and give the folder its name."""
-        for leftover in self.partial.glob("*.draft"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(self.partial / "state.draft", ignore_errors=True)
+        for leftover in self.partial.rglob("*.draft"):
+            leftover.unlink()
         (self.partial / FACTS).unlink(missing_ok=True)
         write_json(self.partial / MANIFEST, manifest)
         if self.final.exists():
@@ -210,12 +211,6 @@ def write_json(path: Path, value: Any) -> None:
     draft = path.with_name(path.name + ".draft")
     draft.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.rename(path)
-
-
-def first_line(error: BaseException) -> str:
-    """An error's text on one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _split_tensors(value: Any, path: str, flat: dict[str, Tensor]) -> Any:

@@ -19,6 +19,7 @@ Rules, by the name that a task gives as its metric:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Scorer:
 
     def __init__(self) -> None:
         self._meteor: Meteor | None = None
-        self._references: dict[tuple[Path, int, int], Captions] = {}
+        self._references: dict[str, Captions] = {}
 
     def __enter__(self) -> Scorer:
         return self
@@ -128,13 +129,13 @@ class Scorer:
         groups = [{sample: [text] for sample, text in answers.items()} for _, answers in cells]
         hypotheses = tokenize(groups)
         self._tokenize_references({cell.expected: tasks[cell.expected] for cell, _ in cells})
-        references = [self._references[_file_key(cell.expected)] for cell, _ in cells]
+        references = [self._references[_content(cell.expected)] for cell, _ in cells]
         parts = [caption_parts(meteor, r, h) for r, h in zip(references, hypotheses, strict=True)]
         return [_caption(p, len(r)) for p, r in zip(parts, references, strict=True)]
 
     def _tokenize_references(self, tasks: Mapping[Path, dict[str, Expected]]) -> None:
-        """Tokenize the references of each file, once for as long as the file stays the same."""
-        new = [path for path in tasks if _file_key(path) not in self._references]
+        """Tokenize the references of each file, equal files once."""
+        new = [path for path in tasks if _content(path) not in self._references]
         groups = [{sample: list(e.references) for sample, e in tasks[path].items()} for path in new]
         for path, tokens in zip(new, tokenize(groups), strict=True):
             for sample, sentences in tokens.items():
@@ -144,7 +145,7 @@ class Scorer:
                     )
             # a reference of punctuation alone matches an empty answer in ROUGE-L, so it is left out
             worded = {sample: [s for s in sentences if s] for sample, sentences in tokens.items()}
-            self._references[_file_key(path)] = worded
+            self._references[_content(path)] = worded
 
     def _running_meteor(self) -> Meteor:
         if self._meteor is None or not self._meteor.running:
@@ -232,9 +233,9 @@ def _add(table: dict[str, V], sample: str, value: V, place: str) -> None:
     table[sample] = value
 
 
-def _file_key(path: Path) -> tuple[Path, int, int]:
-    status = path.stat()
-    return path.resolve(), status.st_mtime_ns, status.st_size
+def _content(path: Path) -> str:
+    """Every run of a comparison has its own copy of the same references."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # Rules

@@ -6,7 +6,9 @@ moves real weights. They are made on the spot, in well under a second, and know 
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -202,4 +204,6 @@ def load_tiny(data: Path | None = None) -> Benchmark:
 def load_tiny_backbone(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbone:
     """`--backbone cl_zoo.testing:load_tiny_backbone`: the tiny backbone, made in a temporary folder."""
     folder = path or Path(tempfile.mkdtemp(prefix="cl-zoo-tiny-"))
+    if path is None:
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return tiny_backbone(folder, device=str(device), dtype=dtype)

@@ -62,6 +62,7 @@ class HiDe:
 
     @hookimpl
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
+        _ = backbone.features  # where there is none, say so now and not after the first task
         self.backbone, self.bank = backbone, adapters(backbone, recipe, "t0")
         return self.bank
 

@@ -86,6 +86,7 @@ def test_a_result_has_matrix_table_and_ledger(run_tiny: Callable[..., Any]):
     assert result.matrix.scores[0][1] is None  # the second task was not asked before it was learnt
     assert (result.label, result.seed, result.error) == ("finetune", 0, None)
     assert "finetune" in result.table().markdown()
+    assert str(result.table()) == result.table().text()
     assert [task["task"] for task in result.ledger["tasks"]] == ["colour", "side"]
     assert [task["steps"] for task in result.ledger["tasks"]] == [3, 3]
 
@@ -112,6 +113,22 @@ def test_each_decision_makes_another_run(run_tiny: Callable[..., Any], tmp_path:
     folders = {run_tiny("finetune", **one).folder for one in settings}
 
     assert len(folders) == len(settings)
+
+
+def test_how_a_task_is_asked_and_scored_makes_another_run(run_tiny: Callable[..., Any], tmp_path: Path):
+    """Whatever a benchmark says of its version and data."""
+    code = (
+        "from dataclasses import replace\nfrom cl_zoo.testing import tiny_benchmark\n"
+        "def load(data):\n    made = tiny_benchmark()\n"
+        "    return replace(made, tasks=tuple(replace(task, max_new_tokens={}) for task in made.tasks))\n"
+    )
+    runs = set()
+    for budget in (2, 3):
+        file = tmp_path / f"of_{budget}.py"
+        file.write_text(code.format(budget))
+        runs.add(run_tiny("zeroshot", benchmark=f"{file}:load").folder)
+
+    assert len(runs) == 2
 
 
 def test_a_method_and_its_variant_are_two_runs(run_tiny: Callable[..., Any]):

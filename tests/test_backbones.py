@@ -188,6 +188,13 @@ def test_a_checkpoint_loads_without_a_network(tiny_folder: Path, monkeypatch: py
     assert backbone.features.texts(["What colour is it ?"]).shape == (1, 8)
 
 
+def test_the_tower_stays_in_evaluation_mode_while_the_rest_trains(tiny: Backbone) -> None:
+    tiny.model.train()
+
+    assert tiny.model.training
+    assert not any(module.training for module in tiny.vision_tower.modules())
+
+
 def test_wrapping_twice_wraps_once(tiny: Backbone) -> None:
     again = Backbone("again", tiny.model, tiny.tokenizer, tiny.image_processor)
 

@@ -15,6 +15,7 @@ import torch
 
 from cl_zoo.backbones import load_llava
 from cl_zoo.errors import BackboneError, OptionError, RunError, full_disk_named
+from cl_zoo.jobs import backbone_parts
 from cl_zoo.tasks import Benchmark
 from cl_zoo.testing import tiny_benchmark
 
@@ -268,6 +269,16 @@ def test_a_backbone_folder_that_is_not_there_is_named(refused: Callable[..., str
     assert refused("finetune", *TINY, "--backbone", written).endswith(
         "no/such/folder: no such folder; pass the path of a downloaded checkpoint"
     )
+
+
+def test_a_folder_called_like_a_backbone_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "mini").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert backbone_parts("mini") == ("mini", None)
+    assert backbone_parts("./mini") == ("llava", Path("mini"))
 
 
 def test_llava_without_a_path_is_told_to_take_one(refused: Callable[..., str]):

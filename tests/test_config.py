@@ -80,6 +80,8 @@ def test_a_recipe_survives_its_dotted_keys(epochs: int, batch: int, dropout: flo
         ),
         ({"adapter.rnk": 1}, r"recipe has no key 'adapter.rnk'; did you mean 'adapter.rank'\?"),
         ({"adapters.rank": 1}, r"recipe has no key 'adapters.rank'; did you mean 'adapter.rank'\?"),
+        ({"lr.projecto": 1}, r"recipe has no key 'lr.projecto'; did you mean 'lr.projector'\?"),
+        ({"lr.adapter": 1}, r"recipe has no key 'lr.adapter'; did you mean 'lr.adapters'\?"),
         ({"epochs.more": 1}, r"recipe has no key 'epochs.more'"),
         ({"epochs": 0}, r"recipe.epochs: .*greater than or equal to 1, got 0"),
         ({"epochs": "few"}, r"recipe.epochs: .*valid integer.*, got 'few'"),

@@ -35,6 +35,14 @@ def test_features_are_those_of_open_clip(encoder: FeatureEncoder, tiny_folder: P
     assert not torch.allclose(words[0], words[1])
 
 
+def test_loading_an_encoder_draws_nothing(tiny_folder: Path) -> None:
+    """What a hook draws next does not depend on whether it was the first to look, as it is after a resume."""
+    before = torch.get_rng_state()
+    FeatureEncoder(str(tiny_folder / "clip"))
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_sample_without_an_image_has_zeros(encoder: FeatureEncoder) -> None:
     rows = encoder.images([None, square(0)[0], None])
 

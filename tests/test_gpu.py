@@ -13,10 +13,16 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
-TINY = {"benchmark": "cl_zoo.testing:load_tiny", "backbone": "cl_zoo.testing:load_tiny_backbone", "device": "cuda"}
+TINY = {
+    "benchmark": "cl_zoo.testing:load_tiny",
+    "backbone": "cl_zoo.testing:load_tiny_backbone",
+    "device": "cuda",
+}
 
 
-@pytest.mark.parametrize("method", ["finetune", "ewc", "hide", "hide[variant=released]", "multitask", "zeroshot"])
+@pytest.mark.parametrize(
+    "method", ["finetune", "ewc", "hide", "hide[variant=released]", "multitask", "zeroshot"]
+)
 def test_a_method_trains_and_answers_on_the_accelerator(tmp_path: Path, method: str) -> None:
     result = cl_zoo.run(method, out=str(tmp_path), **TINY)
 

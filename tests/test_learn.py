@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from cl_zoo.learn import Learner, assign_parts, make_optimizer, rate, reduce_ter
 from cl_zoo.ledger import TaskCost
 from cl_zoo.plugins import Plugins
 from cl_zoo.tasks import Sample, Task
-from cl_zoo.testing import tiny_benchmark
+from cl_zoo.testing import tiny_backbone, tiny_benchmark
 from cl_zoo.world import World
 
 SAMPLES = tuple(tiny_benchmark(3).tasks[2].train)  # answers of three words
@@ -184,7 +185,6 @@ def test_the_first_steps_objective_is_what_its_definition_says(tiny: Backbone) -
 @pytest.mark.parametrize("micro", [1, 2, 3, 4])
 def test_micro_batches_change_neither_gradients_nor_weights(tiny_folder: Any, micro: int) -> None:
     """Without dropout, gradients agree to 1e-5 of their size and weights after two steps at rate 1e-2 to 1e-4."""
-    from cl_zoo.testing import tiny_backbone
 
     whole = learner(tiny_backbone(tiny_folder), stack(Terms()))
     parts = learner(tiny_backbone(tiny_folder), stack(Terms()), micro_batch=micro)
@@ -201,7 +201,6 @@ def test_micro_batches_change_neither_gradients_nor_weights(tiny_folder: Any, mi
 
 
 def test_recomputed_activations_give_the_same_gradients(tiny_folder: Any) -> None:
-    from cl_zoo.testing import tiny_backbone
 
     kept, again = (learner(tiny_backbone(tiny_folder), global_batch=12) for _ in range(2))
     again.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -410,6 +409,27 @@ def test_rehearsed_samples_make_batches_larger_and_steps_no_more(tiny: Backbone)
     cost = teacher.run(silent)
 
     assert (cost.steps, cost.samples, cost.rehearsed) == (3, 18, 6)
+
+
+def test_rehearsed_samples_leave_the_own_ones_in_the_order_of_a_run_without_them(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[list[int]] = []
+    real = Learner.step
+
+    def step(self: Learner, indices: Sequence[int]) -> dict[str, Tensor]:
+        taken[-1].extend(indices)
+        return real(self, indices)
+
+    monkeypatch.setattr(Learner, "step", step)
+    for pool in (SAMPLES, [*SAMPLES, *SAMPLES[:6]]):
+        taken.append([])
+        learner(tiny_backbone(tiny_folder), pool=pool, global_batch=4).run(silent)
+
+    alone, mixed = taken
+    assert [place for place in mixed if place < 12] == alone
+    assert sorted(mixed) == list(range(18))
+    assert mixed[:12] != alone  # the old ones stand between them, not behind
 
 
 def test_progress_is_told_every_ten_steps_and_at_the_end(tiny: Backbone) -> None:

@@ -44,6 +44,14 @@ class Mine:
     def before_task(self, task):
         pass
 '''
+MISSPELT = """
+from cl_zoo import hookimpl
+
+class Mine:
+    @hookimpl
+    def after_tsk(self): ...
+"""
+
 BROKEN = "import a_module_that_is_not_there\n"
 
 
@@ -217,9 +225,14 @@ def third_party(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -
     """A sound method, a broken one, and one that two distributions claim; the bundled ones are hidden for speed."""
     install(
         "cl-zoo-mine",
-        methods={"mine": "third_mine:Mine", "broken": "third_broken:Mine", "twice": "third_mine:Mine"},
+        methods={
+            "mine": "third_mine:Mine",
+            "broken": "third_broken:Mine",
+            "twice": "third_mine:Mine",
+            "misspelt": "third_misspelt:Mine",
+        },
         benchmarks={"gone": "third_gone:load"},
-        modules={"third_mine": MINE, "third_broken": BROKEN},
+        modules={"third_mine": MINE, "third_broken": BROKEN, "third_misspelt": MISSPELT},
     )
     install("other-mine", methods={"twice": "third_mine:Mine"}, modules={})
     everything = installed
@@ -253,6 +266,9 @@ def test_the_check_shows_why_a_plugin_is_broken(third_party: None):
     assert faults["mine"] == ""
     assert "No module named 'a_module_that_is_not_there'" in faults["broken"]
     assert "No module named 'third_gone'" in faults["gone"]
+    assert faults["misspelt"].endswith(
+        "did you mean 'after_task'? known: after_task, before_task, build_inference_model, build_model, loss, rehearse"
+    )
 
 
 def test_a_broken_plugin_has_its_line_in_the_markdown_table(third_party: None):

@@ -46,6 +46,19 @@ with folder_of_run if world.main else folder_of_run.reading():
     ).execute()
 """
 
+REPEAT = """
+import sys
+from pathlib import Path
+import cl_zoo
+from accelerate import PartialState
+
+root, backbone = Path(sys.argv[1]), sys.argv[2]
+result = cl_zoo.run("finetune", benchmark="cl_zoo.testing:load_tiny", backbone=backbone, device="cpu", out=root)
+if result.complete:
+    with (root.parent / "reports").open("a") as reports:
+        reports.write(f"{PartialState().process_index} {result.complete}\\n")
+"""
+
 REDUCE = """
 import torch
 from torch import nn
@@ -151,6 +164,16 @@ def test_two_processes_learn_and_answer_as_one(
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
     if "keys.never" in one:
         assert one["keys.never"].tolist() == two["keys.never"].tolist() == [1, 1, 1]
+
+
+def test_a_finished_run_is_found_again_by_all_processes(tiny_folder: Path, tmp_path: Path) -> None:
+    """Each time one process scores and reports; none fails because another one holds the folder."""
+    root = tmp_path / "2"
+    for _ in range(2):
+        launch(REPEAT, tmp_path, 2, str(root), str(tiny_folder / "llava"))
+
+    assert [folder.name[:8] for folder in root.iterdir()] == ["tiny-fin"]
+    assert (tmp_path / "reports").read_text() == "0 True\n" * 2
 
 
 def test_gradients_are_summed_and_a_missing_one_counts_as_zero(tmp_path: Path) -> None:
