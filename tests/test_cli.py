@@ -176,6 +176,8 @@ def test_an_interrupted_run_goes_on_and_answers_the_same(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PAUSE": "60"},
+        # a process started in the background of a script inherits an ignored SIGINT, which a terminal's never is
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     for line in process.stdout:
