@@ -14,7 +14,7 @@ figures and at no continual-learning method, so seeds 1 and 2 are the fair ones)
 (a) `python -m cl_zoo_bench_mini.validity --only a --seeds 3`
     zero-shot mean 20.78                         wanted 15 to 45
     multi-task mean 67.85 (69.5, 66.3, 67.7)     wanted 70: missed
-      exact tasks R 98.67, A 28.67, I 67.11, C 63.78    wanted 80 each: only R; trained alone, A reaches 99 (see b)
+      exact tasks R 98.67, A 28.67, I 67.11, C 63.78    wanted 80 each: only R; trained alone (b), A reaches 99, 99, 72
       captions V 57.85, F 91.04                         wanted 40 to 65: F is too easy
     fine-tuning, mean of the diagonal 83.86      wanted at least 65
     its BWT -42.44 (-36.4, -45.5, -45.5)         wanted at most -12
