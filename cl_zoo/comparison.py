@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_zoo.errors import ClZooError, PluginError, full_disk_named
-from cl_zoo.jobs import Job, finish
+from cl_zoo.jobs import Job, finish, load_benchmark
 from cl_zoo.metrics import Matrix
 from cl_zoo.report import Row, Table
 from cl_zoo.runs import IDENTITY, RunFolder, read_manifest
@@ -153,7 +153,7 @@ def compare(
     results: dict[int, Result] = {}
     with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
         workers.check(jobs)
-        if any(metric == "caption" for job in jobs for metric in _metrics(job)):
+        if _captions(jobs):
             scorer.warm_up()
         for place, event in workers.run(jobs):
             job = jobs[place]
@@ -186,10 +186,12 @@ def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, A
     }, result
 
 
-def _metrics(job: Job) -> list[str]:
-    from cl_zoo.jobs import load_benchmark
-
-    return [task.metric for task in load_benchmark(job.benchmark, job.data).stream(job.order)]
+def _captions(jobs: Sequence[Job]) -> bool:
+    """Whether some task is scored as captions, which takes METEOR's slow start; each benchmark is looked up once."""
+    benchmarks = {(job.benchmark, job.data) for job in jobs}
+    return any(
+        task.metric == "caption" for name, data in benchmarks for task in load_benchmark(name, data).tasks
+    )
 
 
 def budget_stamps(results: Sequence[Result]) -> dict[tuple[str, int], tuple[str, ...]]:
