@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cl_zoo.batches import Batch, answer_losses, task_loss
     from cl_zoo.config import Recipe
     from cl_zoo.tasks import Benchmark, Sample, Task, TaskData
+    from cl_zoo.world import share, total
 
 __version__ = "0.1.0"
 
@@ -37,7 +38,9 @@ __all__ = [
     "hookimpl",
     "load",
     "run",
+    "share",
     "task_loss",
+    "total",
 ]
 
 _HOMES = {
@@ -52,7 +55,9 @@ _HOMES = {
     "compare": "api",
     "load": "api",
     "run": "api",
+    "share": "world",
     "task_loss": "batches",
+    "total": "world",
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cl_zoo.catalogue import every_method
 from cl_zoo.choices import Choice, parse_stack
 from cl_zoo.comparison import Comparison, Result, Watch, load_result
 from cl_zoo.comparison import compare as run_all
@@ -68,7 +69,7 @@ def compare(
     """Run several stacks on one benchmark, in parallel processes, over one or more seeds.
 
     Args:
-        methods: as in `run`; default: those that the benchmark names.
+        methods: as in `run`; `all` stands for every installed method; default: those that the benchmark names.
         seeds: how many (0 … n−1), or which.
         processes: how many runs at a time.
 
@@ -77,6 +78,7 @@ def compare(
     """
     if methods is None:
         methods = load_benchmark(benchmark, settings.get("data")).default_methods
+    methods = [name for text in methods for name in (every_method() if text == "all" else [text])]
     chosen = range(seeds) if isinstance(seeds, int) else seeds
     if not methods or not len(chosen):
         raise OptionError(

@@ -92,6 +92,19 @@ def describe(name: str) -> str:
     return "\n".join(lines)
 
 
+def every_method() -> list[str]:
+    """Names of all installed methods that are no probes; one that cannot be imported is among them, and says so when it runs."""
+    found = []
+    for one in installed(METHODS):
+        try:
+            measures = getattr(load_class(one.name), "probe", False)
+        except ClZooError:
+            measures = False
+        if not measures:
+            found.append(one.name)
+    return found
+
+
 def documentation(name: str) -> str:
     """The docstring of a method's module, else of its class."""
     plugin = load_class(name)

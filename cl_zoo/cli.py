@@ -114,7 +114,7 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            "--methods", help="finetune,moelora+ewc,'hide[variant=released]'; default: the benchmark's."
+            "--methods", help="finetune,moelora+ewc,'hide[variant=released]'; all; default: the benchmark's."
         ),
     ] = None,
     with_: With = None,
@@ -167,6 +167,37 @@ def compare(
     _show(comparison, as_json, as_markdown)
     if comparison.failed:
         raise SystemExit(2 if all(one.user_error for one in comparison.failed) else 1)
+
+
+@app.command()
+def ledger(
+    method: Annotated[str, typer.Argument(help="A stack as `run` takes it: branchlora, moelora+ewc")],
+    backbone: Annotated[
+        str,
+        typer.Option("--backbone", help="llava-1.5-7b, llava-1.5-13b, or a LLaVA folder with config.json."),
+    ] = "llava-1.5-7b",
+    with_: With = None,
+    option: Pairs = None,
+    set_: Sets = None,
+    recipe: RecipeFile = None,
+    tasks: Annotated[int, typer.Option("--tasks", min=1, help="Length of the stream.")] = 6,
+    as_json: AsJson = False,
+) -> None:
+    """Count what a method trains, stores and uses on a model's real shapes; no weights, no data, no network."""
+    from cl_zoo.api import stack
+    from cl_zoo.config import build_recipe
+    from cl_zoo.sizes import as_sheet, shapes, sizes
+
+    choices = stack(method, with_ or (), (), _options(option))
+    filled = build_recipe(_values(recipe, set_))
+    found = sizes(choices, shapes(backbone), filled, tasks)
+    if as_json:
+        _print_json(
+            {"method": method, "backbone": backbone, "rank": filled.adapter.rank}
+            | {"tasks": [size.to_json() for size in found]}
+        )
+    else:
+        print(as_sheet(found), end="")
 
 
 @app.command("list")
@@ -250,11 +281,9 @@ def _settings(
     device: str,
     out: str,
 ) -> dict[str, Any]:
-    from pathlib import Path
+    from cl_zoo.config import build_recipe
 
-    from cl_zoo.config import build_recipe, parse_pairs, read_recipe
-
-    values = {**(read_recipe(Path(recipe)) if recipe else {}), **parse_pairs(sets or [], "--set")}
+    values = _values(recipe, sets)
     build_recipe(values)  # a misspelt key is found before anything else happens
     return {
         "recipe": values,
@@ -267,6 +296,14 @@ def _settings(
         "device": device,
         "out": out,
     }
+
+
+def _values(recipe: str | None, sets: list[str] | None) -> dict[str, Any]:
+    from pathlib import Path
+
+    from cl_zoo.config import parse_pairs, read_recipe
+
+    return {**(read_recipe(Path(recipe)) if recipe else {}), **parse_pairs(sets or [], "--set")}
 
 
 def _options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ The engine knows tasks, batches, backbones and the loop. It knows no method and 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.bank import adapters, standing_still
-from cl_zoo.batches import Batch, pieces, seed_everything
+from cl_zoo.batches import Batch, seed_everything
 from cl_zoo.config import Recipe
 from cl_zoo.errors import PluginError, RunError
 from cl_zoo.generate import answers
 from cl_zoo.learn import Learner, Report, assign_parts
-from cl_zoo.ledger import Ledger, answering_state, count, own_state, peak_memory_mb, tensors_in
+from cl_zoo.ledger import Ledger, active, own_state, peak_memory_mb, stored
 from cl_zoo.plugins import Plugins
 from cl_zoo.runs import RunFolder
 from cl_zoo.tasks import Sample, Task, TaskData
@@ -132,7 +132,7 @@ class Run:
             measured = self.plugins.after_task(
                 self.model, task, TaskBatches(self.backbone, lesson.train, self.recipe)
             )
-        self.measured.append({name: float(value) for name, value in measured.items()})
+        self.measured.append({name: float(value) for name, value in measured.items()})  # 0-dim tensors too
 
     def _answer(self, lesson: Lesson | None, lessons: Sequence[Lesson]) -> None:
         """Write the answers to this row's cells."""
@@ -147,9 +147,14 @@ class Run:
             answering.eval()
             for place in self._cells(row, len(lessons)):
                 self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
-                self._write_answers(answering, row, place)
-            self.ledger.stored = self._stored(answering)
-            self.ledger.active = sum(self.ledger.stored["inference"].values())
+                records = self._write_answers(answering, row, place)
+                if lesson:
+                    self._measure(self.plugins.after_answers(lesson.task, place, records))
+            parts = assign_parts(self.model, self.plugins, self.backbone)
+            self.ledger.stored = stored(
+                self.model, answering, self.backbone, parts, self.plugins.state_dict()
+            )
+            self.ledger.active = sum(active(answering, self.ledger.stored["inference"]).values())
         self.ledger.evaluation_seconds += time.perf_counter() - started
 
     def _cells(self, row: int, lessons: int) -> list[int]:
@@ -160,7 +165,15 @@ class Run:
             return everything if row == lessons - 1 else []
         return everything[: row + 1]
 
-    def _write_answers(self, answering: nn.Module, row: int, place: int) -> None:
+    def _measure(self, measured: Mapping[str, Any]) -> None:
+        """Add to the measurements of the task just learnt."""
+        for name, value in measured.items():
+            if name in self.measured[-1]:
+                raise PluginError(f"{name!r} was measured twice after one task; rename one")
+            self.measured[-1][name] = float(value)
+
+    def _write_answers(self, answering: nn.Module, row: int, place: int) -> list[dict[str, Any]]:
+        """Answer the test samples at a place of the stream; returns the records of all processes in their order."""
         task = self.stream[place]
         mine = [task.test[i] for i in range(self.world.rank, len(task.test), self.world.size)]
         with self._autocast():
@@ -173,30 +186,11 @@ class Run:
                     batch=self.recipe.eval_batch,
                 )
             )
-        gathered = self.world.gather(records)
+        places = {sample_id: i for i, sample_id in enumerate(sample.id for sample in task.test)}
+        gathered = sorted(self.world.gather(records), key=lambda one: places[one["id"]])
         if self.world.main:
-            places = {sample_id: i for i, sample_id in enumerate(sample.id for sample in task.test)}
-            self.folder.write_lines(
-                f"answers/{row}-{place}.jsonl", sorted(gathered, key=lambda one: places[one["id"]])
-            )
-
-    def _stored(self, answering: nn.Module) -> dict[str, dict[str, int]]:
-        parts = assign_parts(self.model, self.plugins, self.backbone)
-        kept = own_state(self.model, self.backbone)
-        continuing = count(kept, kept, parts)
-        continuing["plugins"] = tensors_in(self.plugins.state_dict())
-        used = answering_state(answering, self.backbone)
-        # An inference model may wrap the trained one: its tensors are then known under longer names.
-        names = {id(tensor): name for name, tensor in kept.items()}
-        inference = count(
-            [names.get(id(t), n) for n, t in used.items()],
-            {names.get(id(t), n): t for n, t in used.items()},
-            parts,
-        )
-        return {
-            "inference": inference,
-            "continuing": {part: size for part, size in continuing.items() if size},
-        }
+            self.folder.write_lines(f"answers/{row}-{place}.jsonl", gathered)
+        return gathered
 
     def _checkpoint(self, done: int) -> None:
         self._account()
@@ -260,8 +254,8 @@ class Union(Sequence[Sample]):
         raise IndexError(index)
 
 
-class TaskBatches:
-    """A task's training data as batches in the order of the data; iterating it again starts again."""
+class TaskBatches(Sequence[Batch]):
+    """A task's training data as batches in the order of the data; each is made when it is asked for."""
 
     def __init__(self, backbone: Backbone, samples: Sequence[Sample], recipe: Recipe) -> None:
         self._backbone, self._samples, self._size = (
@@ -273,10 +267,12 @@ class TaskBatches:
     def __len__(self) -> int:
         return -(-len(self._samples) // self._size)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for piece in pieces(len(self._samples), self._size):
-            samples = [self._samples[i] for i in range(piece.start, min(piece.stop, len(self._samples)))]
-            yield self._backbone.batch(samples, answers=True)
+    def __getitem__(self, place: Any) -> Any:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        start = place * self._size
+        samples = [self._samples[i] for i in range(start, min(start + self._size, len(self._samples)))]
+        return self._backbone.batch(samples, answers=True)
 
 
 def expected(task: TaskData) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """The contract: what the engine asks of a plugin.
 
-A plugin is a class. Its instance implements any of the six hooks below, decorated with `hookimpl`, with any subset of
+A plugin is a class. Its instance implements any of the seven hooks below, decorated with `hookimpl`, with any subset of
 the arguments. Besides hooks it may have
 
     Options            a frozen pydantic model; the instance is made with it
     protocol           "sequential" (default), "joint" (all tasks at once) or "none" (nothing is trained)
+    probe              True for a plugin that only measures
     parts(model)       part -> names of parameters; every trainable tensor belongs to one part
     state_dict()       JSON values and tensors that are not in the model; never pickle
     load_state_dict()  recreates experts and modules, so that the model's tensors can be filled by name; one needs the other
@@ -15,7 +16,7 @@ Arguments and hooks are only ever added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -34,7 +35,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class HookSpecs:
-    """The six hooks, in the order in which they are called."""
+    """The seven hooks, in the order in which they are called."""
 
     @hookspec(firstresult=True)
     def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
@@ -75,12 +76,16 @@ class HookSpecs:
 
     @hookspec
     def after_task(
-        self, model: nn.Module, task: Task, batches: Iterable[Batch]
-    ) -> Mapping[str, float] | None:
-        """Keep what the method needs of the finished task; the measurements returned are recorded by name.
+        self, model: nn.Module, task: Task, batches: Sequence[Batch]
+    ) -> Mapping[str, float | Tensor] | None:
+        """Keep what the method needs of the finished task; the measurements returned (numbers, 0-dim tensors) are recorded by name.
 
-        `batches` are the task's training samples in a fixed order, with targets; iterating it again starts again. A hook
-        that runs the model in another state puts experts, routes and train/eval mode back before it returns.
+        `batches` are the task's training samples in a fixed order, with targets, the same on every process; each is made
+        when it is asked for. `cl_zoo.share(batches)` gives each process its part and `cl_zoo.total(tensor)` adds up what
+        they found. A hook that runs the model in another state puts experts, routes and train/eval mode back before it returns.
+
+        `cl-zoo ledger` counts parameters by calling the hooks on a model without values (torch's meta device) and with no
+        batches: a hook that is to be counted sizes its tensors by shapes alone and reads no value then.
         """
 
     @hookspec(firstresult=True)
@@ -88,6 +93,18 @@ class HookSpecs:
         """The module that answers after the tasks seen so far; by default `model` itself.
 
         It has `generate` and may have `prepare(batch)` and a `route` (batch, tasks) that is written beside each answer.
-        Batches carry no task identity. Weights and `requires_grad` of `model` stay as they are: the engine checks the
+        Batches carry no task identity. It may define `active()`: parameters by part that take part in one answer token,
+        for the parts of which only some do. Weights and `requires_grad` of `model` stay as they are: the engine checks the
         weights and restores experts, mixes and modes afterwards. Only one plugin of a stack may implement it.
+        """
+
+    @hookspec
+    def after_answers(
+        self, task: Task, place: int, answers: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, float] | None:
+        """Measure the answers to one task of the stream; for probes only, since a method must not learn from test samples.
+
+        Called after `task` was learnt and the answers to the test samples at `place` of the stream were written. Each has
+        `id`, `prompt`, `answer` and, where the model exposes one, `route`. The measurements join those of `after_task`
+        for the same task, so their names say the place.
         """

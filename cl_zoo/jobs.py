@@ -41,6 +41,7 @@ DECIDING = (
     "learn",
     "mixes",
     "plugins",
+    "prompts",
     "tasks",
     "world",
 )

@@ -103,6 +103,41 @@ def answering_state(model: nn.Module, backbone: Backbone) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in own_state(model, backbone).items() if name not in idle}
 
 
+def stored(
+    model: nn.Module,
+    answering: nn.Module,
+    backbone: Backbone,
+    parts: Mapping[str, Iterable[str]],
+    state: Any,
+) -> dict[str, dict[str, int]]:
+    """Parameters beside the frozen backbone, by use and part.
+
+    Args:
+        model, answering: what `build_model` and `build_inference_model` returned.
+        parts: of the model's parameters.
+        state: of all plugins; its tensors are needed for continuing only.
+    """
+    kept = own_state(model, backbone)
+    continuing = count(kept, kept, parts)
+    continuing["plugins"] = tensors_in(state)
+    # An inference model may wrap the trained one: its tensors are then known under longer names.
+    names = {id(tensor): name for name, tensor in kept.items()}
+    used = {names.get(id(t), n): t for n, t in answering_state(answering, backbone).items()}
+    return {
+        "inference": count(used, used, parts),
+        "continuing": {part: size for part, size in continuing.items() if size},
+    }
+
+
+def active(answering: nn.Module, inference: Mapping[str, int]) -> dict[str, int]:
+    """Of the parameters stored for inference those that take part in one answer token, by part.
+
+    All of them, unless the answering module says otherwise in `active() -> part -> parameters`.
+    """
+    say = getattr(answering, "active", None)
+    return {**inference, **(say() if say is not None else {})}
+
+
 def count(
     names: Iterable[str], tensors: Mapping[str, Tensor], parts: Mapping[str, Iterable[str]]
 ) -> dict[str, int]:

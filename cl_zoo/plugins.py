@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +43,7 @@ METHODS, BENCHMARKS, BACKBONES = "cl_zoo.methods", "cl_zoo.benchmarks", "cl_zoo.
 PROTOCOLS = ("sequential", "joint", "none")
 ONLY_ONE = ("build_model", "build_inference_model")
 NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "build_inference_model")
+ONLY_FOR_PROBES = ("after_answers",)
 HOOKS = tuple(name for name in vars(HookSpecs) if not name.startswith("_"))
 
 
@@ -206,8 +207,11 @@ class Plugins:
     def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> dict[str, Tensor]:
         return self._named("loss", model=model, batch=batch, outputs=outputs, task=task)
 
-    def after_task(self, model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str, float]:
+    def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, float | Tensor]:
         return self._named("after_task", model=model, task=task, batches=batches)
+
+    def after_answers(self, task: Task, place: int, answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        return self._named("after_answers", task=task, place=place, answers=answers)
 
     def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module:
         built = self._call("build_inference_model", model=model, tasks_seen=tasks_seen)
@@ -267,6 +271,13 @@ class Plugins:
                 if choice.name in self._implementing(hook):
                     raise PluginError(
                         f"{choice.name} implements {hook}, so it is no probe; put it into the stack with --with"
+                    )
+            if getattr(plugin, "probe", False) and not choice.probe:
+                raise PluginError(f"{choice.name} only measures; put it into the stack with --probe")
+            for hook in () if choice.probe else ONLY_FOR_PROBES:
+                if choice.name in self._implementing(hook):
+                    raise PluginError(
+                        f"{choice.name} implements {hook}, which only a probe may; put it into the stack with --probe"
                     )
             protocol = getattr(plugin, "protocol", "sequential")
             if plugin is not self.method and protocol not in ("sequential", self.protocol):

@@ -2,19 +2,24 @@
 
 Adapters are small, so data parallelism is one flattened all-reduce of gradients per optimiser step, a missing gradient
 counting as zero. A DDP wrapper would fail on keys that are used only in `loss` and on branches without a gradient.
+
+`share` and `total` are for `after_task`: each process looks at its share of a task's batches, and sums of what it saw are
+added up, so that all processes keep the same anchors, Fisher information and keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from cl_zoo.batches import Batch
 from cl_zoo.errors import OptionError
 
 
@@ -75,3 +80,33 @@ class World:
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
         """bf16 where the recipe asks for it; weights that learn stay fp32."""
         return torch.autocast(self.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def share(batches: Sequence[Batch], samples: int | None = None) -> Iterator[Batch]:
+    """This process's share of a task's batches: every `world`-th one, all of them in a single process.
+
+    Args:
+        batches: those of the whole task, the same on every process; they are made when they are asked for.
+        samples: only this many samples from the beginning of the task, over all processes.
+    """
+    rank, size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    if samples is None:
+        yield from (batches[place] for place in range(rank, len(batches), size))
+        return
+    length = len(batches[0]) if len(batches) else 1  # of each batch but the last
+    for place in range(rank, min(len(batches), -(-samples // length)), size):
+        batch, left = batches[place], samples - place * length
+        yield batch if left >= len(batch) else batch.rows(range(left))
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, in fp32; in a single process the tensor itself, in fp32."""
+    values = values.detach().float()
+    if _distributed() and values.device.type != "meta":
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -65,7 +65,15 @@ def contract() -> Iterator[str]:
     yield f"protocols: {', '.join(PROTOCOLS)}"
     yield "[cl_zoo]"
     yield from cl_zoo.__all__
-    for function in (cl_zoo.task_loss, cl_zoo.answer_losses, cl_zoo.run, cl_zoo.compare, cl_zoo.load):
+    for function in (
+        cl_zoo.task_loss,
+        cl_zoo.answer_losses,
+        cl_zoo.share,
+        cl_zoo.total,
+        cl_zoo.run,
+        cl_zoo.compare,
+        cl_zoo.load,
+    ):
         yield f"{function.__name__}{signature(function)}"
     for record in (batches.Batch, Sample, Task, TaskData, Benchmark):
         yield f"[{record.__name__}]"
@@ -91,7 +99,7 @@ def test_the_signatures_are_those_of_the_contract():
     assert list(contract()) == written
 
 
-def test_hooks_are_the_six_of_the_design_in_the_order_in_which_they_are_called():
+def test_hooks_are_the_seven_of_the_design_in_the_order_in_which_they_are_called():
     assert HOOKS == (
         "build_model",
         "before_task",
@@ -99,6 +107,7 @@ def test_hooks_are_the_six_of_the_design_in_the_order_in_which_they_are_called()
         "loss",
         "after_task",
         "build_inference_model",
+        "after_answers",
     )
 
 

@@ -62,9 +62,11 @@ if result.complete:
 REDUCE = """
 import torch
 from torch import nn
-from cl_zoo.world import World
+from cl_zoo.world import World, share, total
 
 world = World("cpu")
+assert total(torch.tensor([1.5, 2.0]) + world.rank).tolist() == [4.0, 5.0]
+assert list(share(["a", "b", "c"])) == [["a", "c"], ["b"]][world.rank]
 a, b, c = (nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
 a.grad = torch.full((2, 2), 1.0 + world.rank)
 if world.rank == 1:

@@ -1,0 +1,94 @@
+"""What the processes of a run share out and add up; one process here, several in test_processes.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cl_zoo
+from cl_zoo import Backbone
+from cl_zoo.config import Recipe
+from cl_zoo.engine import TaskBatches
+from cl_zoo.testing import tiny_benchmark
+from cl_zoo.world import share, total
+
+
+@dataclass
+class Numbers:
+    """A batch of numbers that can be cut."""
+
+    numbers: list[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def rows(self, places: Any) -> Numbers:
+        return Numbers([self.numbers[place] for place in places])
+
+
+def cut(count: int, size: int) -> list[Any]:
+    return [Numbers(list(range(start, min(start + size, count)))) for start in range(0, count, size)]
+
+
+def shares(batches: Any, world: int, samples: int | None, patch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The numbers that each of `world` processes gets."""
+    found = []
+    for rank in range(world):
+        patch.setattr("cl_zoo.world._distributed", lambda: True)
+        patch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+        patch.setattr("torch.distributed.get_world_size", lambda: world)
+        found.append([number for batch in share(batches, samples) for number in batch.numbers])  # type: ignore[attr-defined]
+    return found
+
+
+@given(
+    count=st.integers(0, 30), size=st.integers(1, 8), world=st.integers(1, 4), samples=st.none() | st.integers(1, 40)
+)
+def test_shares_are_disjoint_and_make_up_the_first_samples_of_the_task(
+    count: int, size: int, world: int, samples: int | None
+):
+    with pytest.MonkeyPatch.context() as patch:
+        parts = shares(cut(count, size), world, samples, patch)
+
+    wanted = range(min(count, count if samples is None else samples))
+    assert sorted(number for part in parts for number in part) == list(wanted)
+
+
+def test_a_single_process_gets_everything_in_order(tiny: Backbone):
+    """Twelve samples in batches of five; of the first seven the second batch gives two."""
+    train = tiny_benchmark().tasks[0].train
+    batches = TaskBatches(tiny, train, Recipe(global_batch=5))
+
+    assert [len(batch) for batch in share(batches)] == [5, 5, 2]
+    first = [sample.id for batch in share(batches, samples=7) for sample in batch.samples]
+    assert first == [sample.id for sample in list(train)[:7]]
+
+
+def test_a_tasks_batches_are_made_when_they_are_asked_for(tiny: Backbone, monkeypatch: pytest.MonkeyPatch):
+    made = []
+    real = tiny.batch
+    monkeypatch.setattr(tiny, "batch", lambda samples, **known: made.append(len(samples)) or real(samples, **known))
+    batches = TaskBatches(tiny, tiny_benchmark().tasks[0].train, Recipe(global_batch=5))
+
+    assert len(batches) == 3
+    assert made == []
+    assert len(batches[2]) == 2
+    assert made == [2]
+    with pytest.raises(IndexError):
+        batches[3]
+
+
+def test_a_total_of_one_process_is_the_tensor_in_fp32_without_its_history():
+    weight = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+
+    summed = total(weight * 3)
+
+    assert summed.dtype == torch.float32
+    assert not summed.requires_grad
+    assert summed.tolist() == [3.0, 3.0]
+    assert cl_zoo.total is total
