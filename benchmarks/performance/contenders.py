@@ -18,23 +18,32 @@ from torch.nn import functional as F
 from cl_zoo import Backbone, Sample, Task
 from cl_zoo.bank import adapters
 from cl_zoo.batches import seed_everything
+from cl_zoo.choices import parse_stack
 from cl_zoo.engine import TaskBatches
+from cl_zoo.generate import answers
 from cl_zoo.learn import Learner
-from cl_zoo.plugins import Plugins, parse_stack
+from cl_zoo.plugins import Plugins
+
+NEW_TOKENS = 8
+"""Of each answer that is generated; random weights do not end one earlier."""
 
 
 class Engine:
-    """A method in cl_zoo's engine, at its second task: the first one was learnt, closed and left behind.
+    """A method in cl_zoo's engine, at its second task or a later one: the tasks before were learnt, closed and left behind.
 
     A step is the engine's whole `Learner.step`: tokenizing and padding the batch, looking up its image features, forward,
     all terms of the objective, backward, optimiser, schedule, and the ledger's counts.
+
+    Args:
+        name: a stack, `olora@6` for its sixth task.
 
     Attributes:
         first_loss: of the very first batch, before anything was learnt.
         samples: per step, rehearsed ones included.
     """
 
-    def __init__(self, stack: str, ground: Ground, total: int) -> None:
+    def __init__(self, name: str, ground: Ground, total: int) -> None:
+        stack, place = at_task(name)
         seed_everything("train_step", stack)
         self.ground, self.backbone, self.plugins = ground, ground.copy(), Plugins(parse_stack(stack))
         built = self.plugins.build_model(self.backbone, ground.recipe)
@@ -42,18 +51,25 @@ class Engine:
         self.backbone.train_projector(ground.recipe.projector == "sequential")
         self.model = model.to(ground.world.device)
         batch = ground.recipe.global_batch
-        learner = self._learner(Task(0, "first", "", batch), ground.first)
-        self.first_loss = float(learner.step(range(len(learner.pool)))["task"])
         data = TaskBatches(self.backbone, ground.first, ground.recipe)
-        with ground.world.autocast(ground.recipe.precision):  # as the engine calls it
-            self.plugins.after_task(self.model, learner.task, data)
-        self.learner = self._learner(Task(1, "second", "", batch * total), ground.second)
+        self.seen = [Task(index, f"task {index}", "", batch) for index in range(place - 1)]
+        losses = [self._close(task, data) for task in self.seen]
+        self.first_loss = losses[0]
+        self.learner = self._learner(Task(place - 1, "measured", "", batch * total), ground.second)
         self.backbone.encode([sample.image for sample in ground.second])  # from now on looked up
         old = range(len(ground.second), len(self.learner.pool))
         self.places = [
             [*range(place * batch, (place + 1) * batch), *old[place::DISTINCT]] for place in range(DISTINCT)
         ]
         self.samples = len(self.places[0])
+
+    def _close(self, task: Task, data: TaskBatches) -> float:
+        """Learn one step of an earlier task and leave it behind; returns its loss."""
+        learner = self._learner(task, self.ground.first)
+        loss = float(learner.step(range(len(learner.pool)))["task"])
+        with self.ground.world.autocast(self.ground.recipe.precision):  # as the engine calls it
+            self.plugins.after_task(self.model, task, data)
+        return loss
 
     def _learner(self, task: Task, samples: Sequence[Sample]) -> Learner:
         self.plugins.before_task(self.model, task)
@@ -74,6 +90,30 @@ class Engine:
 
     def step(self, number: int) -> None:
         self.learner.step(self.places[number % DISTINCT])
+
+
+class Answering(Engine):
+    """The same, but a step generates the answers to one batch, with the tasks before the measured one as those seen."""
+
+    def __init__(self, name: str, ground: Ground, total: int) -> None:
+        super().__init__(name, ground, total)
+        self.model.eval()
+        with ground.world.autocast(ground.recipe.precision):
+            self.answering = self.plugins.build_inference_model(self.model, self.seen).eval()
+        self.samples = ground.recipe.global_batch
+        self.step(0)
+
+    def step(self, number: int) -> None:
+        place = number % DISTINCT * self.samples
+        asked = self.ground.second[place : place + self.samples]
+        with self.ground.world.autocast(self.ground.recipe.precision):
+            list(answers(self.answering, self.backbone, asked, max_new_tokens=NEW_TOKENS, batch=self.samples))
+
+
+def at_task(name: str) -> tuple[str, int]:
+    """`olora@6` to the stack and the task that it is measured at, counted from 1; without a number at its second."""
+    stack, at, number = name.rpartition("@")
+    return (stack, int(number)) if at and number.isdecimal() and int(number) > 1 else (name, 2)
 
 
 class Bare:

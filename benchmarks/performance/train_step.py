@@ -1,8 +1,9 @@
 """How long one optimiser step takes: cl_zoo's methods, and a plain PEFT loop to hold them against.
 
-    python benchmarks/performance/train_step.py --size tiny|small|7b [--methods a,b] --json FILE
+    python benchmarks/performance/train_step.py --size tiny|small|7b [--methods a,b] [--phase train|answer] --json FILE
 
-One optimiser step is forward, loss with every hook, backward, AdamW and schedule. The contenders take turns step by step
+One optimiser step is forward, loss with every hook, backward, AdamW and schedule; `--phase answer` times the generation of
+one batch of answers instead. `olora@6` is a method at its sixth task. The contenders take turns step by step
 on the same batch in one process (A B A B, in odd rounds B A B A), so whatever slows the machine slows all of them. A ratio
 is taken pair by pair, between two steps of one turn, and reported as the median over all pairs.
 `README.md` beside this file says how to read a result.
@@ -18,7 +19,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -26,11 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import Bare, Engine
+from contenders import Answering, Bare, Engine, at_task
 from ground import DISTINCT, SIZES, Ground, make_ground
 
+from cl_zoo.catalogue import every_method
+from cl_zoo.choices import parse_stack, split
 from cl_zoo.errors import ClZooError, OptionError
-from cl_zoo.plugins import METHODS, Plugins, installed, load_class, parse_stack, split
+from cl_zoo.plugins import Plugins, load_class
 from cl_zoo.world import World
 
 WARMUP = 1
@@ -71,16 +74,19 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         ground = make_ground(asked.size, asked.shapes, world, Path(folder))
         total = WARMUP + asked.rounds * asked.steps
         bare = Bare(ground, total)
-        contenders: dict[str, Bare | Engine] = {"bare": bare}
+        contenders: dict[str, Bare | Engine] = {"bare": bare} if asked.phase == "train" else {}
         for name in methods:
-            contenders[name] = Engine(name, ground, total)
+            contenders[name] = (Engine if asked.phase == "train" else Answering)(name, ground, total)
         wall, cpu = _race(contenders, asked.rounds, asked.steps, world.device)
-    pairs = [("finetune", "bare"), *((name, "finetune") for name in methods if name != "finetune")]
+    pairs = [("finetune", "bare")] if asked.phase == "train" else []
+    pairs += [(name, "finetune") for name in methods if name != "finetune"]
+    pairs += [_pair(text, contenders) for text in asked.pairs or ()]
     ratios, spread = _ratios(wall, pairs)
     cpu_ratios, cpu_spread = _ratios(cpu, pairs)
     return {
         "command": asked.command,
         "size": asked.size,
+        "phase": asked.phase,
         "ratios": ratios,
         "spread": spread,
         "cpu_ratios": cpu_ratios,
@@ -152,16 +158,23 @@ def _quartiles(values: np.ndarray) -> dict[str, float]:
 def _methods(asked: str | None) -> list[str]:
     """The stacks to measure, `finetune` always the first: the others are held against it."""
     if asked is None:
-        names = [one.name for one in installed(METHODS) if _protocol(load_class(one.name)) == "sequential"]
+        names = [name for name in every_method() if _protocol(load_class(name)) == "sequential"]
     else:
         names = [name.strip() for name in split(asked, ",") if name.strip()]
     for name in names:
-        protocol = Plugins(parse_stack(name)).protocol
+        protocol = Plugins(parse_stack(at_task(name)[0])).protocol
         if protocol != "sequential":
             raise OptionError(
                 f"--methods {name}: its protocol is {protocol!r}, so it has no second task to be measured at; leave it out"
             )
     return ["finetune", *(name for name in dict.fromkeys(names) if name != "finetune")]
+
+
+def _pair(text: str, contenders: Mapping[str, Any]) -> tuple[str, str]:
+    above, _, below = text.partition("/")
+    if above not in contenders or below not in contenders:
+        raise OptionError(f"--pairs {text}: write it as A/B with two of {', '.join(contenders)}")
+    return above, below
 
 
 def _protocol(plugin: type[Any]) -> str:
@@ -187,7 +200,7 @@ def _setting(asked: argparse.Namespace, ground: Ground, bare: Bare) -> dict[str,
         "recipe": recipe.model_dump(mode="json"),
         "random_shapes": asdict(SIZES[asked.size]) if asked.size in SIZES else None,
         "base_weights": "one frozen set shared by all contenders",
-        "measured_at": "second task",
+        "measured_at": "second task, or the one after @",
         "warmup_steps": WARMUP,
         "rounds": asked.rounds,
         "steps_per_round": asked.steps,
@@ -232,6 +245,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--size", choices=("tiny", "small", "7b"), required=True)
     parser.add_argument("--methods", help="stacks, comma-separated; default: every installed sequential one")
+    parser.add_argument("--phase", choices=("train", "answer"), default="train", help="what a step is")
+    parser.add_argument("--pairs", nargs="*", help="further ratios, such as branchlora/moelora")
     parser.add_argument("--steps", type=_positive, help="measured steps per contender and round")
     parser.add_argument("--rounds", type=_positive, default=6)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")

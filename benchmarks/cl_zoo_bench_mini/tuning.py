@@ -1,0 +1,93 @@
+"""Learning rates that nobody has published, chosen on the validation splits: `python -m cl_zoo_bench_mini.tuning --out FILE`.
+
+The papers give rates for LoRA and projector. For soft prompts before a language model and for keys there is none, and on
+a model of this size none could be taken over. Each method that trains such a part gets the same number of trials of it, over
+the first three tasks, one seed; the test splits are not touched. The rate of a part is the one with the best mean rank of Last over
+those methods, the smaller one where two are equal; it holds for every method alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cl_zoo
+from cl_zoo import Benchmark
+from cl_zoo_bench_mini import load
+
+ORDER, SEED = "RAV", 0
+TRIALS: Mapping[str, tuple[Sequence[str], Sequence[float]]] = {
+    "prompts": (("l2p", "modalprompt"), (1e-3, 3e-3, 1e-2, 3e-2)),
+    "keys": (("l2p", "modalprompt", "branchlora"), (1e-3, 3e-3, 1e-2, 3e-2)),
+}
+"""Part -> the methods that train it, and the rates that are tried."""
+
+
+def load_validation(data: Path | None = None) -> Benchmark:
+    """`mini` with its validation splits in the place of the test splits."""
+    benchmark = load(data)
+    tasks = tuple(replace(task, test=task.validation, validation=()) for task in benchmark.tasks)
+    return replace(benchmark, name="mini-validation", tasks=tasks)
+
+
+def tune(out: str) -> dict[str, Any]:
+    """All trials, part after part; a part is tried at the rate already chosen for those before it."""
+    chosen: dict[str, float] = {}
+    trials = []
+    for part, (methods, rates) in TRIALS.items():
+        found = {rate: _last(methods, {**chosen, f"lr.{part}": rate}, out) for rate in rates}
+        trials += [{"part": part, "rate": rate, "Last": found[rate]} for rate in rates]
+        chosen[f"lr.{part}"] = best(found)
+        print(json.dumps({"part": part, "Last": found, "chosen": chosen[f"lr.{part}"]}), file=sys.stderr)
+    return {"order": ORDER, "seed": SEED, "split": "validation", "trials": trials, "chosen": chosen}
+
+
+def best(found: Mapping[float, Mapping[str, float]]) -> float:
+    """The rate with the best mean rank over the methods."""
+    rates = sorted(found)
+    scores = np.array([[found[rate][method] for method in sorted(found[rate])] for rate in rates])
+    ranks = (
+        (scores[:, None] < scores[None]).sum(1).mean(1)
+    )  # how many rates are better, mean over the methods
+    return rates[int(ranks.argmin())]
+
+
+def _last(methods: Sequence[str], recipe: Mapping[str, float], out: str) -> dict[str, float]:
+    compared = cl_zoo.compare(
+        list(methods),
+        benchmark="cl_zoo_bench_mini.tuning:load_validation",
+        seeds=[SEED],
+        order=ORDER,
+        recipe=recipe,
+        out=out,
+    )
+    for failed in compared.failed:
+        raise SystemExit(f"{failed.label}, {dict(recipe)} failed: {failed.error}")
+    return {label: float(matrix.last or 0) for (label, _), matrix in compared.matrix.items()}
+
+
+def main() -> None:
+    """Run all trials and write their log."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="file of the log")
+    parser.add_argument("--runs", help="folder of the runs; default: a temporary one")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        log = tune(asked.runs or folder)
+    command = shlex.join(["python", "-m", "cl_zoo_bench_mini.tuning", *sys.argv[1:]])
+    asked.out.write_text(json.dumps({"command": command, **log}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
