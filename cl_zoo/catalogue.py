@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cl_zoo.entrypoints import BACKBONES, BENCHMARKS, METHODS, Installed, find, installed
 from cl_zoo.errors import ClZooError
-from cl_zoo.plugins import BACKBONES, BENCHMARKS, HOOKS, METHODS, Installed, find, installed, load_class
+from cl_zoo.plugins import HOOKS, load_class
 
 KINDS = {METHODS: "method", BENCHMARKS: "benchmark", BACKBONES: "backbone"}
 
@@ -115,7 +116,7 @@ def documentation(name: str) -> str:
 def _import_fault(group: str, one: Installed) -> str:
     loader = "load_class" if group == METHODS else f"load({group!r}, "
     call = f"{loader}({one.name!r})" if group == METHODS else f"{loader}{one.name!r})"
-    code = f"from cl_zoo.errors import ClZooError\nfrom cl_zoo.plugins import load, load_class\ntry:\n    {call}\nexcept ClZooError as error:\n    raise SystemExit(str(error))"
+    code = f"from cl_zoo.entrypoints import load\nfrom cl_zoo.errors import ClZooError\nfrom cl_zoo.plugins import load_class\ntry:\n    {call}\nexcept ClZooError as error:\n    raise SystemExit(str(error))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""

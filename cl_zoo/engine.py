@@ -152,7 +152,7 @@ class Run:
                     self._measure(self.plugins.after_answers(lesson.task, place, records))
             parts = assign_parts(self.model, self.plugins, self.backbone)
             self.ledger.stored = stored(
-                self.model, answering, self.backbone, parts, self.plugins.state_dict()
+                self.model, answering, self.backbone, parts, self.plugins.state_dict(probes=False)
             )
             self.ledger.active = sum(active(answering, self.ledger.stored["inference"]).values())
         self.ledger.evaluation_seconds += time.perf_counter() - started

@@ -2,13 +2,15 @@
 
 `--features` names an open_clip model (`ViT-L-14-336/openai`, weights from the hub once) or a local folder with
 `open_clip_config.json` and `open_clip_model.safetensors`. Features are computed once per distinct image or text and kept
-in memory; they are not normalised and always fp32.
+in memory; they are not normalised and always fp32. A text longer than the encoder's context (77 tokens in CLIP) loses its
+end, the end token takes the last place: of a question with its instruction it is the instruction that goes first.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -56,15 +58,33 @@ class FeatureEncoder:
         name: an open_clip model as `NAME/PRETRAINED`, or a local folder.
         device: where it runs.
 
+    Attributes:
+        width: d of image and text features, CLIP's joint space.
+
     Raises:
         BackboneError: the folder or the name cannot be loaded.
     """
 
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
         self.name, self.device = name, torch.device(device)
-        self._model, self._transform, self._tokenizer = _load(name, self.device)
+        self._model, self._transform, self._tokenizer, self.width = _load(name, self.device)
         self._images: Remembered[str] = Remembered(2**28)
         self._texts: Remembered[str] = Remembered(2**27)
+        self._states: Remembered[str] = Remembered(2**27)
+
+    @property
+    def text_width(self) -> int:
+        """Width of `text_states`: of the text tower before CLIP's projection.
+
+        Raises:
+            BackboneError: the text tower is not open_clip's own and keeps its projection to itself.
+        """
+        tower = self._text_tower
+        if getattr(tower, "text_projection", None) is None:
+            raise BackboneError(
+                f"--features {self.name}: its text tower has no projection to stop before; use a CLIP of open_clip's own"
+            )
+        return int(tower.ln_final.weight.shape[0])
 
     @torch.no_grad()
     def images(self, images: Sequence[ImageSource | None]) -> Tensor:
@@ -83,14 +103,45 @@ class FeatureEncoder:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Text features (n, d) in CLIP's joint space, not normalised; a text is cut at the encoder's context length."""
+        """Text features (n, d) in CLIP's joint space, not normalised."""
+        return self._texts.rows(list(texts), lambda places: self._encode([texts[i] for i in places]))
+
+    @torch.no_grad()
+    def text_states(self, texts: Sequence[str]) -> Tensor:
+        """Text features (n, text_width) before CLIP's projection: the normalised last state at the end token.
+
+        What transformers calls the `pooler_output` of a CLIP text model.
+
+        Raises:
+            BackboneError: as for `text_width`.
+        """
+        _ = self.text_width  # says why where there is no projection
 
         def compute(places: list[int]) -> Tensor:
-            tokens = self._tokenizer([texts[i] for i in places])
-            with torch.autocast(self.device.type, enabled=False):
-                return cast(Tensor, self._model.encode_text(tokens.to(self.device)).float())
+            with _unprojected(self._text_tower):
+                return self._encode([texts[i] for i in places])
 
-        return self._texts.rows(list(texts), compute)
+        return self._states.rows(list(texts), compute)
+
+    def _encode(self, texts: list[str]) -> Tensor:
+        tokens = self._tokenizer(texts).to(self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            return cast(Tensor, self._model.encode_text(tokens).float())
+
+    @property
+    def _text_tower(self) -> Any:
+        """CLIP itself holds its text tower's layers; other models of open_clip have them under `text`."""
+        return getattr(self._model, "text", self._model)
+
+
+@contextmanager
+def _unprojected(tower: Any) -> Iterator[None]:
+    """Inside, the tower answers with what it otherwise projects."""
+    projection, tower.text_projection = tower.text_projection, None
+    try:
+        yield
+    finally:
+        tower.text_projection = projection
 
 
 def image_key(image: ImageSource) -> str:
@@ -118,7 +169,7 @@ def open_image(image: ImageSource) -> Image.Image:
         raise DataError(f"image {image}: {reason}; check the data folder") from None
 
 
-def _load(name: str, device: torch.device) -> tuple[Any, Any, Any]:
+def _load(name: str, device: torch.device) -> tuple[Any, Any, Any, int]:
     import open_clip  # takes seconds; only methods that look at features pay for it
 
     folder = Path(name)
@@ -140,9 +191,10 @@ def _load(name: str, device: torch.device) -> tuple[Any, Any, Any]:
                 model, pretrained=pretrained or None, device=device
             )
         tokenizer = open_clip.get_tokenizer(model)
+        width = int(open_clip.get_model_config(model)["embed_dim"])
     except Exception as error:  # open_clip raises whatever its parsers and the hub raise
         raise BackboneError(
             f"--features {name}: {first_line(error)}; check the folder or the network"
         ) from None
     clip.eval().requires_grad_(False)
-    return clip, transform, tokenizer
+    return clip, transform, tokenizer, width

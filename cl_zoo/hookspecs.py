@@ -10,7 +10,8 @@ the arguments. Besides hooks it may have
     state_dict()       JSON values and tensors that are not in the model; never pickle
     load_state_dict()  recreates experts and modules, so that the model's tensors can be filled by name; one needs the other
 
-In a stack a hook of several plugins is called in the order in which they are named, the method first.
+In a stack a hook of several plugins is called in the order in which they are named, the method first; after a task the
+probes come first, so that they see what was trained before a method fuses or prunes it.
 Arguments and hooks are only ever added.
 """
 

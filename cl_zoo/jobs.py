@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from cl_zoo import __version__
 from cl_zoo.choices import Choice
 from cl_zoo.config import Recipe, build_recipe
+from cl_zoo.entrypoints import BACKBONES, BENCHMARKS, installed, load
 from cl_zoo.errors import BackboneError, DataError, OptionError, PluginError, nearest
 from cl_zoo.metrics import Matrix
-from cl_zoo.plugins import BACKBONES, BENCHMARKS, Plugins, installed, load
+from cl_zoo.plugins import Plugins
 from cl_zoo.runs import RunFolder, read_manifest, run_id
 from cl_zoo.scoring import METRICS, Cell, Scorer
 from cl_zoo.tasks import Benchmark, TaskData, source_hash
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 CELLS = ("lower", "last", "full")
 DECIDING = (
+    "anchors",
     "backbones",
     "bank",
     "batches",

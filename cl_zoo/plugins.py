@@ -1,4 +1,4 @@
-"""Finding plugins and calling their hooks: the typed wrapper around pluggy that holds the rules of composition.
+"""Making plugins and calling their hooks: the typed wrapper around pluggy that holds the rules of composition.
 
 A run is a stack of plugins: one method, any number of others with it, any number of probes. pluggy alone would resolve
 in silence what this file refuses: the same term from two plugins, two models in one stack, a misspelt hook, two
@@ -7,26 +7,19 @@ distributions with one name, a probe that trains. There is one `Plugins` per run
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import re
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 from pydantic import BaseModel
 
-from cl_zoo.choices import Choice as Choice
-from cl_zoo.choices import parse_stack as parse_stack  # also found here, beside what they are for
-from cl_zoo.choices import split as split
+from cl_zoo.choices import Choice
 from cl_zoo.config import validated
+from cl_zoo.entrypoints import METHODS, load
 from cl_zoo.errors import PluginError, nearest
 from cl_zoo.hookspecs import PROJECT, HookSpecs
 from cl_zoo.tasks import source_hash
@@ -39,7 +32,6 @@ if TYPE_CHECKING:
     from cl_zoo.config import Recipe
     from cl_zoo.tasks import Sample, Task
 
-METHODS, BENCHMARKS, BACKBONES = "cl_zoo.methods", "cl_zoo.benchmarks", "cl_zoo.backbones"
 PROTOCOLS = ("sequential", "joint", "none")
 ONLY_ONE = ("build_model", "build_inference_model")
 NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "build_inference_model")
@@ -49,73 +41,6 @@ HOOKS = tuple(name for name in vars(HookSpecs) if not name.startswith("_"))
 
 class NoOptions(BaseModel, frozen=True, extra="forbid"):
     """The options of a plugin that has none."""
-
-
-@dataclass(frozen=True)
-class Installed:
-    """An entry point as its metadata tells, nothing imported."""
-
-    name: str
-    value: str
-    distribution: str
-    version: str
-
-
-def installed(group: str) -> list[Installed]:
-    """All entry points of a group, by name; metadata only, so a broken plugin is listed like any other."""
-    found = {  # a set: of one distribution found twice, Python imports the first
-        Installed(entry.name, entry.value, entry.dist.name, entry.dist.version)
-        for entry in metadata.entry_points(group=group)
-        if entry.dist is not None
-    }
-    return sorted(found, key=lambda one: (one.name, one.distribution, one.version))
-
-
-def find(group: str, name: str) -> Installed:
-    """The one installed entry point of that name.
-
-    Raises:
-        PluginError: there is none, or two distributions claim it.
-    """
-    everything = installed(group)
-    kind = group.rpartition(".")[2].removesuffix("s")
-    matches = [one for one in everything if one.name == name]
-    if not matches:
-        raise PluginError(f"no {kind} is called {name!r}{nearest(name, {one.name for one in everything})}")
-    if len(matches) > 1:
-        claims = " and ".join(f"{one.distribution} {one.version}" for one in matches)
-        raise PluginError(f"two installed {kind}s are called {name!r}: {claims}; uninstall one")
-    return matches[0]
-
-
-def load(group: str, name: str) -> Any:
-    """The object that a name stands for; imports that one plugin and no other.
-
-    Args:
-        group: entry-point group.
-        name: an installed name, `package.module:Object` or `path/file.py:Object`.
-
-    Raises:
-        PluginError: unknown, claimed twice, or its import fails.
-    """
-    value = name if ":" in name else find(group, name).value
-    module_name, _, attribute = value.rpartition(":")
-    try:
-        module = (
-            _module_of_file(Path(module_name))
-            if module_name.endswith(".py")
-            else importlib.import_module(module_name)
-        )
-    except Exception as error:  # a stranger's module may raise anything
-        raise PluginError(
-            f"{name}: importing {module_name} failed with {type(error).__name__}: {error}; repair or uninstall it"
-        ) from error
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        classes = inspect.getmembers(module, inspect.isclass)
-        known = [key for key, item in classes if item.__module__ == module.__name__]
-        raise PluginError(f"{name}: {module_name} has no {attribute!r}{nearest(attribute, known)}") from None
 
 
 def load_class(name: str) -> type[Any]:
@@ -226,12 +151,12 @@ class Plugins:
                     parts[part].extend(names)
         return dict(parts)
 
-    def state_dict(self) -> dict[str, Mapping[str, Any]]:
-        """State of every plugin that has one, by its place and name in the stack."""
+    def state_dict(self, *, probes: bool = True) -> dict[str, Mapping[str, Any]]:
+        """State of every plugin that has one, by its name in the stack; without probes, what learning on needs."""
         return {
             name: plugin.state_dict()
             for name, plugin in self.instances.items()
-            if hasattr(plugin, "state_dict")
+            if hasattr(plugin, "state_dict") and (probes or name not in self.probes)
         }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
@@ -255,6 +180,11 @@ class Plugins:
             {"name": choice.name, "probe": choice.probe, "options": _dump(choice, plugin)}
             for choice, plugin in zip(self.choices, self.instances.values(), strict=True)
         ]
+
+    @property
+    def probes(self) -> set[str]:
+        """Names of the plugins that only measure."""
+        return {choice.name for choice in self.choices if choice.probe}
 
     def _implementing(self, hook: str) -> list[str]:
         """Who implements a hook, under whatever name its function has."""
@@ -293,11 +223,15 @@ class Plugins:
             self.seconds[hook] += time.perf_counter() - started
 
     def _named(self, hook: str, **arguments: Any) -> dict[str, Any]:
-        """Join the mappings of all plugins; an equal name from two of them is an error that names both."""
+        """Join the mappings of all plugins; an equal name from two of them is an error that names both.
+
+        After a task probes come first: they measure what was trained before a method fuses, prunes or merges it.
+        """
         started = time.perf_counter()
         joined: dict[str, Any] = {}
         owner: dict[str, str] = {"task": "the engine"} if hook == "loss" else {}
-        for name in self.instances:
+        measuring_first = sorted(self.instances, key=lambda name: name not in self.probes)
+        for name in measuring_first if hook == "after_task" else self.instances:
             others = [plugin for other, plugin in self.instances.items() if other != name]
             for result in self.manager.subset_hook_caller(hook, others)(**arguments):
                 if not isinstance(result, Mapping):
@@ -343,17 +277,3 @@ def _check_options(name: str, options: Any) -> None:
         raise PluginError(
             f'{name}: Options must refuse misspelt names and stay as it is; write class Options(BaseModel, frozen=True, extra="forbid")'
         )
-
-
-def _module_of_file(file: Path) -> Any:
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}")
-    # Named after its content: a first experiment called `random.py` must not become everybody's `random`.
-    name = f"{file.stem}_{source_hash(file)[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python source")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # pydantic and inspect look a class's module up by name
-    spec.loader.exec_module(module)
-    return module

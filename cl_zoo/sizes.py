@@ -170,5 +170,5 @@ def _size(
     with standing_still(model):
         answering = plugins.build_inference_model(model, seen)
         parts = assign_parts(model, plugins, backbone)
-        kept = stored(model, answering, backbone, parts, plugins.state_dict())
+        kept = stored(model, answering, backbone, parts, plugins.state_dict(probes=False))
         return Size(trained, kept["inference"], kept["continuing"], active(answering, kept["inference"]))

@@ -7,18 +7,26 @@ moves real weights. They are made on the spot, in well under a second, and know 
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
 from cl_zoo.backbones import Backbone, load_llava
 from cl_zoo.tasks import Benchmark, Sample, TaskData
+
+if TYPE_CHECKING:
+    from cl_zoo.conformance import PROMISES as PROMISES
+    from cl_zoo.conformance import SLOW as SLOW
+    from cl_zoo.conformance import check_method as check_method
+    from cl_zoo.conformance import check_promise as check_promise
+    from cl_zoo.moments import ConformanceError as ConformanceError
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 TEMPLATE = "USER: {prompt} ASSISTANT:"
@@ -207,3 +215,10 @@ def load_tiny_backbone(path: Path | None, device: torch.device, dtype: torch.dty
     if path is None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return tiny_backbone(folder, device=str(device), dtype=dtype)
+
+
+def __getattr__(name: str) -> Any:
+    """The conformance suite under the name that a method's author looks for; it is loaded when it is used."""
+    if name not in ("check_method", "check_promise", "PROMISES", "SLOW", "ConformanceError"):
+        raise AttributeError(f"module 'cl_zoo.testing' has no attribute {name!r}")
+    return getattr(importlib.import_module("cl_zoo.conformance"), name)

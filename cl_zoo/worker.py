@@ -44,8 +44,8 @@ def main() -> None:
 
 def check(jobs: list[dict[str, Any]]) -> None:
     """Look up everything that the jobs name, before any of them starts."""
+    from cl_zoo.entrypoints import BACKBONES, load
     from cl_zoo.jobs import Job, backbone_parts, prepare
-    from cl_zoo.plugins import BACKBONES, load
     from cl_zoo.world import World
 
     for values in jobs:

@@ -11,26 +11,26 @@ from pathlib import Path
 import pytest
 
 import cl_zoo
-from cl_zoo.plugins import BENCHMARKS, METHODS, installed
+from cl_zoo.entrypoints import BENCHMARKS, METHODS, installed
 
 ENGINE = Path(cl_zoo.__file__).parent
 LAYERS = (
-    "errors hookspecs config choices tasks plugins "  # what a run consists of; no torch
-    "batches features backbones mixes bank prompts world ledger learn generate "  # tensors
+    "errors hookspecs config choices tasks entrypoints plugins "  # what a run consists of; no torch
+    "batches features backbones mixes bank prompts world anchors ledger learn generate "  # tensors
     "runs engine "  # one run
     "captions scoring metrics stats sheets report "  # from answers to a table; no torch
     "jobs comparison worker catalogue api sizes "  # from names to results
     "testing conformance newcomer "  # for those who write methods
-    "progress cli"
+    "progress flags commands cli"
 ).split()
 """A module may import those before it, at its top or inside a function. Imports for annotations alone do not count."""
 
 NO_TORCH = (
     set(LAYERS[: LAYERS.index("batches")])
     | set(LAYERS[LAYERS.index("captions") : LAYERS.index("sizes")])
-    | {"newcomer", "progress", "cli"}
+    | {"newcomer", "progress", "flags", "commands", "cli"}
 )
-FOR_METHODS = {"cl_zoo", "bank", "mixes", "prompts", "batches", "tasks", "features", "errors"}
+FOR_METHODS = {"cl_zoo", "bank", "mixes", "prompts", "anchors", "batches", "tasks", "features", "errors"}
 """What of the engine a method may import beside the names of `cl_zoo` itself."""
 
 LINES_OF_A_FUNCTION, LINES_OF_A_MODULE = 40, 350

@@ -49,15 +49,16 @@ def test_help_names_every_command(cli: Callable[..., Any]):
     ended = cli("--help")
 
     assert ended.code == 0
-    assert all(command in ended.out for command in ("run", "compare", "list", "show"))
+    assert all(command in ended.out for command in ("run", "compare", "list", "show", "ledger", "check", "new"))
 
 
 def test_list_prints_kind_name_origin_and_class(cli: Callable[..., Any]):
     ended = cli("list")
 
     assert ended.code == 0
-    assert "method     hide       cl-zoo" in ended.out
-    assert "backbone   llava" in ended.out
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert ["method", "hide", "cl-zoo", cl_zoo.__version__, "cl_zoo_hide:HiDe"] in lines
+    assert ["backbone", "llava", "cl-zoo", cl_zoo.__version__, "cl_zoo.backbones:load_llava"] in lines
 
 
 def test_list_as_json_can_be_read(cli: Callable[..., Any]):
@@ -123,7 +124,7 @@ def test_settings_of_the_command_line_reach_the_run(cli: Callable[..., Any], tmp
     assert identity["stack"][1] == {
         "name": "ewc",
         "probe": False,
-        "options": {"strength": 7.0, "samples": 128},
+        "options": {"strength": 7.0, "mode": "summed", "decay": 1.0, "fisher": "sample", "samples": 128},
     }
     assert (identity["benchmark"]["order"], identity["benchmark"]["limit"]) == (["side"], 4)
     assert (manifest["seed"], identity["cells"], manifest["label"]) == (5, "last", "finetune+ewc[strength=7]")
@@ -213,3 +214,10 @@ def test_a_finished_run_is_reported_without_work(cli: Callable[..., Any], tmp_pa
     assert "learnt" not in again.err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert only_run(tmp_path / "runs") == folder
+
+
+def test_one_seed_and_several_seeds_together_are_refused(cli: Callable[..., Any]):
+    ended = cli("run", "finetune", "--seed", 3, "--seeds", 2)
+
+    assert ended.code == 2
+    assert ended.err == "error: --seed 3 and --seeds 2 are both given; use one of them\n"

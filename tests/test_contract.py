@@ -23,10 +23,11 @@ from cl_zoo.backbones import Backbone
 from cl_zoo.bank import adapters
 from cl_zoo.choices import Choice
 from cl_zoo.config import Recipe
+from cl_zoo.entrypoints import METHODS, installed
 from cl_zoo.errors import OptionError, PluginError, RunError
 from cl_zoo.hookspecs import HookSpecs
 from cl_zoo.learn import assign_parts
-from cl_zoo.plugins import HOOKS, METHODS, PROTOCOLS, Plugins, installed, load_class
+from cl_zoo.plugins import HOOKS, PROTOCOLS, Plugins, load_class
 from cl_zoo.tasks import Benchmark, Sample, Task, TaskData
 
 CONTRACT = Path(__file__).parent / "contract.txt"

@@ -11,19 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_zoo import catalogue, plugins
+from cl_zoo import catalogue, entrypoints
 from cl_zoo.choices import Choice, parse_stack, split
+from cl_zoo.entrypoints import BACKBONES, BENCHMARKS, METHODS, find, installed, load
 from cl_zoo.errors import PluginError
-from cl_zoo.plugins import (
-    BACKBONES,
-    BENCHMARKS,
-    METHODS,
-    Plugins,
-    find,
-    installed,
-    load,
-    load_class,
-)
+from cl_zoo.plugins import Plugins, load_class
 
 MINE = '''
 """Mine: a method of somebody else.
@@ -236,7 +228,7 @@ def third_party(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -
     )
     install("other-mine", methods={"twice": "third_mine:Mine"}, modules={})
     everything = installed
-    for module in (catalogue, plugins):
+    for module in (catalogue, entrypoints):
         monkeypatch.setattr(
             module,
             "installed",
@@ -267,7 +259,7 @@ def test_the_check_shows_why_a_plugin_is_broken(third_party: None):
     assert "No module named 'a_module_that_is_not_there'" in faults["broken"]
     assert "No module named 'third_gone'" in faults["gone"]
     assert faults["misspelt"].endswith(
-        "did you mean 'after_task'? known: after_task, before_task, build_inference_model, build_model, loss, rehearse"
+        "did you mean 'after_task'? known: after_answers, after_task, before_task, build_inference_model, build_model, loss, rehearse"
     )
 
 

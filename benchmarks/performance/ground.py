@@ -12,7 +12,7 @@ from PIL import Image
 
 from cl_zoo import Backbone, Benchmark, Recipe, Sample
 from cl_zoo.config import build_recipe
-from cl_zoo.plugins import BACKBONES, BENCHMARKS, load
+from cl_zoo.entrypoints import BACKBONES, BENCHMARKS, load
 from cl_zoo.testing import TEMPLATE, WORDS, tiny_backbone, tiny_benchmark, tiny_clip, tiny_tokenizer
 from cl_zoo.world import World
 

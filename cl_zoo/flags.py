@@ -1,0 +1,103 @@
+"""Flags that several commands share, and what they mean together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+With = Annotated[list[str] | None, typer.Option("--with", help="A further plugin of the stack; repeatable.")]
+Probe = Annotated[list[str] | None, typer.Option("--probe", help="A plugin that only measures; repeatable.")]
+Pairs = Annotated[list[str] | None, typer.Option("--option", "-o", help="METHOD.option=value; repeatable.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Recipe value, key=value with dots (lr.projector=0); repeatable."),
+]
+RecipeFile = Annotated[str | None, typer.Option("--recipe", help="YAML file of recipe values.")]
+BenchmarkName = Annotated[str, typer.Option("--benchmark", help="Installed benchmark.")]
+BackboneName = Annotated[
+    str | None, typer.Option("--backbone", help="NAME, NAME:PATH, or a LLaVA checkpoint folder.")
+]
+Features = Annotated[
+    str | None, typer.Option("--features", help="Feature encoder: open_clip NAME/PRETRAINED or a folder.")
+]
+Data = Annotated[str | None, typer.Option("--data", help="Folder of the benchmark's data.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="One seed; default: 0.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="N seeds, 0 to N-1.")]
+Order = Annotated[str | None, typer.Option("--order", help="Letters (RAVICF) or comma-separated task names.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Samples per split.")]
+Cells = Annotated[str, typer.Option("--cells", help="Scores to measure: lower, last or full.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Out = Annotated[str, typer.Option("--out", help="Folder of all runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")]
+
+
+def settings(
+    recipe: str | None,
+    sets: list[str] | None,
+    backbone: str | None,
+    features: str | None,
+    data: str | None,
+    order: str | None,
+    limit: int | None,
+    cells: str,
+    device: str,
+    out: str,
+) -> dict[str, Any]:
+    """What the flags say, as the keywords of `cl_zoo.run` and `cl_zoo.compare`.
+
+    Raises:
+        OptionError: a recipe key is unknown or a value out of range.
+    """
+    from cl_zoo.config import build_recipe
+
+    filled = values(recipe, sets)
+    build_recipe(filled)  # a misspelt key is found before anything else happens
+    return {
+        "recipe": filled,
+        "backbone": backbone,
+        "features": features,
+        "data": data,
+        "order": order,
+        "limit": limit,
+        "cells": cells,
+        "device": device,
+        "out": out,
+    }
+
+
+def values(recipe: str | None, sets: list[str] | None) -> dict[str, Any]:
+    """Recipe values by dotted key: those of the file, with `--set` over them."""
+    from pathlib import Path
+
+    from cl_zoo.config import parse_pairs, read_recipe
+
+    return {**(read_recipe(Path(recipe)) if recipe else {}), **parse_pairs(sets or [], "--set")}
+
+
+def options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
+    """Option values by plugin name."""
+    from cl_zoo.config import parse_pairs
+    from cl_zoo.errors import OptionError
+
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in parse_pairs(pairs or [], "-o").items():
+        method, dot, name = key.rpartition(".")
+        if not dot:
+            raise OptionError(f"-o {key}={value}: write it as METHOD.option=value")
+        found.setdefault(method, {})[name] = value
+    return found
+
+
+def chosen_seeds(seed: int | None, seeds: int | None) -> list[int]:
+    """The seeds that `--seed` or `--seeds` asks for.
+
+    Raises:
+        OptionError: both are given.
+    """
+    from cl_zoo.errors import OptionError
+
+    if seed is not None and seeds is not None:
+        raise OptionError(f"--seed {seed} and --seeds {seeds} are both given; use one of them")
+    return list(range(seeds)) if seeds is not None else [seed or 0]
