@@ -10,34 +10,46 @@ mixes all of them by how much an image and its instruction look like each task, 
     r_v^c = cos(z_v, m_v^c),  r_ins^c = cos(z_ins, m_ins^c)                                                (Eq. 3)
     d = softmax_c((α r_v^c + β r_ins^c) / T)                                                               (Eq. 4)
     top layer:   O = Σ_i d_i E_i(h)                                                                        (Eq. 5)
-    below:       O = Ē_T(h),  Ē_T = Σ_i ε_i E_i,  ε_i = 1                                                  (Eq. 6, 7)
+    below:       O = Ē_T(h),  Ē_T = Σ_i ε E_i                                                              (Eq. 6, 7)
 
 `variant` is where paper and released code differ:
-  * paper: E = BA, so the fused update is Σ B_i A_i. Its rank grows with the tasks.
-  * released: A and B are summed apart and multiplied, (ΣB_i)(ΣA_i); its size stays that of one LoRA, which is what the
-    paper's table of parameters counts.
+  * fusion. paper: E = BA, so the fused update is ε Σ B_i A_i; its rank grows with the tasks. released: A and B are summed
+    apart and multiplied, ε² (ΣB_i)(ΣA_i); its size stays that of one LoRA, which is what the paper's table of parameters
+    counts. The coefficient acts there twice.
+  * f_ins. paper: CLIP's text feature of the whole prompt. released: the state at the end token before CLIP's text
+    projection, of the prompt up to a first " ASSISTANT", the mark after which the template has the answer.
+
+The rows of the paper's Table 3 (layers counted from 1 to 32), with parameters after six tasks in `released`:
+  * HiDe-LLaVA                the defaults                     × 1
+  * Merge (1-32)              expanded=0                       × 0.86
+  * Merge (1-31)              expanded=0, bare=1               × 0.84
+  * Expand (1-32)             expanded=all                     × 5.19   (published: × 5.20)
+  * Expand (1-31)             expanded=all, bare=1             × 5.03   (published: × 5.02)
+The published sizes of both (1-31) rows leave nothing for layer 32: it answers without LoRA, though it is trained with one.
+Figure 4 is `modality`, Figure 5 `coefficient`, Figure 7 `temperature`.
 
 The released code's accidents are in neither variant: a gate from the maximum over the batch, a softmax over tasks not
-learnt yet, a literal top layer 31, anchors started at random and counted in bf16.
+learnt yet, a literal top layer 31, anchors started at random and counted in bf16, the anchors of one process only, the
+gate of the sample before for a question without an image and the loss of that question's first line.
 
 Choices the paper leaves open, and ours:
-  * f_v and f_ins are the projected image and text features of one CLIP; the text is the whole prompt, question and
-    instruction, cut at CLIP's context length. (The released code takes the text before CLIP's projection.)
+  * f_v and f_ins are the projected features of one CLIP. A text is cut at its context length, in both variants.
   * Anchors are means over all training samples of the task, in fp32. A sample without an image counts with its text only.
+  * One modality alone has the weight of both, α + β, so that its scores are spread as widely.
   * The projector learns on from task to task, as in the released code; the last one answers for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl
+from cl_zoo.anchors import Anchors, Routed, image_view, state_view, text_view
 from cl_zoo.bank import BankLayer, ExpertBank, adapters
 from cl_zoo.mixes import PerSample
 
@@ -49,21 +61,44 @@ class HiDe:
 
     class Options(BaseModel, frozen=True, extra="forbid"):
         variant: Literal["paper", "released"] = Field(
-            "paper", description="fusion below: Σ B_iA_i, or (ΣB_i)(ΣA_i)"
+            "paper", description="fusion below, Σ B_iA_i or (ΣB_i)(ΣA_i), and text feature"
         )
         alpha: float = Field(0.5, ge=0, description="α in Eq. 4: weight of the image similarity")
         beta: float = Field(0.5, ge=0, description="β in Eq. 4: weight of the text similarity")
+        modality: Literal["both", "image", "text"] = Field(
+            "both", description="similarity that routes; one alone has weight α + β"
+        )
         temperature: float = Field(0.1, gt=0, description="T in Eq. 4")
+        coefficient: float = Field(1.0, ge=0, description="ε in Eq. 6: fusion coefficient")
+        expanded: NonNegativeInt | Literal["all"] = Field(
+            1, description="number of layers that mix by Eq. 5, from the top; the others fuse by Eq. 6"
+        )
+        bare: int = Field(0, ge=0, description="number of layers above them that answer without LoRA")
+
+        @model_validator(mode="after")
+        def _something_routes(self) -> Self:
+            if self.alpha + self.beta == 0:
+                raise ValueError("alpha and beta are both 0, so that nothing routes; make one positive")
+            return self
+
+        @property
+        def weights(self) -> tuple[float, float]:
+            """Of image and text similarity."""
+            both = self.alpha + self.beta
+            alone = {"both": (self.alpha, self.beta), "image": (both, 0.0), "text": (0.0, both)}
+            return alone[self.modality]
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.image_anchors: list[Tensor] = []  # m_v, (d,) per task
-        self.text_anchors: list[Tensor] = []  # m_ins
 
     @hookimpl
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
-        _ = backbone.features  # where there is none, say so now and not after the first task
-        self.backbone, self.bank = backbone, adapters(backbone, recipe, "t0")
+        (image, text), features = self.options.weights, backbone.features
+        instruction = state_view if self.options.variant == "released" else text_view
+        views = {"images": image_view(features, image), "texts": instruction(features, text)}
+        self.anchors = Anchors(views, self.options.temperature, backbone.device)
+        self.bank = adapters(backbone, recipe, "t0")
+        self.top = self.bank.depth
         return self.bank
 
     @hookimpl
@@ -74,102 +109,78 @@ class HiDe:
         self.bank.use([name], trainable=[name])  # alone on the frozen model: no older expert takes part
 
     @hookimpl
-    def after_task(self, task: Task, batches: Iterable[Batch]) -> None:
-        images, texts = anchors(self.backbone, batches)
-        self.image_anchors.append(images)
-        self.text_anchors.append(texts)
-        if self.options.variant == "released":
-            self._fuse(f"t{task.index}")
+    def after_task(self, task: Task, batches: Sequence[Batch]) -> None:
+        self.anchors.add(batches)  # Eq. 2
+        self._fuse(f"t{task.index}")
 
     @hookimpl
-    def build_inference_model(self, tasks_seen: Sequence[Task]) -> Routed:
-        experts = [f"t{task.index}" for task in tasks_seen]
-        gate = PerSample()
-        self.bank.use(experts, where=self._top)
-        self.bank.mix(lambda _: gate, where=self._top)
-        self.bank.use([FUSED] if self.options.variant == "released" else experts, where=self._below)
-        return Routed(self.bank, gate, self.backbone, self.image_anchors, self.text_anchors, self.options)
+    def build_inference_model(self, tasks_seen: Sequence[Task]) -> nn.Module:
+        experts = [name for task in tasks_seen if (name := f"t{task.index}") in self.bank.experts]
+        gate, fusion = PerSample(), self._fusion()
+        self.bank.use(experts, where=self._expanded)
+        self.bank.mix(lambda _: gate, where=self._expanded)
+        self.bank.use([FUSED] if FUSED in self.bank.experts else [], where=self._fused)
+        self.bank.mix(lambda _: fusion, where=self._fused)
+        return Routed(self.bank, gate, self.anchors) if experts else self.bank
 
     def state_dict(self) -> dict[str, Any]:
-        return {"experts": self.bank.describe(), "images": self.image_anchors, "texts": self.text_anchors}
+        return {"experts": self.bank.describe(), "anchors": self.anchors.keep()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.bank.rebuild(state["experts"])
-        self.image_anchors, self.text_anchors = list(state["images"]), list(state["texts"])
+        self.anchors.restore(state["anchors"])
 
     def _fuse(self, name: str) -> None:
-        """Below the top layer keep ΣA_i and ΣB_i only."""
-        if FUSED not in self.bank.experts:
+        """Take a task's expert into Ē_T where layers fuse; it stays by itself only where they expand."""
+        below = [layer for layer in self.bank.layers if self._fused(layer)]
+        begins = FUSED not in self.bank.experts
+        if below and begins:
             self.bank.add(FUSED)
-            self.bank.remove(FUSED, where=self._top)
-            for layer in filter(self._below, self.bank.layers):
-                self.bank.put(
-                    FUSED,
-                    layer,
-                    torch.zeros_like(layer.bank_down[name]),
-                    torch.zeros_like(layer.bank_up[name]),
-                )
-        for layer in filter(self._below, self.bank.layers):
-            down, up = layer.bank_down, layer.bank_up
-            self.bank.put(FUSED, layer, down[FUSED] + down[name], up[FUSED] + up[name])
-        self.bank.remove(name, where=self._below)
+            self.bank.remove(FUSED, where=lambda layer: not self._fused(layer))
+        join = summed if self.options.variant == "released" else concatenated
+        for layer in below:
+            down, up = layer.bank_down[name], layer.bank_up[name]
+            if not begins:
+                down, up = join(layer.bank_down[FUSED], down, layer.bank_up[FUSED], up)
+            self.bank.put(FUSED, layer, down, up)
+        self.bank.remove(name, where=lambda layer: not self._expanded(layer))
+        if below:
+            self.bank.use([FUSED], where=self._fused)
 
-    def _top(self, layer: BankLayer) -> bool:
-        return layer.depth == self.bank.depth
+    def _fusion(self) -> nn.Module | None:
+        epsilon = self.options.coefficient
+        factor = epsilon**2 if self.options.variant == "released" else epsilon
+        return None if factor == 1 else Scaled(factor)
 
-    def _below(self, layer: BankLayer) -> bool:
-        return layer.depth < self.bank.depth
+    def _expanded(self, layer: BankLayer) -> bool:
+        many = self.options.expanded
+        return self._under(layer) >= 0 and (many == "all" or self._under(layer) < many)
+
+    def _fused(self, layer: BankLayer) -> bool:
+        many = self.options.expanded
+        return many != "all" and self._under(layer) >= many
+
+    def _under(self, layer: BankLayer) -> int:
+        """How many layers stand between this one and the bare ones or the output; negative for a bare one."""
+        return self.top - layer.depth - self.options.bare
 
 
-class Routed(nn.Module):
-    """Answers with the top layer's experts weighted per sample; `route` (batch, tasks) is d of Eq. 4."""
+class Scaled(nn.Module):
+    """G = ε: the update of the active experts, ε times as large."""
 
-    def __init__(
-        self,
-        bank: ExpertBank,
-        gate: PerSample,
-        backbone: Backbone,
-        images: Sequence[Tensor],
-        texts: Sequence[Tensor],
-        options: HiDe.Options,
-    ) -> None:
+    def __init__(self, factor: float) -> None:
         super().__init__()
-        self.bank, self.gate, self.options = bank, gate, options
-        self._features = backbone.features
-        self.register_buffer("image_anchors", torch.stack(list(images)))
-        self.register_buffer("text_anchors", torch.stack(list(texts)))
-        self.route: Tensor | None = None
+        self.factor = factor
 
-    def prepare(self, batch: Batch) -> None:
-        images = self._features.images([sample.image for sample in batch.samples])
-        texts = self._features.texts([sample.prompt for sample in batch.samples])
-        here = (cast(Tensor, self.image_anchors), cast(Tensor, self.text_anchors))
-        self.route = self.gate.weights = gate(images, texts, *here, self.options)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.bank(*args, **kwargs)
-
-    def generate(self, **inputs: Any) -> Tensor:
-        return cast(Tensor, self.bank.generate(**inputs))
+    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
+        return self.factor * z
 
 
-def anchors(backbone: Backbone, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """Means of image and text features over a task's training samples, each (d,) (Eq. 2)."""
-    images: list[Tensor] = []
-    texts: list[Tensor] = []
-    for batch in batches:
-        shown = [sample.image for sample in batch.samples if sample.image is not None]
-        if shown:
-            images.append(backbone.features.images(shown))
-        texts.append(backbone.features.texts([sample.prompt for sample in batch.samples]))
-    text_anchor = torch.cat(texts).mean(0)
-    return torch.cat(images).mean(0) if images else torch.zeros_like(text_anchor), text_anchor
+def concatenated(down: Tensor, new_down: Tensor, up: Tensor, new_up: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, B) with BA the sum of the two updates: their ranks add up (Eq. 6)."""
+    return torch.cat([down, new_down], 0), torch.cat([up, new_up], 1)
 
 
-def gate(
-    images: Tensor, texts: Tensor, image_anchors: Tensor, text_anchors: Tensor, options: HiDe.Options
-) -> Tensor:
-    """d of Eq. 4: (batch, d) features and (tasks, d) anchors of both kinds to (batch, tasks), rows summing to one."""
-    r_v = F.cosine_similarity(images[:, None], image_anchors[None], dim=-1)  # Eq. 3
-    r_ins = F.cosine_similarity(texts[:, None], text_anchors[None], dim=-1)
-    return torch.softmax((options.alpha * r_v + options.beta * r_ins) / options.temperature, dim=-1)
+def summed(down: Tensor, new_down: Tensor, up: Tensor, new_up: Tensor) -> tuple[Tensor, Tensor]:
+    """(ΣA, ΣB): BA holds the products of one task's B with another's A too (the released code)."""
+    return down + new_down, up + new_up

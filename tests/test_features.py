@@ -35,6 +35,57 @@ def test_features_are_those_of_open_clip(encoder: FeatureEncoder, tiny_folder: P
     assert not torch.allclose(words[0], words[1])
 
 
+def test_widths_are_known_before_anything_is_encoded(encoder: FeatureEncoder) -> None:
+    assert (encoder.width, encoder.text_width) == (8, 16)
+    assert encoder.images([square(0)[0]]).shape == (1, encoder.width)
+    assert encoder.texts(["red"]).shape == (1, encoder.width)
+    assert encoder.text_states(["red"]).shape == (1, encoder.text_width)
+
+
+def test_text_states_are_the_normalised_last_states_at_the_end_token(encoder: FeatureEncoder) -> None:
+    """The end token has the highest id of a text; what CLIP projects to its text feature stands at its place."""
+    texts, kept = ["What colour is it ?", "a red square </s>", "red </s> green blue"], []
+    watch = encoder._model.ln_final.register_forward_hook(lambda module, args, out: kept.append(out))
+    states = encoder.text_states(texts)
+    watch.remove()
+    places = [max(range(24), key=row.__getitem__) for row in encoder._tokenizer(texts).tolist()]
+
+    expected = torch.stack([kept[0][row, place] for row, place in enumerate(places)])
+    torch.testing.assert_close(states, expected)
+    torch.testing.assert_close(states @ encoder._model.text_projection, encoder.texts(texts))
+    assert len(set(places)) > 1
+
+
+def test_asking_for_states_leaves_the_projection_in_place(
+    encoder: FeatureEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = encoder.texts(["red"])
+    encoder.text_states(["red", "green"])
+    with monkeypatch.context() as broken:
+        broken.setattr(encoder, "_tokenizer", lambda texts: torch.zeros(1, 3, dtype=torch.long))
+        with pytest.raises(RuntimeError):
+            encoder.text_states(["blue"])
+
+    assert torch.equal(FeatureEncoder(encoder.name).texts(["red"]), before)
+    torch.testing.assert_close(encoder.texts(["green"]), FeatureEncoder(encoder.name).texts(["green"]))
+
+
+def test_states_of_a_text_are_computed_once(encoder: FeatureEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = encoder.text_states(["red", "green"])
+    monkeypatch.setattr(encoder, "_tokenizer", None)
+
+    assert torch.equal(encoder.text_states(["green", "red"]), first[[1, 0]])
+
+
+def test_a_text_tower_without_a_projection_has_no_states_before_it(encoder: FeatureEncoder) -> None:
+    encoder._model.text_projection = None
+
+    with pytest.raises(BackboneError, match="no projection to stop before"):
+        encoder.text_states(["red"])
+    with pytest.raises(BackboneError, match=r"--features .*clip"):
+        _ = encoder.text_width
+
+
 def test_loading_an_encoder_draws_nothing(tiny_folder: Path) -> None:
     """What a hook draws next does not depend on whether it was the first to look, as it is after a resume."""
     before = torch.get_rng_state()
@@ -52,21 +103,28 @@ def test_a_sample_without_an_image_has_zeros(encoder: FeatureEncoder) -> None:
 
 
 def test_a_long_text_is_cut_at_the_context(encoder: FeatureEncoder) -> None:
+    """What stands behind the context, here 24 tokens, is not read."""
     assert encoder.texts(["red " * 200]).shape == (1, 8)
+    for look in (encoder.texts, encoder.text_states):
+        assert torch.equal(look(["red " * 24 + "green blue"]), look(["red " * 24]))
+        assert not torch.allclose(look(["red " * 23 + "green"]), look(["red " * 24]))
 
 
 def test_features_stay_fp32_inside_autocast(encoder: FeatureEncoder, tiny_folder: Path) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = encoder.images([square(0)[0]]), encoder.texts(["a red square"])
+        states = encoder.text_states(["a red square"])
     fresh = FeatureEncoder(str(tiny_folder / "clip"))
 
     assert torch.equal(inside[0], fresh.images([square(0)[0]]))
     assert torch.equal(inside[1], fresh.texts(["a red square"]))
+    assert torch.equal(states, fresh.text_states(["a red square"]))
 
 
 def test_nothing_in_the_encoder_learns(encoder: FeatureEncoder) -> None:
     assert not encoder.images([square(0)[0]]).requires_grad
     assert not encoder.texts(["red"]).requires_grad
+    assert not encoder.text_states(["red"]).requires_grad
 
 
 @given(

@@ -1,0 +1,63 @@
+"""HydraLoRA: one shared down-projection, several heads.
+
+Tian et al., "HydraLoRA: An Asymmetric LoRA Architecture for Efficient Fine-Tuning", NeurIPS 2024
+(https://arxiv.org/abs/2404.19245).
+
+LoRAs of different data agree in A and differ in B. So a layer has one A for all and N heads B_i, and a router of its own
+weights the heads for each token:
+
+    ω(x) = softmax(W_g x)                W_g (N, d_in), without bias
+    y = W x + s · Σ_i ω_i(x) B_i A x     A (r/N, d_in), B_i (d_out, r/N)
+
+It was made for many tasks at once; here it learns them one after the other, nothing is frozen or reset. It is what
+BranchLoRA starts from: the same branches without its top-k, its freezing and its routers per task.
+
+Choices the paper leaves open, and ours:
+  * r of the recipe is the sum over heads that train together, so A and each B have rank r/N, and the scale s is the
+    recipe's. All heads together have as many parameters as the B of one LoRA, A has 1/N of its A.
+  * N = 4 as in the released code. (The paper also finds N by clustering the training texts; a stream does not show them
+    in advance.)
+  * All linear layers of the language model carry heads, as for every method here; the released code adapts the
+    feed-forward layers only, with r = 4 and α = 32 and no sharing out of the rank.
+  * A starts as in the recipe and every B at zero, so in the very first step only the B receive a gradient.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from cl_zoo import Backbone, Recipe, hookimpl
+from cl_zoo.bank import BankLayer, ExpertBank, adapters
+from cl_zoo.mixes import SharedDown
+
+
+class HydraLoRA:
+    """One A, N heads B and a token-wise softmax router in every layer, all of which learn on every task."""
+
+    class Options(BaseModel, frozen=True, extra="forbid"):
+        heads: int = Field(4, ge=1, description="N: number of heads B; adapter.rank is shared among them")
+
+    def __init__(self, options: Options) -> None:
+        self.heads = [f"b{place}" for place in range(options.heads)]
+
+    @hookimpl
+    def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
+        first, *others = self.heads
+        bank = adapters(backbone, recipe, first, experts=len(self.heads))
+        for name in others:
+            bank.add(name, reads=first)
+        bank.use(self.heads, trainable=self.heads)
+        bank.mix(lambda layer: SharedDown(Gate(layer, len(self.heads))))
+        return bank
+
+
+class Gate(nn.Module):
+    """ω(x) of one layer: (z, x) with x (..., d_in) to weights of the heads (..., N), summing to one."""
+
+    def __init__(self, layer: BankLayer, heads: int) -> None:
+        super().__init__()
+        self.router = nn.Linear(layer.in_features, heads, bias=False, **layer.made)
+
+    def forward(self, _: Tensor, x: Tensor) -> Tensor:
+        return self.router(x).softmax(-1)  # type: ignore[no-any-return]  # torch leaves modules untyped

@@ -1,0 +1,158 @@
+"""L2P: learning to prompt from a pool.
+
+Wang et al., "Learning to Prompt for Continual Learning", CVPR 2022 (https://arxiv.org/abs/2112.08654).
+
+The model stays frozen. A pool of M prompts P_i with keys k_i serves all tasks; a sample reads the N prompts whose keys
+lie nearest to its query q(x), and pulls these keys towards itself:
+
+    K_x = argmin_{s_1…s_N} Σ_i γ(q(x), k_{s_i}),  γ = 1 − cos                                             (Eq. 3)
+    K_x = argmin_{s_1…s_N} Σ_i γ(q(x), k_{s_i}) · h_{s_i}          while learning, h_i: how often P_i was
+                                                                   chosen in earlier tasks                (Eq. 4)
+    L = L_task(prompts of K_x, x) + λ Σ_{K_x} γ(q(x), k_{s_i})                                            (Eq. 5)
+
+Choices the paper, which is about image classifiers, leaves open for a multimodal language model, and ours:
+  * q(x): the projected image feature of the frozen CLIP. A sample without an image asks with its text feature, which lies
+    in the same joint space.
+  * The prompts stand among the language model's embeddings, behind the first token, nearest key first. Nothing else of
+    the language model learns: the budget of adapters is not used, the ledger counts prompts and keys in its place.
+  * P_i starts as copies of random token embeddings, since uniform numbers in (−1, 1) are far larger than what a language
+    model reads; k_i starts uniform in (−1, 1), whose scale does not matter to γ.
+  * h: shares of all earlier choices with one added to each count. In the first task all are equal, which is Eq. 3, and
+    prompts that were never chosen cost little but not nothing, so that γ still orders them. A task's choices are counted
+    once it is learnt, over all its samples, by the rule it was learnt with.
+
+Differences from published code: there the batch chooses by majority vote, in testing too, so that an answer depends on
+who else is asked; here every sample chooses for itself. Eq. 4 is left out there, or prompts are dealt out to the tasks
+beforehand. λ is 0.1, 0.5 or 1 from one configuration to the next; we take 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cl_zoo import Backbone, Batch, hookimpl, share, total
+from cl_zoo.prompts import Prompted, token_rows
+
+
+class L2P:
+    """A pool of prompts; each sample chooses its own."""
+
+    class Options(BaseModel, frozen=True, extra="forbid"):
+        pool: int = Field(10, ge=1, description="M: prompts in the pool")
+        length: int = Field(5, ge=1, description="L_p: vectors of one prompt")
+        top: int = Field(5, ge=1, description="N: prompts that a sample reads")
+        strength: float = Field(0.5, ge=0, description="λ in Eq. 5: how much chosen keys are pulled")
+        diversify: bool = Field(
+            True, description="Eq. 4: avoid, while learning, prompts that earlier tasks chose often"
+        )
+
+        @model_validator(mode="after")
+        def _top_fits(self) -> Self:
+            if self.top > self.pool:
+                raise ValueError(f"top is {self.top} but the pool has only {self.pool} prompts")
+            return self
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.counts: Tensor | None = None  # (M,) how often each prompt was chosen so far
+
+    @hookimpl
+    def build_model(self, backbone: Backbone) -> Pool:
+        self.model = Pool(backbone, self.options)
+        return self.model
+
+    @hookimpl
+    def before_task(self) -> None:
+        if self.options.diversify and self.counts is not None:
+            self.model.frequency = frequency(self.counts).to(self.model.keys.device)
+
+    @hookimpl
+    def loss(self) -> dict[str, Tensor]:
+        return {"l2p/pull": self.options.strength * self.model.pull()}
+
+    @hookimpl
+    def after_task(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        counts = torch.zeros(self.options.pool, device=self.model.keys.device)
+        for batch in share(batches):
+            chosen = self.model.choose(self.model.ask(batch), self.model.frequency)
+            counts += F.one_hot(chosen, self.options.pool).sum((0, 1))
+        counts = total(counts)
+        self.counts = counts if self.counts is None else self.counts + counts
+        return {"l2p/prompts_used": (counts > 0).sum()}
+
+    def parts(self, model: nn.Module) -> dict[str, list[str]]:
+        return {"prompts": ["prompts"], "keys": ["keys"]}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.counts is None else {"counts": self.counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.counts = state.get("counts")
+
+
+class Pool(Prompted):
+    """A frozen model that reads, of M prompts, the N of each sample's choice.
+
+    Attributes:
+        frequency: h of Eq. 4, (M,).
+        query, chosen: of the batch at hand, (batch, d) and (batch, N).
+    """
+
+    def __init__(self, backbone: Backbone, options: L2P.Options) -> None:
+        super().__init__(backbone)
+        self._features, self._top = backbone.features, options.top
+        rows = token_rows(backbone, options.pool * options.length)
+        self.prompts = nn.Parameter(rows.view(options.pool, options.length, -1))
+        keys = torch.empty(options.pool, backbone.features.width).uniform_(-1, 1)
+        self.keys = nn.Parameter(keys.to(rows.device))
+        self.frequency = torch.ones(options.pool, device=rows.device)
+        self.query, self.chosen = torch.empty(0), torch.empty(0, dtype=torch.long)
+
+    def prepare(self, batch: Batch) -> None:
+        self.query = self.ask(batch)
+        self.chosen = self.choose(self.query, self.frequency if self.training else None)
+
+    def ask(self, batch: Batch) -> Tensor:
+        """q(x), (batch, d)."""
+        query = self._features.images([sample.image for sample in batch.samples])
+        blind = [place for place, sample in enumerate(batch.samples) if sample.image is None]
+        if blind:
+            texts = self._features.texts([batch.samples[place].prompt for place in blind])
+            query = query.index_copy(0, torch.tensor(blind, device=query.device), texts)
+        return query
+
+    @torch.no_grad()
+    def choose(self, query: Tensor, frequency: Tensor | None) -> Tensor:
+        return nearest(distance(query, self.keys), self._top, frequency)
+
+    def pull(self) -> Tensor:
+        """Σ γ over the chosen keys, (batch,)."""
+        return distance(self.query, self.keys).gather(1, self.chosen).sum(1)
+
+    def soft_prompts(self) -> Tensor:
+        return self.prompts[self.chosen].flatten(1, 2)
+
+    def active(self) -> dict[str, int]:
+        return {"prompts": self._top * self.prompts[0].numel()}
+
+
+def distance(query: Tensor, keys: Tensor) -> Tensor:
+    """γ(q, k) = 1 − cos: queries (batch, d) and keys (M, d) to (batch, M)."""
+    return 1 - F.cosine_similarity(query[:, None], keys[None], dim=-1)
+
+
+def nearest(distances: Tensor, top: int, frequency: Tensor | None = None) -> Tensor:
+    """Places of the `top` smallest of distances (batch, M), each weighed by (M,) where given (Eq. 3, 4); (batch, top)."""
+    costs = distances if frequency is None else distances * frequency
+    return costs.topk(top, dim=1, largest=False).indices
+
+
+def frequency(counts: Tensor) -> Tensor:
+    """h of Eq. 4: shares of the choices so far, one added to each count; (M,), summing to one."""
+    return (counts + 1) / (counts + 1).sum()

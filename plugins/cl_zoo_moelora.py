@@ -1,0 +1,58 @@
+"""MoELoRA: a mixture of LoRA experts that learns on over the tasks.
+
+Chen et al., "CoIN: A Benchmark of Continual Instruction tuNing for Multimodel Large Language Model", NeurIPS 2024
+(https://arxiv.org/abs/2403.08350).
+
+Every linear layer of the language model carries E small experts; a router of its own weights them for each token, so that
+tasks may come to use different experts and disturb each other less:
+
+    g(x) = softmax(W_g x)                  W_g (E, d_in), without bias
+    y = W x + s · Σ_e g_e(x) B_e A_e x     A_e (r/E, d_in), B_e (d_out, r/E)
+
+There is no further term in the objective. All experts and routers learn on every task, and the model that has just learnt
+answers by the same forward: a token finds its experts itself, no task is named.
+
+Choices the paper leaves open, and ours:
+  * r of the recipe is the sum over the experts, each has r/E, and all keep the scale s of the recipe: as in the released
+    code, where rank 128 is shared by 8 experts at s = 2. A gate that is the same for all experts therefore gives one LoRA
+    of rank r at scale s/E.
+  * E = 8 as in the released scripts. (Others set it to the number of tasks, which a stream need not tell in advance.)
+  * Dense: no top-k, no noise, no term that balances the load; the released code has none either.
+  * The router starts as any linear layer does and learns at the rate of the adapters, unless `lr.routers` says otherwise.
+
+The released code draws a dropout mask per expert; here all experts of a layer share one, and the router sees x without it.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+from torch import nn
+
+from cl_zoo import Backbone, Recipe, hookimpl
+from cl_zoo.bank import BankLayer, ExpertBank, adapters
+from cl_zoo.mixes import PerToken
+
+
+class MoELoRA:
+    """E experts and a token-wise softmax router in every layer, all of which learn on every task."""
+
+    class Options(BaseModel, frozen=True, extra="forbid"):
+        experts: int = Field(8, ge=1, description="E: number of experts; adapter.rank is shared among them")
+
+    def __init__(self, options: Options) -> None:
+        self.experts = [f"e{place}" for place in range(options.experts)]
+
+    @hookimpl
+    def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
+        first, *others = self.experts
+        bank = adapters(backbone, recipe, first, experts=len(self.experts))
+        for name in others:
+            bank.add(name)
+        bank.use(self.experts, trainable=self.experts)
+        bank.mix(lambda layer: PerToken(router(layer, len(self.experts))))
+        return bank
+
+
+def router(layer: BankLayer, experts: int) -> nn.Linear:
+    """W_g of one layer: (..., d_in) to one logit per expert (..., E)."""
+    return nn.Linear(layer.in_features, experts, bias=False, **layer.made)

@@ -1,0 +1,100 @@
+"""Replay: some samples of every old task are learnt again with each new one.
+
+Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal", Connection Science 1995, is the idea's usual source; the
+form here is that of the memory files of CoIN (https://arxiv.org/abs/2403.08350) and of the replay baselines after it:
+
+    M_t = M_{t−1} ∪ {`samples` of task t, at random, none twice};  task t learns D_t ∪ M_{t−1}, shuffled
+
+It trains what its stack trains: alone the one adapter and projector of fine-tuning, or, as in `hide+replay`, what another
+method has placed.
+
+Choices, and ours:
+  * 100 samples per task, the smallest of CoIN's memory files (100, 500 and 1000 per data set). A buffer of fixed size, as
+    others keep, would need to drop old samples as tasks come.
+  * The number of optimiser steps stays that of the task, so batches grow; the ledger counts what is seen in addition.
+  * Images in files stay files: their path is kept. Images in memory are kept as pixels, which the ledger counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from cl_zoo import Batch, Sample, hookimpl
+from cl_zoo.features import open_image
+from cl_zoo.tasks import ImageSource
+
+
+class Replay:
+    """A memory of old samples."""
+
+    class Options(BaseModel, frozen=True, extra="forbid"):
+        samples: int = Field(100, ge=1, description="samples kept of each task")
+
+    def __init__(self, options: Options) -> None:
+        self.samples = options.samples
+        self.memory: list[Sample] = []  # M
+
+    @hookimpl
+    def rehearse(self) -> Sequence[Sample]:
+        return list(self.memory)
+
+    @hookimpl
+    def after_task(self, batches: Sequence[Batch]) -> dict[str, float]:
+        self.memory += draw(batches, self.samples)
+        return {"replay/memory": len(self.memory)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": [pack(sample) for sample in self.memory]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.memory = [unpack(kept) for kept in state["memory"]]
+
+
+def draw(batches: Sequence[Batch], samples: int) -> list[Sample]:
+    """So many samples of a task at random, none twice, in the task's order; all of them where there are no more.
+
+    The draw depends on the seed of the hook alone: it is the same on every process and whatever else is in the stack.
+    A batch that no drawn sample is in is not made, except for the first and the last, which tell how many there are.
+    """
+    if not len(batches):
+        return []
+    length = len(batches[0])  # of each batch but the last
+    size = length * (len(batches) - 1) + len(batches[len(batches) - 1])
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    chosen = torch.randperm(size, generator=generator)[:samples].sort().values.tolist()
+    places: dict[int, list[int]] = {}
+    for index in chosen:
+        places.setdefault(index // length, []).append(index % length)
+    return [batches[place].samples[row] for place, rows in places.items() for row in rows]
+
+
+def pack(sample: Sample) -> dict[str, Any]:
+    """What of a sample is kept on disk: JSON and a tensor."""
+    return {"id": sample.id, "prompt": sample.prompt, "answer": sample.answer, "image": pixels(sample.image)}
+
+
+def unpack(kept: Mapping[str, Any]) -> Sample:
+    """The sample that `pack` took apart."""
+    return Sample(kept["id"], shown(kept["image"]), kept["prompt"], kept["answer"])
+
+
+def pixels(image: ImageSource | None) -> Tensor | str | None:
+    """What is kept of an image: the path of a file, (height, width, 3) bytes of one in memory."""
+    if image is None or isinstance(image, Path):
+        return None if image is None else str(image)
+    flat = torch.frombuffer(bytearray(open_image(image).tobytes()), dtype=torch.uint8)
+    return flat.view(image.height, image.width, 3)
+
+
+def shown(kept: Tensor | str | None) -> ImageSource | None:
+    """The image again, in RGB."""
+    if isinstance(kept, Tensor):
+        return Image.fromarray(kept.cpu().numpy())
+    return None if kept is None else Path(kept)
