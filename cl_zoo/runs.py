@@ -139,9 +139,10 @@ class RunFolder:
         try:
             notes = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
             tensors = load_file(states[-1] / "model.safetensors", device=device)
-            plugins = _join_tensors(
-                notes.pop("plugins"), load_file(states[-1] / "plugins.safetensors", device=device)
-            )
+            kept = load_file(states[-1] / "plugins.safetensors", device=device)
+            # Copies: in the file a tensor lies anywhere, and matrix products of unaligned memory end in other last bits.
+            kept = {name: tensor.clone() for name, tensor in kept.items()}
+            plugins = _join_tensors(notes.pop("plugins"), kept)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise RunError(
                 f"checkpoint {states[-1]}: {first_line(error)}; delete {self.partial} to start the run again"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cl_zoo.conformance import SLOW as SLOW
     from cl_zoo.conformance import check_method as check_method
     from cl_zoo.conformance import check_promise as check_promise
-    from cl_zoo.moments import ConformanceError as ConformanceError
+    from cl_zoo.conformance.moments import ConformanceError as ConformanceError
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 TEMPLATE = "USER: {prompt} ASSISTANT:"

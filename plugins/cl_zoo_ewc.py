@@ -1,67 +1,95 @@
 """Elastic Weight Consolidation.
 
-Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017 (https://arxiv.org/abs/1612.00796).
+Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017 (https://arxiv.org/abs/1612.00796);
+online: Schwarz et al., "Progress & Compress", ICML 2018 (https://arxiv.org/abs/1805.06370), section 4.
 
 After each task, store where the trainable weights stand and how sharply the likelihood bends there; during later tasks,
 pull every weight back in proportion to that sharpness:
 
-    L(θ) = L_task(θ) + Σ_k Σ_i λ/2 · F_k,i (θ_i − θ*_k,i)²                                                (Eq. 3)
+    summed    L(θ) = L_task(θ) + Σ_k Σ_i λ/2 · F_k,i (θ_i − θ*_k,i)²                                      (Eq. 3)
+    online    L(θ) = L_task(θ) + Σ_i λ/2 · F̃_i (θ_i − θ*_i)²,   F̃ ← γ F̃ + F_k,   θ* the latest
 
 Choices the paper leaves open for multimodal models, and ours:
-  * Weights: everything that trains, adapters and projector. Weights that a task added later have no anchor and are free.
-  * Fisher: squared gradient of the mean answer-token log-likelihood under the data's labels ("empirical"), sample by
-    sample, in evaluation mode, over the first `samples` of the task. (Squaring the gradient of a batch mean, as a public
-    implementation does, underestimates it by about the batch size.)
-  * Past tasks: one penalty each, summed, as the paper writes it. The sum of parabolas is itself a parabola, so ΣF, ΣFθ*
+  * Weights: everything that trains, adapters and projector. Weights that a task added later have no anchor and are free;
+    weights that leave the model take their penalty with them.
+  * Fisher: squared gradient of the mean answer-token log-likelihood under the data's labels ("empirical"), in evaluation
+    mode, over the first `samples` of the task, sample by sample. `fisher="batch"` squares the gradient of a batch mean
+    instead, as a public implementation (Prism) does; that underestimates F by about the batch size.
+  * Past tasks: one penalty each, summed, as the paper writes it. A sum of parabolas is itself a parabola, so ΣF, ΣFθ*
     and ΣFθ*² are kept in place of one pair per task: the same value at a size that does not grow.
   * λ: the continual-learning papers for multimodal models give none; 5000 is that of a public implementation (Prism).
+  * γ: a hyper-parameter of each experiment in the online paper; 1 lets no task fade. The γ that the paper also puts before
+    F̃ in the penalty is part of λ here, and no task's F is normalised, so that λ means the same in both modes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from cl_zoo import Batch, hookimpl, task_loss
+from cl_zoo import Batch, hookimpl, share, task_loss, total
+from cl_zoo.bank import standing_still
+
+Per = Literal["sample", "batch"]
 
 
 class EWC:
     """Penalises changes of weights that earlier tasks depend on."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
-        strength: float = Field(5000.0, ge=0, description="λ in Eq. 3: how much old tasks matter")
+        mode: Literal["summed", "online"] = Field(
+            "summed", description="one penalty per past task, or one running F̃ around the latest weights"
+        )
+        strength: float = Field(5000.0, ge=0, description="λ: how much old tasks matter")
+        decay: float = Field(
+            1.0, ge=0, le=1, description="γ: how much of F̃ a further task leaves; online only"
+        )
         samples: int = Field(128, ge=1, description="samples per task for the Fisher information F")
+        fisher: Per = Field(
+            "sample", description="whose gradient is squared: each sample's, or a batch mean's"
+        )
 
     def __init__(self, options: Options) -> None:
-        self.strength, self.samples = options.strength, options.samples
-        self.importance: dict[str, Tensor] = {}  # Σ_k F_k
-        self.pull: dict[str, Tensor] = {}  # Σ_k F_k θ*_k
-        self.offset: dict[str, Tensor] = {}  # Σ_k F_k θ*_k², summed over the weights of a tensor
+        self.options = options
+        self.importance: dict[str, Tensor] = {}  # Σ_k F_k, or F̃
+        self.pull: dict[str, Tensor] = {}  # Σ_k F_k θ*_k, or F̃ θ*
+        self.offset: dict[str, Tensor] = {}  # Σ_k F_k θ*_k², or F̃ θ*², summed over the weights of a tensor
 
     @hookimpl
     def loss(self, model: nn.Module) -> dict[str, Tensor] | None:
         weights = {name: weight for name, weight in trainable(model).items() if name in self.importance}
-        if not weights:
+        if not weights or not self.options.strength:
             return None  # nothing to protect: the first task, or one that learns new weights only
         terms = [
-            (self.importance[name] * weight**2 - 2 * self.pull[name] * weight).sum() + self.offset[name]
+            ((self.importance[name] * weight - 2 * self.pull[name]) * weight).sum() + self.offset[name]
             for name, weight in weights.items()
         ]
-        return {"ewc": self.strength / 2 * torch.stack(terms).sum()}  # Eq. 3, second term
+        return {"ewc": self.options.strength / 2 * torch.stack(terms).sum()}  # Eq. 3, second term
 
     @hookimpl
-    def after_task(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        fisher = diagonal_fisher(model, batches, self.samples)
+    def after_task(self, model: nn.Module, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        fisher = diagonal_fisher(model, batches, self.options.samples, self.options.fisher)
+        here = {name for name, _ in model.named_parameters()}
+        for name in self.importance.keys() - here:
+            del self.importance[name], self.pull[name], self.offset[name]
         for name, weight in trainable(model).items():
-            F, anchor = fisher[name], weight.detach()
-            self.importance[name] = self.importance.get(name, 0) + F
-            self.pull[name] = self.pull.get(name, 0) + F * anchor
-            self.offset[name] = self.offset.get(name, 0) + (F * anchor**2).sum()
-        return {"ewc/fisher_trace": sum(float(F.sum()) for F in fisher.values())}
+            F, anchor = fisher[name], weight.detach().float()
+            if self.options.mode == "online":
+                F = F + self.options.decay * self.importance.get(name, 0)
+                self.importance[name], self.pull[name], self.offset[name] = (
+                    F,
+                    F * anchor,
+                    (F * anchor**2).sum(),
+                )
+            else:
+                self.importance[name] = self.importance.get(name, 0) + F
+                self.pull[name] = self.pull.get(name, 0) + F * anchor
+                self.offset[name] = self.offset.get(name, 0) + (F * anchor**2).sum()
+        return {"ewc/fisher_trace": sum((F.sum() for F in fisher.values()), torch.zeros(()))}
 
     def state_dict(self) -> dict[str, Any]:
         return {"importance": self.importance, "pull": self.pull, "offset": self.offset}
@@ -75,21 +103,28 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def diagonal_fisher(model: nn.Module, batches: Iterable[Batch], samples: int) -> dict[str, Tensor]:
-    """Mean over samples of the squared gradient of the sample's own loss, per weight, in evaluation mode."""
-    weights, training = trainable(model), model.training
-    fisher = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+def diagonal_fisher(
+    model: nn.Module, batches: Sequence[Batch], samples: int, per: Per = "sample"
+) -> dict[str, Tensor]:
+    """Mean over samples (or batches) of the squared gradient of their own loss, per weight, in evaluation mode, fp32.
+
+    Over the task's first `samples` on all processes together; zero everywhere where there are none.
+    """
+    weights = trainable(model)
+    if not weights:
+        return {}
+    fisher = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
     seen = 0
-    model.eval()
-    for batch in batches:
-        for place in range(min(len(batch), samples - seen)):
-            loss = task_loss(model, batch.rows([place]))
-            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            for total, gradient in zip(fisher.values(), gradients, strict=True):
-                if gradient is not None:
-                    total += gradient**2
-            seen += 1
-        if seen >= samples:
-            break
-    model.train(training)
-    return {name: total / max(seen, 1) for name, total in fisher.items()}
+    with standing_still(model):
+        model.eval()
+        for batch in share(batches, samples=samples):
+            for piece in [batch.rows([place]) for place in range(len(batch))] if per == "sample" else [batch]:
+                gradients = torch.autograd.grad(
+                    task_loss(model, piece), list(weights.values()), allow_unused=True
+                )
+                for squares, gradient in zip(fisher.values(), gradients, strict=True):
+                    if gradient is not None:
+                        squares += gradient.float() ** 2
+                seen += 1
+    count = total(torch.tensor(float(seen), device=next(iter(weights.values())).device)).clamp(min=1)
+    return {name: total(F) / count for name, F in fisher.items()}

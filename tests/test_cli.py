@@ -49,7 +49,9 @@ def test_help_names_every_command(cli: Callable[..., Any]):
     ended = cli("--help")
 
     assert ended.code == 0
-    assert all(command in ended.out for command in ("run", "compare", "list", "show", "ledger", "check", "new"))
+    assert all(
+        command in ended.out for command in ("run", "compare", "list", "show", "ledger", "check", "new")
+    )
 
 
 def test_list_prints_kind_name_origin_and_class(cli: Callable[..., Any]):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cl_zoo_ewc
 import pytest
@@ -44,15 +43,16 @@ class Logistic(nn.Module):
         return type("Outputs", (), {"logits": torch.stack([torch.zeros_like(one), one], -1)[:, None]})
 
 
-def batches(*sizes: int) -> Iterator[Batch]:
+def batches(*sizes: int) -> list[Batch]:
     """The three samples in batches of the given sizes."""
-    start = 0
+    start, made = 0, []
     for size in sizes:
         place = slice(start, start + size)
         samples = tuple(Sample(str(i), None, "?", "!") for i in range(size))
         ids = torch.zeros(size, 1, dtype=torch.long)
-        yield Batch(samples, {"x": X[place], "input_ids": ids}, Y[place, None])
+        made.append(Batch(samples, {"x": X[place], "input_ids": ids}, Y[place, None]))
         start += size
+    return made
 
 
 def closed_form(count: int) -> Tensor:
@@ -61,7 +61,9 @@ def closed_form(count: int) -> Tensor:
     return (((X @ model.w).sigmoid() - Y)[:, None] * X)[:count].pow(2).mean(0).detach()
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (3,), (2, 1)])
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1), (3,), (2, 1)]
+)  # all batches of a task but the last have one size
 def test_the_fisher_is_its_closed_form_sample_by_sample(sizes: tuple[int, ...]) -> None:
     fisher = diagonal_fisher(Logistic(), batches(*sizes), samples=10)
 
@@ -70,9 +72,45 @@ def test_the_fisher_is_its_closed_form_sample_by_sample(sizes: tuple[int, ...]) 
     assert set(fisher) == {"w", "unused"}  # frozen weights have none
 
 
-@pytest.mark.parametrize("sizes", [(3,), (1, 2)])
+@pytest.mark.parametrize("sizes", [(3,), (1, 1, 1), (2, 1)])
 def test_only_the_first_samples_count(sizes: tuple[int, ...]) -> None:
     torch.testing.assert_close(diagonal_fisher(Logistic(), batches(*sizes), samples=2)["w"], closed_form(2))
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 1, 1), (3,)])
+def test_the_fisher_of_batches_squares_the_gradient_of_each_batchs_mean(sizes: tuple[int, ...]) -> None:
+    """Mean over batches of (mean over the batch of (σ(w·x) − y) x)²; with one sample per batch both are the same."""
+    model = Logistic()
+    gradients = (((X @ model.w).sigmoid() - Y)[:, None] * X).detach()
+    squares = [piece.mean(0) ** 2 for piece in gradients.split(list(sizes))]
+
+    fisher = diagonal_fisher(Logistic(), batches(*sizes), samples=10, per="batch")
+
+    torch.testing.assert_close(fisher["w"], torch.stack(squares).mean(0))
+    if sizes == (1, 1, 1):
+        torch.testing.assert_close(fisher["w"], closed_form(3))
+
+
+def test_the_fisher_of_batches_cuts_the_last_one_too() -> None:
+    """Two samples of a batch of three."""
+    model = Logistic()
+    gradients = (((X @ model.w).sigmoid() - Y)[:, None] * X).detach()
+
+    fisher = diagonal_fisher(Logistic(), batches(3), samples=2, per="batch")
+
+    torch.testing.assert_close(fisher["w"], gradients[:2].mean(0) ** 2)
+
+
+@pytest.mark.parametrize("mode", ["summed", "online"])
+def test_without_samples_on_the_meta_device_the_shapes_are_right(mode: Literal["summed", "online"]) -> None:
+    """How a ledger is counted: no value is ever read."""
+    model, method = Logistic().to("meta"), EWC(EWC.Options(mode=mode))
+
+    measured = [method.after_task(model, []) for _ in range(2)]
+
+    assert measured[1]["ewc/fisher_trace"].shape == ()
+    assert {name: F.shape for name, F in method.importance.items()} == {"w": (2,), "unused": (1,)}
+    assert all(tensor.is_meta for tensor in method.pull.values())
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -120,13 +158,46 @@ def test_the_penalties_of_two_tasks_add_up(monkeypatch: pytest.MonkeyPatch) -> N
         assert terms["ewc"].item() == pytest.approx(float(by_hand), rel=1e-5)
 
 
+def test_the_online_penalty_has_one_running_fisher_and_the_latest_anchor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """γ = 0.5, F = (1, 2), then (0.5, 4): F̃ = (1, 5); at θ − θ* = (2, −1) and λ = 3 it is 3/2 · (4 + 5) = 13.5."""
+    model, method = Logistic(), EWC(EWC.Options(mode="online", decay=0.5, strength=3.0))
+    for fisher, place in [([1.0, 2.0], [9.0, 9.0]), ([0.5, 4.0], [1.5, 0.25])]:
+        monkeypatch.setattr(
+            cl_zoo_ewc,
+            "diagonal_fisher",
+            lambda *_, F=fisher: {"w": torch.tensor(F), "unused": torch.zeros(1)},
+        )
+        model.w.data.copy_(torch.tensor(place))
+        method.after_task(model, [])
+    model.w.data += torch.tensor([2.0, -1.0])
+
+    terms = method.loss(model)
+
+    assert method.importance["w"].tolist() == [1.0, 5.0]
+    assert terms is not None
+    assert terms["ewc"].item() == pytest.approx(13.5)
+
+
+def test_a_weight_that_leaves_the_model_takes_its_penalty_with_it() -> None:
+    """Were one of that name to come back, in another shape even, it would be a new weight."""
+    model, method = Logistic(), EWC(EWC.Options())
+    method.after_task(model, batches(3))
+    del model.unused
+    method.after_task(model, batches(3))
+
+    for table in (method.importance, method.pull, method.offset):
+        assert set(table) == {"w"}
+
+
 def test_the_first_task_has_no_penalty() -> None:
     assert EWC(EWC.Options()).loss(Logistic()) is None
 
 
 def test_weights_that_came_later_or_stand_still_are_free() -> None:
     model, method = Logistic(), EWC(EWC.Options())
-    method.after_task(model, list(batches(3)))
+    method.after_task(model, batches(3))
 
     later = nn.Module()
     later.fresh = nn.Parameter(torch.ones(1))
@@ -140,14 +211,20 @@ def test_weights_that_came_later_or_stand_still_are_free() -> None:
 
 
 def test_the_trace_of_the_fisher_is_measured() -> None:
-    measured = EWC(EWC.Options()).after_task(Logistic(), list(batches(3)))
+    measured = EWC(EWC.Options()).after_task(Logistic(), batches(3))
 
-    assert measured["ewc/fisher_trace"] == pytest.approx(float(closed_form(3).sum()))
+    assert measured["ewc/fisher_trace"].item() == pytest.approx(float(closed_form(3).sum()))
+
+
+def test_options_say_what_is_out_of_range() -> None:
+    for options in ({"mode": "off"}, {"decay": 1.5}, {"strength": -1}, {"samples": 0}, {"fisher": "token"}):
+        with pytest.raises(ValueError, match="validation error"):
+            EWC.Options(**options)  # type: ignore[arg-type]
 
 
 def test_a_state_comes_back() -> None:
     method = EWC(EWC.Options())
-    method.after_task(Logistic(), list(batches(3)))
+    method.after_task(Logistic(), batches(3))
     again = EWC(EWC.Options())
     again.load_state_dict(method.state_dict())
 

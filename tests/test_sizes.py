@@ -19,14 +19,18 @@ PER_RANK = 32 * (35_584 + 42_496)
 PROJECTOR = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
 
 
-def count(stack: str, rank: int = 8, tasks: int = 1, backbone: str = "llava-1.5-7b", **recipe: Any) -> list[Size]:
-    return sizes(
-        parse_stack(stack), shapes(backbone), build_recipe({"adapter.rank": rank, **recipe}), tasks
-    )
+def count(
+    stack: str, rank: int = 8, tasks: int = 1, backbone: str = "llava-1.5-7b", **recipe: Any
+) -> list[Size]:
+    return sizes(parse_stack(stack), shapes(backbone), build_recipe({"adapter.rank": rank, **recipe}), tasks)
 
 
 def test_the_projector_of_llava_has_20_979_712_parameters():
-    assert sum(weight.numel() for weight in shapes("llava-1.5-7b").projector.parameters()) == PROJECTOR == 20_979_712
+    assert (
+        sum(weight.numel() for weight in shapes("llava-1.5-7b").projector.parameters())
+        == PROJECTOR
+        == 20_979_712
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 8, 128])
@@ -57,7 +61,8 @@ def test_branches_on_llava_count_as_branchlora_counts_them():
 def test_what_hide_stores_after_six_tasks_has_the_ratios_of_the_papers_table():
     """×1, ×0.86 for merging all layers and ×5.20 for expanding all, which only the released fusion can have."""
     default, merged, expanded = (
-        count(f"hide[variant=released,expanded={top}]", tasks=6)[-1].inference["adapters"] for top in (1, 0, 32)
+        count(f"hide[variant=released,expanded={top}]", tasks=6)[-1].inference["adapters"]
+        for top in (1, 0, 32)
     )
 
     assert default == 31 * PER_RANK // 32 * 8 + 6 * PER_RANK // 32 * 8
@@ -103,7 +108,9 @@ def test_the_count_is_that_of_the_ledger_of_a_run(run_tiny: Callable[..., Any], 
 
 def test_an_unknown_model_is_named_with_those_that_are_known():
     assert published() == ["llava-1.5-13b", "llava-1.5-7b"]
-    with pytest.raises(BackboneError, match=r"'llava-1\.5-7'; did you mean 'llava-1\.5-7b'.*or pass a folder"):
+    with pytest.raises(
+        BackboneError, match=r"'llava-1\.5-7'; did you mean 'llava-1\.5-7b'.*or pass a folder"
+    ):
         shapes("llava-1.5-7")
 
 
@@ -122,7 +129,9 @@ def test_the_command_prints_the_same_as_json_and_as_text(cli: Callable[..., Any]
 
     assert printed["rank"] == 4
     assert printed["tasks"][0]["trained"] == {
-        "adapters": 9_994_240, "projector": PROJECTOR, "total": 9_994_240 + PROJECTOR,
+        "adapters": 9_994_240,
+        "projector": PROJECTOR,
+        "total": 9_994_240 + PROJECTOR,
     }
     assert "9,994,240" in cli("ledger", "finetune", "--set", "adapter.rank=4").out
     assert as_sheet([Size({"a": 1000}, {}, {}, {"a": 1})]).splitlines()[3].split() == ["a", "1,000"]

@@ -47,7 +47,10 @@ def shares(batches: Any, world: int, samples: int | None, patch: pytest.MonkeyPa
 
 
 @given(
-    count=st.integers(0, 30), size=st.integers(1, 8), world=st.integers(1, 4), samples=st.none() | st.integers(1, 40)
+    count=st.integers(0, 30),
+    size=st.integers(1, 8),
+    world=st.integers(1, 4),
+    samples=st.none() | st.integers(1, 40),
 )
 def test_shares_are_disjoint_and_make_up_the_first_samples_of_the_task(
     count: int, size: int, world: int, samples: int | None
@@ -72,7 +75,9 @@ def test_a_single_process_gets_everything_in_order(tiny: Backbone):
 def test_a_tasks_batches_are_made_when_they_are_asked_for(tiny: Backbone, monkeypatch: pytest.MonkeyPatch):
     made = []
     real = tiny.batch
-    monkeypatch.setattr(tiny, "batch", lambda samples, **known: made.append(len(samples)) or real(samples, **known))
+    monkeypatch.setattr(
+        tiny, "batch", lambda samples, **known: made.append(len(samples)) or real(samples, **known)
+    )
     batches = TaskBatches(tiny, tiny_benchmark().tasks[0].train, Recipe(global_batch=5))
 
     assert len(batches) == 3

@@ -1,7 +1,7 @@
 """Trials of a method: real runs on a tiny stream, watched step by step.
 
 Nothing is mocked: the engine's own `Run` learns and answers. `Watched` keeps what it learnt after each task; what sees
-single steps (`cl_zoo.observers`) stands where the engine takes plugins and processes from outside.
+single steps (`cl_zoo.conformance.observers`) stands where the engine takes plugins and processes from outside.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from cl_zoo.backbones import Backbone
 from cl_zoo.bank import BankLayer, standing_still
 from cl_zoo.choices import Choice
 from cl_zoo.config import build_recipe
+from cl_zoo.conformance.moments import ConformanceError, Moment, check_state, differing, flat, place_of
+from cl_zoo.conformance.observers import Observed, Observer, Record
 from cl_zoo.engine import Lesson, Run
 from cl_zoo.errors import PluginError
 from cl_zoo.ledger import own_state
-from cl_zoo.moments import ConformanceError, Moment, check_state, differing, flat, place_of
-from cl_zoo.observers import Observed, Observer, Record
 from cl_zoo.runs import RunFolder
 from cl_zoo.tasks import Sample, TaskData
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
@@ -161,7 +161,7 @@ def tiny_files() -> Path:
     """Folder of the tiny model's files, made once; other processes are told where it is."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     folder = Path(tempfile.mkdtemp(prefix="cl-zoo-trials-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tiny_backbone(folder)

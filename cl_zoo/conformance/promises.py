@@ -16,12 +16,21 @@ import torch
 from torch import Tensor
 
 from cl_zoo.choices import Choice
+from cl_zoo.conformance.moments import (
+    ConformanceError,
+    Moment,
+    check_state,
+    differing,
+    far,
+    flat,
+    told,
+    weights,
+)
+from cl_zoo.conformance.subjects import Bare, Subject, Undecided, agree, asking, filed, generated
+from cl_zoo.conformance.trials import STREAM, Watched, trial
 from cl_zoo.errors import OptionError
 from cl_zoo.ledger import answering_state, own_state, tensors_in
-from cl_zoo.moments import ConformanceError, Moment, check_state, differing, far, flat, told, weights
 from cl_zoo.plugins import HOOKS, Plugins, load_class
-from cl_zoo.subjects import Bare, Subject, Undecided, agree, asking, filed, generated
-from cl_zoo.trials import STREAM, Watched, trial
 
 Promise = Callable[[Subject], None]
 

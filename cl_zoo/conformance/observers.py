@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cl_zoo.backbones import Backbone
 from cl_zoo.batches import Batch
 from cl_zoo.choices import Choice
-from cl_zoo.moments import ConformanceError, Moment, far, place_of
+from cl_zoo.conformance.moments import ConformanceError, Moment, far, place_of
 from cl_zoo.plugins import Plugins
 from cl_zoo.tasks import Task
 from cl_zoo.world import World

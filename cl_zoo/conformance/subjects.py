@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from cl_zoo.backbones import Backbone
 from cl_zoo.batches import prepare
 from cl_zoo.choices import Choice
-from cl_zoo.moments import ConformanceError, told
+from cl_zoo.conformance.moments import ConformanceError, told
+from cl_zoo.conformance.trials import STREAM, Watched, tasks, trial
 from cl_zoo.plugins import Plugins, load_class
 from cl_zoo.tasks import Sample
-from cl_zoo.trials import STREAM, Watched, tasks, trial
 
 CLOSE, SURE = 1e-4, 1e-3
 """Largest difference of two logits that are meant to be one, and the margin above which a token is decided."""

@@ -31,14 +31,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cl_zoo import promises
+from cl_zoo.conformance import promises
 from cl_zoo.api import stack
 from cl_zoo.choices import Choice, parse_stack
+from cl_zoo.conformance.moments import ConformanceError, Moment, far, told
+from cl_zoo.conformance.promises import Promise, needs, seeds, sequential
+from cl_zoo.conformance.subjects import Subject, Undecided
+from cl_zoo.conformance.trials import tiny_files, trial
 from cl_zoo.errors import OptionError, nearest
-from cl_zoo.moments import ConformanceError, Moment, far, told
-from cl_zoo.promises import Promise, needs, seeds, sequential
-from cl_zoo.subjects import Subject, Undecided
-from cl_zoo.trials import tiny_files, trial
 
 
 def check_method(name: str, *, slow: bool = False, **options: Any) -> None:

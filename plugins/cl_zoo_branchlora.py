@@ -1,0 +1,303 @@
+"""BranchLoRA: one trunk, several branches, few of which answer.
+
+Zhang et al., "Enhancing Multimodal Continual Instruction Tuning with BranchLoRA", ACL 2025
+(https://arxiv.org/abs/2506.02041). No code was released.
+
+The experts of a mixture share A, the trunk, and keep a B each, the branches. Every linear layer has a router per task that
+sees the first token x₀ only and picks k of the N branches; after a task its busiest branches are frozen; keys that were
+aligned with the task's images and texts tell at inference whose router is meant:
+
+    ΔW x = s · Σ_{i ∈ top-k} g_i B_i A x,   g from p = softmax(W_r^t x₀)       A (r/N, d_in), B_i (d_out, r/N)
+    freezing after task t: the k branches with the largest mean p over its training data
+    L = L_task + λ L_align,   L_align = Σ (1 − cos(e_img, k_img^t)) + Σ (1 − cos(e_txt, k_txt^t))
+    at inference t = argmax over tasks of the similarity of (e_img, e_txt) with (k_img^t, k_txt^t)
+
+The paper's ablation adds shared A, sparse selection, freezing and task routers one after the other; `shared`, `sparse`,
+`freezing` and `task_router` switch them. Without task routers one router learns on over all tasks, and there are no keys.
+
+Choices the paper leaves open, and ours:
+  * Where: on all linears of the language model, as its 222 M parameters for rank 128 say; its text says feed-forward.
+  * Gates: the k largest of p, divided by their sum, so that Σ g = 1 as in the dense mixture; `renormalise=false` takes p.
+  * First token: the first real one of the layer's input; padding stands left of it. Under causal attention it sees only
+    itself. Where all prompts begin alike, a layer thus has one choice per task, whatever the sample. We keep it so, as the
+    paper says "first token". In generation the choice of the prefill holds for all tokens of the answer.
+  * Freezing: layer by layer, as each has its own branches and router, by the mean of p (before selection) over the first
+    `samples` of the task. Branches frozen before can be among the busiest, so fewer than k may be new. Nothing makes
+    new ones: on a long stream a layer runs out of free branches (`branchlora/free` is the mean number left), and then A,
+    which is never frozen, routers, keys and the projector learn on.
+  * Encoders: image and text features of one CLIP; the text is the whole prompt. The similarity of a task is the mean of both
+    cosines. A sample without an image has no image term, and its text alone decides.
+  * Keys start small, N(0, init_std²) as A does, so that few steps turn them. Routers start as any linear layer does.
+  * Sums over samples in L_align are averages over the batch, as in L_task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from einops import rearrange
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
+from cl_zoo.bank import ExpertBank, adapters, standing_still
+from cl_zoo.batches import forward
+from cl_zoo.mixes import per_sample
+
+EVERY = "every"  # the one router where tasks have none of their own
+
+
+class BranchLoRA:
+    """One A, N branches B, a sparse router per task, branches that are frozen once they were needed."""
+
+    class Options(BaseModel, frozen=True, extra="forbid"):
+        experts: int = Field(8, ge=1, description="N: number of branches; adapter.rank is shared among them")
+        top_k: int = Field(2, ge=1, description="k: branches that answer, and that are frozen after a task")
+        strength: float = Field(1.0, ge=0, description="λ: weight of L_align")
+        shared: bool = Field(True, description="one A for all branches, else one each")
+        sparse: bool = Field(True, description="only the k branches with the largest p answer, else all")
+        freezing: bool = Field(True, description="the k busiest branches of a task are frozen after it")
+        task_router: bool = Field(True, description="a router and keys per task, else one router for all")
+        renormalise: bool = Field(True, description="g of the chosen branches sums to one (needs k > 1)")
+        samples: int = Field(128, ge=1, description="samples per task that tell which branches are busy")
+
+        @model_validator(mode="after")
+        def _enough(self) -> BranchLoRA.Options:
+            if self.top_k > self.experts:
+                raise ValueError(
+                    f"top_k is {self.top_k} but there are {self.experts} experts; choose at most that many"
+                )
+            return self
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.branches = [f"b{place}" for place in range(options.experts)]
+        self.frozen: dict[str, list[str]] = {}  # branches by layer
+
+    @hookimpl
+    def build_model(self, backbone: Backbone, recipe: Recipe) -> Branched:
+        if self.options.task_router:
+            _ = backbone.features  # where there is none, say so now and not in the first step
+        first, *others = self.branches
+        self.bank = adapters(backbone, recipe, first, experts=len(self.branches))
+        for name in others:
+            self.bank.add(name, reads=first if self.options.shared else None)
+        self.bank.use(self.branches, trainable=self.branches)
+        self.model = Branched(self.bank, backbone, self.options, recipe.adapter.init_std)
+        return self.model
+
+    @hookimpl
+    def before_task(self, task: Task) -> None:
+        self.model.learn(f"t{task.index}" if self.options.task_router else EVERY)
+        self.bank.use(self.branches, trainable=self.branches)
+        for layer in self.bank.layers:
+            for name in self.frozen.get(layer.path, ()):
+                layer.bank_up[name].requires_grad_(False)
+                if not self.options.shared:
+                    layer.bank_down[name].requires_grad_(False)
+
+    @hookimpl
+    def loss(self, batch: Batch) -> dict[str, Tensor] | None:
+        if not self.options.task_router:
+            return None
+        model, name = self.model, self.model.prefill.learning
+        align = alignment(*model.features(batch), model.image_keys[name], model.text_keys[name])
+        return {"branchlora/align": self.options.strength * align}
+
+    @hookimpl
+    def after_task(self, batches: Sequence[Batch]) -> dict[str, float]:
+        if self.options.freezing and len(batches):
+            busiest = activity(self.model, batches, self.options.samples).topk(self.options.top_k)
+            for layer, places in zip(self.bank.layers, busiest.indices.tolist(), strict=True):
+                found = {*self.frozen.get(layer.path, ()), *(self.branches[place] for place in places)}
+                self.frozen[layer.path] = sorted(found, key=self.branches.index)
+        frozen = sum(len(names) for names in self.frozen.values())
+        return {"branchlora/free": len(self.branches) - frozen / len(self.bank.layers)}
+
+    @hookimpl
+    def build_inference_model(self, tasks_seen: Sequence[Task]) -> Branched:
+        names = [f"t{task.index}" for task in tasks_seen]
+        self.model.answering = names if self.options.task_router else []
+        return self.model
+
+    def parts(self, model: nn.Module) -> dict[str, list[str]]:
+        names = [name for name, _ in model.named_parameters()]
+        return {"keys": [name for name in names if name.startswith(("image_keys.", "text_keys."))]}
+
+    def state_dict(self) -> dict[str, Any]:
+        tasks = list(self.model.mixes[0].routers)
+        return {"tasks": tasks, "frozen": self.frozen, "experts": self.bank.describe()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.frozen = {path: list(names) for path, names in state["frozen"].items()}
+        self.bank.rebuild(state["experts"])
+        for name in state["tasks"]:
+            self.model.learn(name)
+
+
+class Prefill:
+    """What `prepare` tells the mixes of all layers about a batch, and what they decide when they first see it.
+
+    Attributes:
+        learning: name of the router that learns; it answers where no task is chosen.
+        first: (batch,) place of each sample's first real token.
+        tasks, chosen: names of the routers to choose from, and (batch,) which of them each sample gets.
+        kept: by mix, p and g (rows, N) of the prefill, for the tokens that are decoded behind it.
+    """
+
+    def __init__(self) -> None:
+        self.learning = EVERY
+        self.start(None)
+
+    def start(self, first: Tensor | None, tasks: Sequence[str] = (), chosen: Tensor | None = None) -> None:
+        self.first, self.tasks, self.chosen = first, tasks, chosen
+        self.kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+
+class Branches(nn.Module):
+    """The routers W_r (N, d_in) of one layer, by task, and its mix: one weight per sample and branch."""
+
+    def __init__(self, options: BranchLoRA.Options, prefill: Prefill) -> None:
+        super().__init__()
+        self.options, self.prefill = options, prefill
+        self.routers = nn.ParameterDict()
+
+    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
+        """z (batch, tokens, r/N), or N times as wide where no A is shared, to (batch, tokens, r)."""
+        g = per_sample(self.gates(x), z)
+        trunks = rearrange(z, "... (a r) -> ... a r", r=ranks[0])  # one for all branches, or one each
+        return rearrange(g[..., None] * trunks, "... e r -> ... (e r)")
+
+    def gates(self, x: Tensor) -> Tensor:
+        """g (rows, N). In learning always from x: a recomputed forward must see what the first one saw."""
+        if not self.training and self in self.prefill.kept:
+            return self.prefill.kept[self][1]
+        p = torch.softmax(self.logits(x), dim=-1)
+        g = select(p, self.options.top_k, self.options.renormalise) if self.options.sparse else p
+        if self.training:
+            self.prefill.kept.pop(self, None)
+        else:
+            self.prefill.kept[self] = p.detach(), g.detach()
+        return g
+
+    def logits(self, x: Tensor) -> Tensor:
+        """W_r x₀ (rows, N) in fp32, with each row's own router; x (rows, tokens, d_in), rows = batch × beams."""
+        now = self.prefill
+        if now.first is None or x.shape[0] % len(now.first):
+            raise ValueError(
+                f"no first tokens are known for {x.shape[0]} rows; call prepare(batch) for each batch"
+            )
+        beams = x.shape[0] // len(now.first)
+        places = now.first.repeat_interleave(beams)[:, None, None].expand(-1, 1, x.shape[-1])
+        first = x.gather(1, places)[:, 0]
+        with torch.autocast(x.device.type, enabled=False):
+            if now.chosen is None:
+                router = self.routers[now.learning]
+                return F.linear(first.to(router.dtype), router)
+            routers = torch.stack([self.routers[name] for name in now.tasks])  # (tasks, N, d_in)
+            every = torch.einsum("bd,tnd->btn", first.to(routers.dtype), routers)
+            chosen = now.chosen.repeat_interleave(beams)
+            return every[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+class Branched(nn.Module):
+    """The bank of branches with its routers, and the keys of every task beside it.
+
+    Attributes:
+        answering: names of the tasks to choose from by their keys; none while a task is learnt.
+        route: (batch, tasks), the choice as ones and zeros.
+    """
+
+    def __init__(
+        self, bank: ExpertBank, backbone: Backbone, options: BranchLoRA.Options, init_std: float
+    ) -> None:
+        super().__init__()
+        self.bank, self.options, self.prefill = bank, options, Prefill()
+        self._backbone, self._init_std = backbone, init_std
+        self.image_keys, self.text_keys = nn.ParameterDict(), nn.ParameterDict()  # k_img, k_txt (d,) by task
+        self.mixes = [Branches(options, self.prefill) for _ in bank.layers]
+        mixes = iter(self.mixes)
+        bank.mix(lambda layer: next(mixes))
+        self.answering: Sequence[str] = ()
+        self.route: Tensor | None = None
+
+    def learn(self, name: str) -> None:
+        """Let the router and the keys of this name learn and no others; made where they are not there yet."""
+        made = self.bank.layers[0].made
+        for layer, mix in zip(self.bank.layers, self.mixes, strict=True):
+            if name not in mix.routers:
+                router = nn.Linear(layer.in_features, self.options.experts, bias=False, **made)
+                mix.routers[name] = router.weight
+        for keys in (self.image_keys, self.text_keys) if self.options.task_router else ():
+            if name not in keys:
+                start = torch.randn(self._backbone.features.width, **made)
+                keys[name] = nn.Parameter(start * self._init_std)
+        for table in (self.image_keys, self.text_keys, *(mix.routers for mix in self.mixes)):
+            for other, weight in table.items():
+                weight.requires_grad_(other == name)
+        self.prefill.learning, self.answering, self.route = name, (), None
+
+    def prepare(self, batch: Batch) -> None:
+        self.prefill.start(batch.first_tokens)
+        if self.answering:
+            images = torch.stack([self.image_keys[name] for name in self.answering])
+            texts = torch.stack([self.text_keys[name] for name in self.answering])
+            chosen = similarity(*self.features(batch), images, texts).argmax(1)
+            self.route = F.one_hot(chosen, len(self.answering)).float()
+            self.prefill.start(batch.first_tokens, self.answering, chosen)
+
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """e_img (zeros without an image) and e_txt, each (batch, d)."""
+        images = self._backbone.features.images([sample.image for sample in batch.samples])
+        return images, self._backbone.features.texts([sample.prompt for sample in batch.samples])
+
+    def active(self) -> dict[str, int]:
+        """Parameters that take part in one answer token: A, the chosen branches, and one router per layer."""
+        k = self.options.top_k if self.options.sparse else self.options.experts
+        count = {"adapters": 0, "routers": 0}
+        for layer, mix in zip(self.bank.layers, self.mixes, strict=True):
+            down, up = layer.bank_down["b0"].numel(), layer.bank_up["b0"].numel()
+            count["adapters"] += k * up + (1 if self.options.shared else k) * down
+            count["routers"] += mix.routers[self.prefill.learning].numel()
+        return count
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.bank(**inputs)
+
+    def generate(self, **inputs: Any) -> Tensor:
+        return cast(Tensor, self.bank.generate(**inputs))
+
+
+def select(p: Tensor, top_k: int, renormalise: bool) -> Tensor:
+    """g (..., N): p where it is among the `top_k` largest, zero elsewhere; divided by its sum if asked."""
+    places = p.topk(top_k, dim=-1).indices
+    g = torch.zeros_like(p).scatter(-1, places, p.gather(-1, places))
+    return g / g.sum(-1, keepdim=True) if renormalise else g
+
+
+def alignment(images: Tensor, texts: Tensor, image_key: Tensor, text_key: Tensor) -> Tensor:
+    """L_align per sample (batch,): features (batch, d) and keys (d,) to the sum of both distances."""
+    image_term = 1 - F.cosine_similarity(images, image_key[None], dim=-1)
+    text_term = 1 - F.cosine_similarity(texts, text_key[None], dim=-1)
+    return torch.where(images.any(dim=-1), image_term, 0.0) + text_term
+
+
+def similarity(images: Tensor, texts: Tensor, image_keys: Tensor, text_keys: Tensor) -> Tensor:
+    """Mean cosine of features (batch, d) with keys (tasks, d) of both kinds, (batch, tasks)."""
+    image = F.cosine_similarity(images[:, None], image_keys[None], dim=-1)
+    return (image + F.cosine_similarity(texts[:, None], text_keys[None], dim=-1)) / 2
+
+
+@torch.no_grad()
+def activity(model: Branched, batches: Sequence[Batch], samples: int) -> Tensor:
+    """Σ p over a task's first samples, by layer and branch (layers, N), in evaluation mode."""
+    used = torch.zeros(len(model.mixes), model.options.experts, device=model.bank.layers[0].made["device"])
+    with standing_still(model):
+        model.eval()
+        for batch in share(batches, samples=samples):
+            forward(model, batch)
+            used += torch.stack([model.prefill.kept[mix][0].sum(0) for mix in model.mixes])
+    return total(used)
