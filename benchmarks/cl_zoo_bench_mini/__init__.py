@@ -41,6 +41,8 @@ METHODS = ("zeroshot", "finetune", "ewc", "hide", "multitask")
 RECIPE = {
     "lr.adapters": 3e-3,
     "lr.projector": 2e-4,
+    "lr.prompts": 3e-2,  # this and the next by `python -m cl_zoo_bench_mini.tuning`
+    "lr.keys": 1e-3,
     "global_batch": 24,
     "clip": "norm",
     "adapter.rank": 8,

@@ -2,8 +2,8 @@
 
 The papers give rates for LoRA and projector. For soft prompts before a language model and for keys there is none, and on
 a model of this size none could be taken over. Each method that trains such a part gets the same number of trials of it, over
-the first three tasks at half their size, one seed; the test splits are not touched. The rate of a part is the one with the best Last, mean over those methods,
-the smaller one where two are equal; it holds for every method alike.
+the first three tasks at half their size, one seed; the test splits are not touched. The rate of a part is the one with the
+best Last, mean over those methods, the smaller one where two are equal; it holds for every method alike.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         log = tune(asked.runs or folder)
-    command = shlex.join(["python", "-m", "cl_zoo_bench_mini.tuning", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "cl_zoo_bench_mini.tuning", "--out", str(asked.out)])
     asked.out.write_text(json.dumps({"command": command, **log}, indent=1) + "\n", encoding="utf-8")
 
 
