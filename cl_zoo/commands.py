@@ -79,7 +79,7 @@ def new(
     from cl_zoo import newcomer
 
     folder = newcomer.new(name, Path())
-    print(f"wrote ./{folder}; next: pip install -e ./{folder} && cl-zoo check {name}")
+    print(f"wrote ./{folder}; next: python -m pip install -e ./{folder} && cl-zoo check {name}")
 
 
 def check(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -335,6 +335,54 @@ def test_every_hook_is_called_in_the_order_of_the_stack():
     stack.after_task(nn.Linear(1, 1), TASK, [])
 
     assert First.calls == ["First", "Second", "First", "Second"]
+
+
+def test_after_a_task_probes_come_first_and_before_it_last():
+    """They see the expert that the method adds, and what was trained before the method fuses or prunes it."""
+    stack = plugins(First, probes=(Second,))
+    First.calls.clear()
+
+    stack.before_task(nn.Linear(1, 1), TASK)
+    stack.after_task(nn.Linear(1, 1), TASK, [])
+
+    assert First.calls == ["First", "Second", "Second", "First"]
+
+
+class Reads:
+    """Looks at answers, and keeps something."""
+
+    @hookimpl
+    def after_answers(self, place: int, answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        return {f"answers/{place}": float(len(answers))}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": torch.zeros(3)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Marked(Reads):
+    """Says that it only measures."""
+
+    probe = True
+
+
+def test_only_a_probe_sees_the_answers():
+    assert plugins(First, probes=(Reads,)).after_answers(TASK, 1, [{}, {}]) == {"answers/1": 2.0}
+    with pytest.raises(PluginError, match="Reads implements after_answers, which only a probe may"):
+        plugins(First, Reads)
+
+
+def test_a_plugin_that_only_measures_cannot_be_a_method():
+    with pytest.raises(PluginError, match=r"Marked only measures; put it into the stack with --probe"):
+        plugins(Marked)
+
+
+def test_what_a_probe_keeps_is_saved_but_is_no_cost_of_the_method():
+    stack = plugins(First, probes=(Marked,))
+
+    assert [*stack.state_dict()] == [named(Marked)]
+    assert stack.state_dict(probes=False) == {}
 
 
 class First:
