@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -146,7 +146,7 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         names = self.experts if experts is None else [name for name in experts if name in self.bank_up]
         weight = self.base_layer.weight
         delta = torch.zeros(self.out_features, self.in_features, device=weight.device)
-        with torch.autocast(weight.device.type, enabled=False):  # in fp32 wherever it is asked for
+        with full_precision(weight.device):
             for name in names:
                 delta = delta + self.scale * self.bank_up[name] @ self.bank_down[self.reads[name]]
         return delta
@@ -414,6 +414,11 @@ def bank_parts(model: nn.Module) -> dict[str, list[str]]:
         elif ".bank_mix." in name:
             parts["routers"].append(name)
     return {part: names for part, names in parts.items() if names}
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, products are taken in the type of their factors, under autocast too; nothing to do where there are no values."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
-from cl_zoo.bank import BankLayer, ExpertBank, adapters, standing_still
+from cl_zoo.bank import BankLayer, ExpertBank, adapters, full_precision, standing_still
 from cl_zoo.batches import forward, pieces
 
 
@@ -80,7 +80,7 @@ class ModelTailor:
         for depth in depths if len(batches) else []:  # without samples there is nothing to weigh entries by
             here = [layer for layer in self.bank.layers if layer.depth == depth]
             for layer, H in hessians(model, here, batches, self.options.samples).items():
-                with torch.autocast(H.device.type, enabled=False):  # bf16 would not do for an inverse
+                with full_precision(H.device):  # bf16 would not do for an inverse
                     change = layer.delta() + patch(layer).dense()
                     tuned = layer.base_layer.weight.float() + change
                     patch(layer).hold(*tailored(change, tuned, H, self.options))
@@ -156,7 +156,7 @@ def hessians(
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0][real].float()  # (tokens, d_in), padding excluded
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             found[cast(BankLayer, layer)] += 2 * x.T @ x
 
     handles = [layer.register_forward_pre_hook(add) for layer in layers]

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cl_zoo import Backbone, Recipe, Task, hookimpl
-from cl_zoo.bank import ExpertBank, adapters
+from cl_zoo.bank import ExpertBank, adapters, full_precision
 
 
 class SEFE:
@@ -111,7 +111,7 @@ def key_elements(down: Tensor, up: Tensor, share: float) -> Tensor:
     Args:
         down, up: A (r, d_in) and B (d_out, r).
     """
-    with torch.autocast(up.device.type, enabled=False):  # in bf16 many entries would be equal
+    with full_precision(up.device):  # in bf16 many entries would be equal
         update = (up @ down).abs().flatten()
     return update.topk(max(1, int(share * update.numel()))).indices.int()
 
