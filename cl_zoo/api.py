@@ -78,7 +78,7 @@ def compare(
     """
     if methods is None:
         methods = load_benchmark(benchmark, settings.get("data")).default_methods
-    methods = [name for text in methods for name in (every_method() if text == "all" else [text])]
+    methods = expanded(methods)
     chosen = range(seeds) if isinstance(seeds, int) else seeds
     if not methods or not len(chosen):
         raise OptionError(
@@ -92,6 +92,11 @@ def compare(
     return run_all(
         [replace(job, seed=seed) for seed in chosen for job in first], processes=processes, watch=watch
     )
+
+
+def expanded(methods: Sequence[str]) -> list[str]:
+    """The methods of a comparison, with every installed one in the place of `all`."""
+    return [name for text in methods for name in (every_method() if text.strip() == "all" else [text])]
 
 
 def load(run_folder: str | Path) -> Result:

@@ -8,7 +8,7 @@ the number of experts. Methods differ only in the small mix G between them:
     identity                 Σ BᵢAᵢ x              LoRA, O-LoRA's concatenation            (no mix)
     diag(g(x)), per token    Σ gᵢ(x) BᵢAᵢ x        MoELoRA                                 `PerToken`
     diag(w), per sample      Σ wᵢ BᵢAᵢ x           HiDe's top layer                        `PerSample`
-    column, one shared A     (Σ gᵢ Bᵢ) A x         BranchLoRA, HydraLoRA                   `SharedDown`
+    column, one shared A     (Σ gᵢ Bᵢ) A x         HydraLoRA; BranchLoRA by its own mix    `SharedDown`
     all ones                 (ΣBᵢ)(ΣAᵢ) x          HiDe's released fusion                  `AllOnes`
 
 The bank is a PEFT `BaseTuner` used directly, an expert is a PEFT adapter name. Three facts about PEFT shape this file:
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -130,7 +130,9 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         reads = list(dict.fromkeys(self.reads[name] for name in experts))  # a shared A stands once
         down = _join([self.bank_down[name] for name in reads], dim=0)
         up = _join([self.bank_up[name] for name in experts], dim=1)
-        z = F.linear(self.bank_dropout(x.to(down.dtype)), down)
+        # Under autocast the product is taken in its type; a copy of x in fp32 would be made for nothing.
+        seen = x if torch.is_autocast_enabled(x.device.type) else x.to(down.dtype)
+        z = F.linear(self.bank_dropout(seen), down)
         if self.bank_mix is not None:
             z = self.bank_mix(z, x, [self.bank_up[name].shape[1] for name in experts])
         elif len(reads) < len(experts):  # the identity: each B meets the rows of the A it reads
@@ -142,9 +144,11 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def delta(self, experts: Sequence[str] | None = None) -> Tensor:
         """s · Σ BᵢAᵢ of the given (default: active) experts, (d_out, d_in)."""
         names = self.experts if experts is None else [name for name in experts if name in self.bank_up]
-        delta = torch.zeros(self.out_features, self.in_features, device=self.base_layer.weight.device)
-        for name in names:
-            delta = delta + self.scale * self.bank_up[name] @ self.bank_down[self.reads[name]]
+        weight = self.base_layer.weight
+        delta = torch.zeros(self.out_features, self.in_features, device=weight.device)
+        with full_precision(weight.device):
+            for name in names:
+                delta = delta + self.scale * self.bank_up[name] @ self.bank_down[self.reads[name]]
         return delta
 
 
@@ -410,6 +414,11 @@ def bank_parts(model: nn.Module) -> dict[str, list[str]]:
         elif ".bank_mix." in name:
             parts["routers"].append(name)
     return {part: names for part, names in parts.items() if names}
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, products are taken in the type of their factors, under autocast too; nothing to do where there are no values."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 @contextmanager

@@ -138,13 +138,14 @@ def compare(
 ) -> None:
     """Run several methods at one budget, in parallel, and print one table."""
     from cl_zoo.api import compare as compare_all
+    from cl_zoo.api import expanded
     from cl_zoo.choices import split
     from cl_zoo.jobs import load_benchmark
     from cl_zoo.progress import progress_for
 
     filled = settings(recipe, set_, backbone, features, data, order, limit, cells, device, out)
     names = (
-        [part for part in split(methods, ",") if part.strip()]
+        expanded([part for part in split(methods, ",") if part.strip()])
         if methods
         else list(load_benchmark(benchmark, data).default_methods)
     )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -255,7 +256,8 @@ class Union(Sequence[Sample]):
 
 
 class TaskBatches(Sequence[Batch]):
-    """A task's training data as batches in the order of the data; each is made when it is asked for."""
+    """A task's training data as batches in the order of the data; each is made when it is asked for, its tensors
+    when they are."""
 
     def __init__(self, backbone: Backbone, samples: Sequence[Sample], recipe: Recipe) -> None:
         self._backbone, self._samples, self._size = (
@@ -272,7 +274,26 @@ class TaskBatches(Sequence[Batch]):
             raise IndexError(place)
         start = place * self._size
         samples = [self._samples[i] for i in range(start, min(start + self._size, len(self._samples)))]
-        return self._backbone.batch(samples, answers=True)
+        return Later(samples, self._backbone)
+
+
+class Later(Batch):
+    """A batch whose tensors are made when they are asked for: who looks at samples only pays for no image features."""
+
+    def __init__(self, samples: Sequence[Sample], backbone: Backbone) -> None:
+        self.samples, self._backbone = tuple(samples), backbone
+
+    @cached_property
+    def _made(self) -> Batch:
+        return self._backbone.batch(self.samples, answers=True)
+
+    @property
+    def inputs(self) -> dict[str, Any]:  # type: ignore[override]
+        return self._made.inputs
+
+    @property
+    def targets(self) -> Tensor | None:  # type: ignore[override]
+        return self._made.targets
 
 
 def expected(task: TaskData) -> Iterator[dict[str, Any]]:
@@ -312,13 +333,16 @@ def unchanged(model: nn.Module, backbone: Backbone) -> Iterator[None]:
     before = model.state_dict(keep_vars=True)
     # Writing through `.data` leaves the version as it is, so the method's own, small tensors are compared by value too.
     marks = {name: (id(tensor), tensor._version) for name, tensor in before.items()}
-    values = {name: tensor.detach().clone() for name, tensor in own_state(model, backbone).items()}
+    # On the CPU: what the engine checks is no memory that the method costs.
+    values = {
+        name: tensor.detach().to("cpu", copy=True) for name, tensor in own_state(model, backbone).items()
+    }
     with standing_still(model):
         yield
     after = model.state_dict(keep_vars=True)
     for name in sorted(before.keys() | after.keys()):
         same = name in after and marks.get(name) == (id(after[name]), after[name]._version)
-        if not same or (name in values and not torch.equal(values[name], after[name])):
+        if not same or (name in values and not torch.equal(values[name], after[name].cpu())):
             raise PluginError(
                 f"answering changed {name}; build_inference_model must leave the model's weights as they are"
             )

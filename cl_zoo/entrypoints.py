@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.errors import PluginError, nearest
+from cl_zoo.errors import PluginError, first_line, nearest
 from cl_zoo.tasks import source_hash
 
 METHODS, BENCHMARKS, BACKBONES = "cl_zoo.methods", "cl_zoo.benchmarks", "cl_zoo.backbones"
@@ -75,7 +75,7 @@ def load(group: str, name: str) -> Any:
         )
     except Exception as error:  # a stranger's module may raise anything
         raise PluginError(
-            f"{name}: importing {module_name} failed with {type(error).__name__}: {error}; repair or uninstall it"
+            f"{name}: importing {module_name} failed with {type(error).__name__}: {first_line(error)}; repair or uninstall it"
         ) from error
     try:
         return getattr(module, attribute)

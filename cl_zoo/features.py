@@ -184,11 +184,21 @@ def _load(name: str, device: torch.device) -> tuple[Any, Any, Any, int]:
         raise BackboneError(
             f"--features {name}: neither a folder nor a model of open_clip; see open_clip.list_pretrained()"
         )
+    elif not pretrained:
+        raise BackboneError(
+            f"--features {name}: names a model without weights; write {name}/TAG, see open_clip.list_pretrained()"
+        )
     try:
         # It starts from random weights; what a hook draws must not depend on whether it was the first to look.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            clip, _, transform = open_clip.create_model_and_transforms(
-                model, pretrained=pretrained or None, device=device
+            tag = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
+            clip, transform = open_clip.create_model_from_pretrained(  # refuses to go on without weights
+                model,
+                pretrained=pretrained or None,
+                device=device,
+                force_quick_gelu=bool(
+                    tag.get("quick_gelu")
+                ),  # OpenAI's weights need it, the name does not say so
             )
         tokenizer = open_clip.get_tokenizer(model)
         width = int(open_clip.get_model_config(model)["embed_dim"])

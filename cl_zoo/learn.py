@@ -198,7 +198,8 @@ class Learner:
         self.cost.answer_tokens += round(answer_tokens)
 
     def _finite(self, terms: Mapping[str, Tensor], step: int) -> dict[str, float]:
-        values = {name: float(term) for name, term in terms.items()}
+        # Of all processes: what is reported is the whole objective, and all stop where one of them would.
+        values = self.world.sum_by_name({name: float(term) for name, term in terms.items()})
         for name, value in values.items():
             if not math.isfinite(value):
                 raise RunError(

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from cl_zoo.backbones import Backbone
 from cl_zoo.bank import BankLayer
 
+AROUND = ("build_model", "before_task", "rehearse", "after_task")
+"""Hooks that run neither inside the training steps nor inside the evaluation."""
+
 
 @dataclass
 class TaskCost:
@@ -57,8 +60,9 @@ class Ledger:
 
     @property
     def seconds(self) -> float:
-        """Training and hooks and evaluation."""
-        return sum(task.seconds for task in self.tasks) + self.evaluation_seconds
+        """Training, the hooks around it, and evaluation; `loss` and the hooks of answering lie inside the other two."""
+        around = sum(self.hooks.get(hook, 0.0) for hook in AROUND)
+        return sum(task.seconds for task in self.tasks) + around + self.evaluation_seconds
 
     @property
     def trained(self) -> int:

@@ -62,6 +62,8 @@ def _names(name: str, template: Mapping[str, str]) -> dict[str, str]:
             raise PluginError(
                 f"{one.distribution} {one.version} has a method called {name!r}; choose another name"
             )
+    if name == "all":
+        raise PluginError("'all' stands for every method in a comparison; choose another name")
     if importlib.util.find_spec(module) is not None:
         raise PluginError(f"a module called {module} is installed already; choose another name")
     if keyword.iskeyword(kind) or kind in _meanings(template):

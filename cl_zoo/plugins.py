@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from cl_zoo.choices import Choice
 from cl_zoo.config import validated
 from cl_zoo.entrypoints import METHODS, load
-from cl_zoo.errors import PluginError, nearest
+from cl_zoo.errors import ClZooError, PluginError, first_line, nearest
 from cl_zoo.hookspecs import PROJECT, HookSpecs
 from cl_zoo.tasks import source_hash
 
@@ -81,9 +81,11 @@ def make(choice: Choice) -> Any:
     options = validated(getattr(plugin, "Options", NoOptions), choice.options, choice.name)
     try:
         return plugin(options) if hasattr(plugin, "Options") else plugin()
+    except ClZooError:
+        raise
     except Exception as error:
         raise PluginError(
-            f"{choice.name}: making the plugin failed with {type(error).__name__}: {error}"
+            f"{choice.name}: making the plugin failed with {type(error).__name__}: {first_line(error)}; repair its __init__"
         ) from error
 
 

@@ -7,7 +7,7 @@ trains there, task after task, with no batches; what is counted is what a run's 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,29 +112,33 @@ def sizes(choices: Sequence[Choice], backbone: Backbone, recipe: Recipe, tasks: 
         PluginError: a hook needs values or data to size its tensors.
     """
     plugins = Plugins(choices)
+    try:
+        return list(_sizes(plugins, backbone, recipe, tasks))
+    except (NotImplementedError, RuntimeError, TypeError, AttributeError) as error:
+        raise PluginError(
+            f"{'+'.join(choice.name for choice in choices)}: {first_line(error)}; its hooks must size their tensors without values and data to be counted"
+        ) from error
+
+
+def _sizes(plugins: Plugins, backbone: Backbone, recipe: Recipe, tasks: int) -> Iterator[Size]:
+    """The sizes, task after task, as a run would go through the hooks."""
+    learns, meta = plugins.protocol != "none", torch.device("meta")
     built = plugins.build_model(backbone, recipe)
-    learns = plugins.protocol != "none"
     if built is None:
         built = adapters(backbone, recipe) if learns else backbone.model
     backbone.train_projector(learns and recipe.projector == "sequential")
-    model, meta = built.to("meta"), torch.device("meta")
-    found: list[Size] = []
+    model = built.to(meta)
+    if not learns:
+        yield _size(model, plugins, backbone, [], {})
+        return
     seen: list[Task] = []
-    for index in range({"sequential": tasks, "joint": 1, "none": 1}[plugins.protocol]):
+    for index in range(tasks if plugins.protocol == "sequential" else 1):
         task = Task(index, f"task {index}", "", 0)
         seen.append(task)
-        try:
-            if learns:
-                plugins.before_task(model, task)
-            trained = _trained(model.to(meta), plugins, backbone) if learns else {}
-            if learns:
-                plugins.after_task(model, task, ())
-            found.append(_size(model.to(meta), plugins, backbone, seen if learns else [], trained))
-        except (NotImplementedError, RuntimeError) as error:
-            raise PluginError(
-                f"{'+'.join(choice.name for choice in choices)}, task {index + 1}: {first_line(error)}; its hooks must size their tensors without values and data to be counted"
-            ) from error
-    return found
+        plugins.before_task(model, task)
+        trained = _trained(model.to(meta), plugins, backbone)
+        plugins.after_task(model, task, ())
+        yield _size(model.to(meta), plugins, backbone, seen, trained)
 
 
 def as_sheet(found: Sequence[Size]) -> str:

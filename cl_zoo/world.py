@@ -9,7 +9,7 @@ added up, so that all processes keep the same anchors, Fisher information and ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ class World:
     """One or many processes.
 
     Args:
-        device: `auto`, `cpu` or `cuda`; `auto` takes an accelerator where there is one.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`; `auto` takes a CUDA device where there is one.
 
     Raises:
         OptionError: the device is not there.
@@ -39,7 +39,12 @@ class World:
             raise OptionError(f"--device {device}: unknown; use auto, cpu or cuda")
         if kind == "cuda" and not torch.cuda.is_available():
             raise OptionError(f"--device {device}: torch sees no CUDA device here; use --device cpu")
-        self._accelerator = Accelerator(cpu=kind == "cpu")
+        number = device.partition(":")[2]
+        if number and not (number.isdecimal() and int(number) < torch.cuda.device_count()):
+            raise OptionError(
+                f"--device {device}: there is no such device; there are {torch.cuda.device_count()}, counted from cuda:0"
+            )
+        self._accelerator = Accelerator(cpu=kind == "cpu" or not torch.cuda.is_available())
         self.device = torch.device(device) if ":" in device else self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.size: int = self._accelerator.num_processes
@@ -54,6 +59,14 @@ class World:
             return value
         total = torch.tensor(value, device=self.device, dtype=torch.float64)
         return float(cast(Tensor, self._accelerator.reduce(total, "sum")))
+
+    def sum_by_name(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Numbers of all processes, added up by name; a process may lack some."""
+        summed: dict[str, float] = {}
+        for one in self.gather([dict(values)]):
+            for name, value in one.items():
+                summed[name] = summed.get(name, 0.0) + value
+        return summed
 
     def reduce_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sum gradients over all processes, in fp32.
@@ -78,8 +91,13 @@ class World:
         self._accelerator.wait_for_everyone()
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
-        """bf16 where the recipe asks for it; weights that learn stay fp32."""
-        return torch.autocast(self.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+        """bf16 where the recipe asks for it; weights that learn stay fp32.
+
+        Casts are not kept: one made without a gradient (a teacher, a choice of prompts) must not serve a later forward.
+        """
+        if precision != "bf16":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
 
 def share(batches: Sequence[Batch], samples: int | None = None) -> Iterator[Batch]:

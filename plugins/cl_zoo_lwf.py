@@ -20,7 +20,8 @@ Choices the paper leaves open for language models, and ours:
   * No heads per task, hence neither the warm-up of a new head nor the extra decay of the paper.
 
 The teacher takes with it what a method replaces or removes in `after_task` (an expert that is fused, a patch that is folded
-in), so it stays what had just been learnt.
+in), so it stays what had just been learnt. What a method changes in place (CL-MoE's momentum) the teacher has as changed, and
+where the forward itself asks a router of the task at hand (BranchLoRA), that router answers for the teacher too.
 """
 
 from __future__ import annotations

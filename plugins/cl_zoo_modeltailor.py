@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
-from cl_zoo.bank import BankLayer, ExpertBank, adapters, standing_still
+from cl_zoo.bank import BankLayer, ExpertBank, adapters, full_precision, standing_still
 from cl_zoo.batches import forward, pieces
 
 
@@ -80,9 +80,10 @@ class ModelTailor:
         for depth in depths if len(batches) else []:  # without samples there is nothing to weigh entries by
             here = [layer for layer in self.bank.layers if layer.depth == depth]
             for layer, H in hessians(model, here, batches, self.options.samples).items():
-                change = layer.delta() + patch(layer).dense()
-                tuned = layer.base_layer.weight.float() + change
-                patch(layer).hold(*tailored(change, tuned, H, self.options))
+                with full_precision(H.device):  # bf16 would not do for an inverse
+                    change = layer.delta() + patch(layer).dense()
+                    tuned = layer.base_layer.weight.float() + change
+                    patch(layer).hold(*tailored(change, tuned, H, self.options))
             self.bank.use([], where=here.__contains__)  # what the LoRA added is in the patch now
         for name in self.bank.experts:
             self.bank.remove(name)
@@ -116,16 +117,17 @@ class Patch(nn.Module):
         self.values = nn.Parameter(values.to(self.values), requires_grad=False)
         self.places = places.to(torch.int32)
 
-    def dense(self) -> Tensor:
-        """Δ (d_out, d_in)."""
-        flat = self.values.new_zeros(self.shape[0] * self.shape[1])
-        return flat.scatter_(0, self.places.long(), self.values).view(self.shape)
+    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Δ (d_out, d_in) in a type."""
+        values = self.values.to(dtype)
+        flat = values.new_zeros(self.shape[0] * self.shape[1])
+        return flat.scatter_(0, self.places.long(), values).view(self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Δ x in the precision of x: (..., d_in) to (..., d_out)."""
 
         def product(x: Tensor) -> Tensor:
-            return F.linear(x, self.dense().to(x.dtype))
+            return F.linear(x, self.dense(x.dtype))
 
         # Δ is written out for the product and forgotten, in the backward pass again: a graph would hold all of them at once
         y: Tensor = checkpoint(product, x, use_reentrant=False, preserve_rng_state=False)
@@ -154,7 +156,8 @@ def hessians(
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0][real].float()  # (tokens, d_in), padding excluded
-        found[cast(BankLayer, layer)] += 2 * x.T @ x
+        with full_precision(x.device):
+            found[cast(BankLayer, layer)] += 2 * x.T @ x
 
     handles = [layer.register_forward_pre_hook(add) for layer in layers]
     try:
@@ -175,7 +178,7 @@ def size(layer: BankLayer, options: ModelTailor.Options) -> int:
         min(options.block, layer.in_features - block.start)
         for block in pieces(layer.in_features, options.block)
     ]
-    return sum(round(options.keep * layer.out_features * width) for width in widths)
+    return sum(round(options.keep * (layer.out_features * width)) for width in widths)
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ Not here: answer style diversification, the paper's part against superficial for
 questions rewritten into five answer formats by a large language model, so it is a matter of the data.
 
 Choices, and where the released code differs (M, λ and the form of the term are the released code's):
-  * A merged task is a frozen expert beside W, never written into W: the same function, exact in any precision and free to
-    be looked at. What it costs, a training step that grows with the tasks, merging into W does not.
+  * A merged task is a frozen expert beside W, never written into W: the same function in answering, exact in any precision and free to
+    be looked at. What it costs, a training step that grows with the tasks, merging into W does not. Where the recipe has dropout,
+    merged tasks see the same dropped input as the learning one; a weight in W would see all of it.
   * A place that several tasks hold counts once for each, as in the released code, whose lists are joined with repeats.
   * B A is formed whole, one product of r · d_out · d_in, and the places are read from it: gathering a row of B and a column
     of A for each place would move r numbers where this moves one. It is formed again in the backward pass.
@@ -32,7 +33,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cl_zoo import Backbone, Recipe, Task, hookimpl
-from cl_zoo.bank import ExpertBank, adapters
+from cl_zoo.bank import ExpertBank, adapters, full_precision
 
 
 class SEFE:
@@ -110,7 +111,8 @@ def key_elements(down: Tensor, up: Tensor, share: float) -> Tensor:
     Args:
         down, up: A (r, d_in) and B (d_out, r).
     """
-    update = (up @ down).abs().flatten()
+    with full_precision(up.device):  # in bf16 many entries would be equal
+        update = (up @ down).abs().flatten()
     return update.topk(max(1, int(share * update.numel()))).indices.int()
 
 

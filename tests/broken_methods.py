@@ -409,6 +409,15 @@ class OwnShare(Sound):
         return torch.cat([self.texts(batch) for batch in share(batches)]).mean(0)
 
 
+class MeasuresItsShare(Sound):
+    """Reports what this process sees as if it were everything."""
+
+    @hookimpl
+    def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, float]:
+        super().after_task(model, task, batches)
+        return {"samples": float(sum(len(batch) for batch in share(batches)))}
+
+
 class DropsRoute(Sound):
     """Forgets its route before the backward pass, which recomputes the forward where memory is short."""
 
@@ -449,6 +458,24 @@ class HidesExperts(Sound):
     """Answers with parameters that its ledger does not show."""
 
     answers_by = HidingAnswering
+
+
+class BorrowingAnswering(Answering):
+    """Routes by tensors that belong to the plugin and not to the module that answers."""
+
+    def __init__(self, bank: ExpertBank, backbone: Backbone, anchors: Sequence[Tensor]) -> None:
+        super().__init__(bank, backbone, anchors)
+        self._borrowed = list(anchors)
+
+    def choose(self, batch: Batch) -> Tensor:
+        texts = self.backbone.features.texts([sample.prompt for sample in batch.samples])
+        return torch.softmax(texts @ torch.stack(self._borrowed).T, -1)
+
+
+class HidesAnchors(Sound):
+    """Answers with tensors that its ledger counts for continuing only."""
+
+    answers_by = BorrowingAnswering
 
 
 class BoastingAnswering(Answering):

@@ -827,6 +827,26 @@ def test_experts_on_bf16_weights_are_fp32_and_answers_finite(
         assert layer.bank_up["b"].grad.isfinite().all()
 
 
+def test_an_update_is_fp32_inside_autocast() -> None:
+    bank = make_bank("b")
+    layer = bank.layers[0]
+    outside = layer.delta(["a", "b"])
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.delta(["a", "b"]), outside)
+
+
+def test_under_autocast_bf16_inputs_are_not_copied_to_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = make_bank("b", dtype=torch.bfloat16)
+    seen: list[torch.dtype] = []
+    for layer in bank.layers:
+        monkeypatch.setattr(layer.bank_dropout, "forward", lambda x: (seen.append(x.dtype), x)[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        bank(torch.randn(2, 5, dtype=torch.bfloat16))
+
+    assert set(seen) == {torch.bfloat16}
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,7 @@ BREAKS = {
     "MeanOfMeans": "micro_batches",
     "DropsRoute": "checkpointing",
     "HidesExperts": "ledger",
+    "HidesAnchors": "ledger",
     "CountsTooMuch": "ledger",
     "Meddles": "probe",
 }
@@ -80,6 +81,15 @@ def test_a_share_that_is_never_added_up_is_caught_by_two_processes() -> None:
 
     assert set(found) == {"processes"}
     assert "after 1 tasks" in found["processes"]
+
+
+@pytest.mark.slow
+def test_a_measurement_of_one_share_is_caught_by_two_processes() -> None:
+    """Nine samples in batches of four: one process sees five of them."""
+    found = broken("MeasuresItsShare", slow=True)
+
+    assert set(found) == {"processes"}
+    assert "measured/0/samples" in found["processes"]
 
 
 @pytest.mark.slow

@@ -476,7 +476,7 @@ class Adjustable:
             OddProtocol,
             "OddProtocol: protocol is 'jont'; did you mean 'joint'\\? known: joint, none, sequential",
         ),
-        (Broken, "Broken: making the plugin failed with FileNotFoundError: no table"),
+        (Broken, "Broken: making the plugin failed with FileNotFoundError: no table; repair its __init__"),
         (HalfState, "HalfState: has only one of state_dict and load_state_dict"),
         (LooseOptions, 'LooseOptions: Options must refuse misspelt names.*extra="forbid"'),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,3 +182,33 @@ def test_an_unknown_encoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text("{")
     with pytest.raises(BackboneError, match="check the folder or the network"):
         FeatureEncoder(str(tmp_path))
+
+
+def test_openais_weights_get_the_activation_they_were_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's name says plain GELU, the tag says QuickGELU; open_clip alone would only warn."""
+    asked: dict[str, Any] = {}
+
+    def create(model: str, **settings: Any) -> Any:
+        asked[model] = settings["pretrained"], settings["force_quick_gelu"]
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr("open_clip.create_model_from_pretrained", create)
+    for name in ("ViT-L-14-336/openai", "ViT-B-16/laion2b_s34b_b88k"):
+        with pytest.raises(BackboneError, match="far enough"):
+            FeatureEncoder(name)
+
+    assert asked == {"ViT-L-14-336": ("openai", True), "ViT-B-16": ("laion2b_s34b_b88k", False)}
+
+
+def test_an_encoder_without_weights_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    """Random features would route at random, and nobody would see it."""
+    folder = tmp_path / "clip"
+    shutil.copytree(tiny_folder / "clip", folder)
+    (folder / "open_clip_model.safetensors").unlink()
+
+    with pytest.raises(BackboneError, match=rf"--features {folder}: .*; check the folder or the network"):
+        FeatureEncoder(str(folder))
+    with pytest.raises(
+        BackboneError, match="--features ViT-L-14: names a model without weights; write ViT-L-14/TAG"
+    ):
+        FeatureEncoder("ViT-L-14")

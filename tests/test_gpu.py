@@ -8,6 +8,9 @@ import pytest
 import torch
 
 import cl_zoo
+from cl_zoo.choices import parse_stack
+from cl_zoo.entrypoints import METHODS, installed
+from cl_zoo.plugins import load_class
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,11 +23,15 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize(
-    "method", ["finetune", "ewc", "hide", "hide[variant=released]", "multitask", "zeroshot"]
-)
-def test_a_method_trains_and_answers_on_the_accelerator(tmp_path: Path, method: str) -> None:
-    result = cl_zoo.run(method, out=str(tmp_path), **TINY)
+NAMES = [one.name for one in installed(METHODS) if one.distribution == "cl-zoo"]
+
+
+@pytest.mark.parametrize("method", [*NAMES, "hide[variant=released]", "moelora+ewc", "olora+lwf"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_method_trains_and_answers_on_the_accelerator(tmp_path: Path, method: str, precision: str) -> None:
+    if getattr(load_class(parse_stack(method)[0].name), "probe", False):
+        pytest.skip("only measures")
+    result = cl_zoo.run(method, recipe={"precision": precision}, out=str(tmp_path), **TINY)
 
     assert result.matrix.last is not None
     assert result.manifest["environment"]["accelerator"] == torch.cuda.get_device_name()

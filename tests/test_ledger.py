@@ -173,3 +173,15 @@ def test_every_hook_is_timed(tiny: Backbone, tmp_path: Path, method: str) -> Non
 
     assert {"build_model", "before_task", "loss", "after_task", "build_inference_model"} <= set(ledger.hooks)
     assert ledger.seconds >= sum(task.seconds for task in ledger.tasks) > 0
+
+
+def test_seconds_are_those_of_training_of_the_hooks_around_it_and_of_the_answers():
+    """10 + 20 of training, 1 + 2 + 3 + 4 of hooks around it, 5 of answering; what lies inside the two is not counted twice."""
+    hooks = {"build_model": 1.0, "before_task": 2.0, "rehearse": 3.0, "after_task": 4.0}
+    ledger = Ledger(
+        tasks=[TaskCost("a", seconds=10.0), TaskCost("b", seconds=20.0)],
+        hooks={**hooks, "loss": 7.0, "build_inference_model": 1.5, "after_answers": 2.5},
+        evaluation_seconds=5.0,
+    )
+
+    assert ledger.seconds == 45.0

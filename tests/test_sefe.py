@@ -125,6 +125,14 @@ def test_key_elements_are_the_largest_entries_of_the_update() -> None:
     assert places.dtype == torch.int32
 
 
+def test_key_elements_are_chosen_in_fp32_inside_autocast() -> None:
+    """1 + 2⁻¹² is larger than 1, but not in bf16."""
+    down, up = torch.tensor([[1.0, 1.0 + 2**-12]]), torch.ones(1, 1)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert key_elements(down, up, share=0.5).tolist() == [1]
+
+
 @pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.34, 2), (0.5, 3), (1.0, 6)])
 def test_the_number_of_key_elements_is_rounded_down_but_never_zero(share: float, count: int) -> None:
     assert len(key_elements(A, B, share)) == count

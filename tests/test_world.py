@@ -14,8 +14,9 @@ import cl_zoo
 from cl_zoo import Backbone
 from cl_zoo.config import Recipe
 from cl_zoo.engine import TaskBatches
+from cl_zoo.errors import OptionError
 from cl_zoo.testing import tiny_benchmark
-from cl_zoo.world import share, total
+from cl_zoo.world import World, share, total
 
 
 @dataclass
@@ -82,10 +83,25 @@ def test_a_tasks_batches_are_made_when_they_are_asked_for(tiny: Backbone, monkey
 
     assert len(batches) == 3
     assert made == []
-    assert len(batches[2]) == 2
+    assert batches[2].tokens > 0
     assert made == [2]
     with pytest.raises(IndexError):
         batches[3]
+
+
+def test_who_looks_at_samples_only_makes_no_tensors(tiny: Backbone, monkeypatch: pytest.MonkeyPatch):
+    made = []
+    real = tiny.batch
+    monkeypatch.setattr(
+        tiny, "batch", lambda samples, **known: made.append(len(samples)) or real(samples, **known)
+    )
+    batch = TaskBatches(tiny, tiny_benchmark().tasks[0].train, Recipe(global_batch=5))[1]
+
+    assert [sample.id for sample in batch.samples] == [f"{place:06d}" for place in range(5, 10)]
+    assert (len(batch), made) == (5, [])
+    assert batch.targets is not None
+    assert len(batch.rows([0, 3])) == 2
+    assert made == [5]  # and only once
 
 
 def test_a_total_of_one_process_is_the_tensor_in_fp32_without_its_history():
@@ -97,3 +113,35 @@ def test_a_total_of_one_process_is_the_tensor_in_fp32_without_its_history():
     assert not summed.requires_grad
     assert summed.tolist() == [3.0, 3.0]
     assert cl_zoo.total is total
+
+
+def test_terms_of_all_processes_are_added_by_name(monkeypatch: pytest.MonkeyPatch):
+    world = World("cpu")
+    assert world.sum_by_name({"task": 1.5}) == {"task": 1.5}
+
+    monkeypatch.setattr(world, "gather", lambda records: [*records, {"task": 2.0, "pull": 1.0}, {}])
+
+    assert world.sum_by_name({"task": 1.5}) == {"task": 3.5, "pull": 1.0}
+
+
+@pytest.mark.parametrize("device", ["cuda:x", "cuda:7"])
+def test_a_device_that_is_not_there_is_refused(device: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+
+    with pytest.raises(
+        OptionError, match=f"--device {device}: there is no such device; there are 2, counted from"
+    ):
+        World(device)
+
+
+def test_a_forward_without_a_gradient_does_not_take_the_gradient_from_the_next():
+    """Under autocast torch may keep the bf16 copy of a weight; one made without a gradient must not be used again."""
+    weight = torch.ones(2, 2, requires_grad=True)
+    with World("cpu").autocast("bf16"):
+        with torch.no_grad():
+            torch.nn.functional.linear(torch.ones(1, 2), weight)
+        torch.nn.functional.linear(torch.ones(1, 2), weight).sum().backward()
+
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[1.0, 1.0], [1.0, 1.0]]

@@ -31,10 +31,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cl_zoo.conformance import promises
 from cl_zoo.api import stack
 from cl_zoo.choices import Choice, parse_stack
-from cl_zoo.conformance.moments import ConformanceError, Moment, far, told
+from cl_zoo.conformance import promises
+from cl_zoo.conformance.moments import ConformanceError, Moment, far, flat, told
 from cl_zoo.conformance.promises import Promise, needs, seeds, sequential
 from cl_zoo.conformance.subjects import Subject, Undecided
 from cl_zoo.conformance.trials import tiny_files, trial
@@ -142,6 +142,9 @@ def processes(subject: Subject) -> None:
         lines = [line for line in done.stderr.splitlines() if "Error" in line]
         why = lines[0].strip() if lines else f"exit code {done.returncode}"
         raise ConformanceError("processes", f"{subject.label}, two processes: {why}")
+    measured = json.loads((root / "measured.json").read_text())
+    if off := far(flat(measured, "measured"), flat(run.measured, "measured")):
+        raise ConformanceError("processes", f"{subject.label}, two processes: {off}")
     for index, moment in enumerate(run.record.moments):
         other = load_file(root / f"moment-{index}.safetensors")
         if off := far(other, tensors_of(moment)):
@@ -174,6 +177,7 @@ def one_of_two() -> None:
         (root / f"broken-{os.environ['RANK']}").write_text(sentence)
         raise
     if made.world.main:
+        (root / "measured.json").write_text(json.dumps(made.measured))
         for index, moment in enumerate(moments):
             save_file(moment, root / f"moment-{index}.safetensors")
 

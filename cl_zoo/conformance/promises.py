@@ -294,12 +294,13 @@ def follows(subject: Subject, promise: str, what: str, **recipe: Any) -> None:
 
 
 def uncounted(subject: Subject) -> None:
-    """Answers stay the same when all tensors that the ledger counts for continuing only are spoilt."""
+    """Answers stay the same when all tensors that the ledger counts for continuing only are spoilt, plugins' own too."""
     run, asked = subject.whole, subject.questions
     plain = asking(run, asked)
+    kept = {**own_state(run.model, run.backbone), **tensors_by_place(run.plugins.state_dict(probes=False))}
     with run.answering() as model:
-        counted = {id(tensor) for tensor in answering_state(model, run.backbone).values()}
-        with spoilt({n: t for n, t in own_state(run.model, run.backbone).items() if id(t) not in counted}):
+        counted = {tensor.data_ptr() for tensor in answering_state(model, run.backbone).values()}
+        with spoilt({name: tensor for name, tensor in kept.items() if tensor.data_ptr() not in counted}):
             spoilt_answers = asking(run, asked, model)
     for sample, here, there in zip(asked, spoilt_answers, plain, strict=True):
         agree(
@@ -310,6 +311,20 @@ def uncounted(subject: Subject) -> None:
             there,
             "without the tensors that are not counted as stored for inference",
         )
+
+
+def tensors_by_place(state: Any, place: str = "plugins") -> dict[str, Tensor]:
+    """All tensors in a plugin's state, themselves and no copies, by where they stand."""
+    if isinstance(state, Tensor):
+        return {place: state}
+    items = (
+        state.items()
+        if isinstance(state, Mapping)
+        else enumerate(state)
+        if isinstance(state, list | tuple)
+        else ()
+    )
+    return {at: t for key, value in items for at, t in tensors_by_place(value, f"{place}/{key}").items()}
 
 
 def stored(run: Watched, use: str) -> int:
