@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cl_zoo import testing
 from cl_zoo.conformance import ALL, PROMISES, SLOW, Undecided, verdicts
@@ -173,3 +174,20 @@ def test_the_command_takes_options_and_refuses_what_does_not_exist(cli: Callable
     ended = cli("check", method, "-o", f"{method}.strength=0.2")
     assert "TakesAnything[strength=0.2]: takes the unknown option 'no_such_option'" in ended.out
     assert ended.code == 1
+
+
+def test_the_number_of_threads_does_not_matter_and_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls the suite may have two threads, whose sums need not end in the same bits."""
+    seen = []
+
+    def watching(subject: object) -> None:
+        """how many threads compute"""
+        seen.append(torch.get_num_threads())
+
+    monkeypatch.setitem(ALL, "watching", watching)
+    torch.set_num_threads(2)
+    try:
+        check_promise("finetune", "watching")
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(1)
