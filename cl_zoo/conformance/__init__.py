@@ -180,6 +180,7 @@ def one_of_two() -> None:
         (root / "measured.json").write_text(json.dumps(made.measured))
         for index, moment in enumerate(moments):
             save_file(moment, root / f"moment-{index}.safetensors")
+    made.world.wait()  # who leaves first would close the other's connection
 
 
 def tensors_of(moment: Moment) -> dict[str, Tensor]:
