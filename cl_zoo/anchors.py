@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from cl_zoo.bank import Around
 from cl_zoo.batches import Batch
+from cl_zoo.features import cosines
 from cl_zoo.mixes import PerSample
 from cl_zoo.tasks import Sample
 from cl_zoo.world import share, total
@@ -109,7 +110,7 @@ class Anchors(nn.Module):
             setattr(self, kind, kept[kind].to(self[kind].device))
 
 
-class Routed(nn.Module):
+class Routed(Around):
     """A bank that answers each sample with its experts weighted by the sample's route.
 
     Args:
@@ -122,20 +123,8 @@ class Routed(nn.Module):
     """
 
     def __init__(self, bank: ExpertBank, gate: PerSample, anchors: Anchors) -> None:
-        super().__init__()
-        self.bank, self.gate, self.anchors = bank, gate, anchors
-        self.route: Tensor | None = None
+        super().__init__(bank)
+        self.gate, self.anchors = gate, anchors
 
     def prepare(self, batch: Batch) -> None:
         self.route = self.gate.weights = self.anchors(batch.samples)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.bank(*args, **kwargs)
-
-    def generate(self, **inputs: Any) -> Tensor:
-        return cast(Tensor, self.bank.generate(**inputs))
-
-
-def cosines(features: Tensor, anchors: Tensor) -> Tensor:
-    """Cosine of each of n features (n, d) with each of t anchors (t, d), (n, t); zero where one of them is zero."""
-    return F.cosine_similarity(features[:, None], anchors[None], dim=-1)

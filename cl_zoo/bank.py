@@ -250,6 +250,11 @@ class ExpertBank(BaseTuner):  # type: ignore[misc]
                 if name in table:
                     table[name].requires_grad_(False)
 
+    def ensure(self, name: str) -> None:
+        """`add` an expert that is not there yet: the first task's comes with the bank, every further one by this."""
+        if name not in self.peft_config:
+            self.add(name)
+
     def remove(self, name: str, where: Where | None = None) -> None:
         """Forget an expert, in all layers or in some; in all layers its name is free again.
 
@@ -378,6 +383,21 @@ class ExpertBank(BaseTuner):  # type: ignore[misc]
         for name in names:
             if name not in self.peft_config:
                 raise KeyError(f"the bank has no expert {name!r}; it has {', '.join(self.peft_config)}")
+
+
+class Around(nn.Module):
+    """A module around a bank that answers through it; a method derives from it to choose experts in `prepare(batch)`."""
+
+    def __init__(self, bank: ExpertBank) -> None:
+        super().__init__()
+        self.bank = bank
+        self.route: Tensor | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.bank(*args, **kwargs)
+
+    def generate(self, **inputs: Any) -> Tensor:
+        return cast(Tensor, self.bank.generate(**inputs))
 
 
 def adapters(backbone: Backbone, recipe: Recipe, name: str = "shared", *, experts: int = 1) -> ExpertBank:

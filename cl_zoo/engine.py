@@ -77,19 +77,10 @@ class Run:
 
     def _build(self) -> nn.Module:
         self._seed("build")
-        model = self.plugins.build_model(self.backbone, self.recipe)
-        if model is None:
-            model = (
-                self.backbone.model
-                if self.plugins.protocol == "none"
-                else adapters(self.backbone, self.recipe)
-            )
-        self.backbone.train_projector(
-            self.recipe.projector == "sequential" and self.plugins.protocol != "none"
-        )
+        model = placed(self.plugins, self.backbone, self.recipe)
         if self.recipe.checkpointing:
             self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
-        return model.to(self.backbone.device)
+        return model
 
     def _lessons(self) -> list[Lesson]:
         """What is learnt one after the other: the tasks, all of them as one, or nothing."""
@@ -228,6 +219,16 @@ class Run:
 
     def _autocast(self) -> Any:
         return self.world.autocast(self.recipe.precision)
+
+
+def placed(plugins: Plugins, backbone: Backbone, recipe: Recipe) -> nn.Module:
+    """What a stack trains, on the backbone and its device: by default one expert on all linears, or nothing but the model itself."""
+    learns = plugins.protocol != "none"
+    model = plugins.build_model(backbone, recipe)
+    if model is None:
+        model = adapters(backbone, recipe) if learns else backbone.model
+    backbone.train_projector(learns and recipe.projector == "sequential")
+    return model.to(backbone.device)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.nn import functional as F
 
 from cl_zoo.errors import BackboneError, DataError, first_line
 from cl_zoo.tasks import ImageSource
@@ -142,6 +143,11 @@ def _unprojected(tower: Any) -> Iterator[None]:
         yield
     finally:
         tower.text_projection = projection
+
+
+def cosines(features: Tensor, others: Tensor) -> Tensor:
+    """Cosine of each of n features (n, d) with each of t others (t, d), (n, t); zero where one of them is zero."""
+    return F.cosine_similarity(features[:, None], others[None], dim=-1)
 
 
 def image_key(image: ImageSource) -> str:

@@ -156,11 +156,18 @@ def count(
 
 def tensors_in(state: Any) -> int:
     """Elements of all tensors anywhere in a plugin's state."""
+    return sum(tensor.numel() for tensor in state_tensors(state).values())
+
+
+def state_tensors(state: Any, place: str = "") -> dict[str, Tensor]:
+    """All tensors in a plugin's state, themselves and no copies, by where they stand in it."""
     if isinstance(state, Tensor):
-        return state.numel()
+        return {place: state}
     if isinstance(state, Mapping):
-        return sum(tensors_in(value) for value in state.values())
-    return sum(tensors_in(value) for value in state) if isinstance(state, list | tuple) else 0
+        items = list(state.items())
+    else:
+        items = list(enumerate(state)) if isinstance(state, list | tuple) else []
+    return {at: t for key, value in items for at, t in state_tensors(value, f"{place}/{key}").items()}
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from cl_zoo.backbones import Backbone
-from cl_zoo.bank import adapters, standing_still
+from cl_zoo.bank import standing_still
 from cl_zoo.choices import Choice
 from cl_zoo.config import Recipe
-from cl_zoo.errors import BackboneError, PluginError, first_line, nearest
+from cl_zoo.engine import placed
+from cl_zoo.errors import BackboneError, ClZooError, PluginError, first_line, nearest
 from cl_zoo.learn import assign_parts
 from cl_zoo.ledger import active, stored
 from cl_zoo.plugins import Plugins
@@ -114,6 +115,8 @@ def sizes(choices: Sequence[Choice], backbone: Backbone, recipe: Recipe, tasks: 
     plugins = Plugins(choices)
     try:
         return list(_sizes(plugins, backbone, recipe, tasks))
+    except ClZooError:
+        raise  # says by itself what is wrong
     except (NotImplementedError, RuntimeError, TypeError, AttributeError) as error:
         raise PluginError(
             f"{'+'.join(choice.name for choice in choices)}: {first_line(error)}; its hooks must size their tensors without values and data to be counted"
@@ -122,13 +125,8 @@ def sizes(choices: Sequence[Choice], backbone: Backbone, recipe: Recipe, tasks: 
 
 def _sizes(plugins: Plugins, backbone: Backbone, recipe: Recipe, tasks: int) -> Iterator[Size]:
     """The sizes, task after task, as a run would go through the hooks."""
-    learns, meta = plugins.protocol != "none", torch.device("meta")
-    built = plugins.build_model(backbone, recipe)
-    if built is None:
-        built = adapters(backbone, recipe) if learns else backbone.model
-    backbone.train_projector(learns and recipe.projector == "sequential")
-    model = built.to(meta)
-    if not learns:
+    model, meta = placed(plugins, backbone, recipe), backbone.device
+    if plugins.protocol == "none":
         yield _size(model, plugins, backbone, [], {})
         return
     seen: list[Task] = []

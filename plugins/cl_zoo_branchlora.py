@@ -34,7 +34,7 @@ Choices the paper leaves open, and ours:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -43,8 +43,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
-from cl_zoo.bank import ExpertBank, adapters, standing_still
+from cl_zoo.bank import Around, ExpertBank, adapters, standing_still
 from cl_zoo.batches import forward
+from cl_zoo.features import cosines
 from cl_zoo.mixes import per_sample
 
 EVERY = "every"  # the one router where tasks have none of their own
@@ -203,7 +204,7 @@ class Branches(nn.Module):
             return every[torch.arange(len(chosen), device=chosen.device), chosen]
 
 
-class Branched(nn.Module):
+class Branched(Around):
     """The bank of branches with its routers, and the keys of every task beside it.
 
     Attributes:
@@ -214,15 +215,14 @@ class Branched(nn.Module):
     def __init__(
         self, bank: ExpertBank, backbone: Backbone, options: BranchLoRA.Options, init_std: float
     ) -> None:
-        super().__init__()
-        self.bank, self.options, self.prefill = bank, options, Prefill()
+        super().__init__(bank)
+        self.options, self.prefill = options, Prefill()
         self._backbone, self._init_std = backbone, init_std
         self.image_keys, self.text_keys = nn.ParameterDict(), nn.ParameterDict()  # k_img, k_txt (d,) by task
         self.mixes = [Branches(options, self.prefill) for _ in bank.layers]
         mixes = iter(self.mixes)
         bank.mix(lambda layer: next(mixes))
         self.answering: Sequence[str] = ()
-        self.route: Tensor | None = None
 
     def learn(self, name: str) -> None:
         """Let the router and the keys of this name learn and no others; made where they are not there yet."""
@@ -264,12 +264,6 @@ class Branched(nn.Module):
             count["routers"] += mix.routers[self.prefill.learning].numel()
         return count
 
-    def forward(self, **inputs: Any) -> Any:
-        return self.bank(**inputs)
-
-    def generate(self, **inputs: Any) -> Tensor:
-        return cast(Tensor, self.bank.generate(**inputs))
-
 
 def select(p: Tensor, top_k: int, renormalise: bool) -> Tensor:
     """g (..., N): p where it is among the `top_k` largest, zero elsewhere; divided by its sum if asked."""
@@ -287,8 +281,7 @@ def alignment(images: Tensor, texts: Tensor, image_key: Tensor, text_key: Tensor
 
 def similarity(images: Tensor, texts: Tensor, image_keys: Tensor, text_keys: Tensor) -> Tensor:
     """Mean cosine of features (batch, d) with keys (tasks, d) of both kinds, (batch, tasks)."""
-    image = F.cosine_similarity(images[:, None], image_keys[None], dim=-1)
-    return (image + F.cosine_similarity(texts[:, None], text_keys[None], dim=-1)) / 2
+    return (cosines(images, image_keys) + cosines(texts, text_keys)) / 2
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ from torch.nn import functional as F
 
 from cl_zoo import Backbone, Batch, Recipe, hookimpl, share, total
 from cl_zoo.anchors import Anchors, image_view, text_view
-from cl_zoo.bank import ExpertBank, adapters, standing_still
+from cl_zoo.bank import Around, ExpertBank, adapters, standing_still
 from cl_zoo.batches import forward
 from cl_zoo.mixes import PerToken, per_sample, spread
 
@@ -159,14 +159,13 @@ class DualRouter(nn.Module):
         return z * spread(self.beta * gates + (1 - self.beta) * per_sample(self.task, z), ranks)
 
 
-class Routed(nn.Module):
+class Routed(Around):
     """Answers with both routers; `route` (batch, tasks) is one at the task whose anchors lie nearest, else zero."""
 
     def __init__(self, bank: ExpertBank, gates: Sequence[Tensor], anchors: Anchors) -> None:
-        super().__init__()
-        self.bank, self.anchors = bank, anchors
+        super().__init__(bank)
+        self.anchors = anchors
         self.register_buffer("gates", torch.stack(list(gates)))  # (tasks, layers, experts)
-        self.route: Tensor | None = None
 
     def prepare(self, batch: Batch) -> None:
         similarity = self.anchors(batch.samples)  # (batch, tasks)
@@ -175,12 +174,6 @@ class Routed(nn.Module):
         self.route = F.one_hot(chosen, tasks).float()
         for layer, gates in zip(self.bank.layers, self.get_buffer("gates")[chosen].unbind(1), strict=True):
             cast(DualRouter, layer.bank_mix).task = gates
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.bank(*args, **kwargs)
-
-    def generate(self, **inputs: Any) -> Tensor:
-        return cast(Tensor, self.bank.generate(**inputs))
 
 
 def mean_gates(bank: ExpertBank, batches: Sequence[Batch], samples: int) -> Tensor:

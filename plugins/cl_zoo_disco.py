@@ -64,8 +64,7 @@ class DISCO:
     @hookimpl
     def before_task(self, task: Task) -> None:
         name = f"t{task.index}"
-        if name not in self.bank.experts:
-            self.bank.add(name)
+        self.bank.ensure(name)
         self.bank.use([name], trainable=[name])  # alone on the frozen model
 
     @hookimpl

@@ -104,8 +104,7 @@ class HiDe:
     @hookimpl
     def before_task(self, task: Task) -> None:
         name = f"t{task.index}"
-        if name not in self.bank.experts:
-            self.bank.add(name)
+        self.bank.ensure(name)
         self.bank.use([name], trainable=[name])  # alone on the frozen model: no older expert takes part
 
     @hookimpl

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo import Backbone, Batch, hookimpl, share, total
+from cl_zoo.features import cosines
 from cl_zoo.prompts import Prompted, token_rows
 
 
@@ -144,7 +145,7 @@ class Pool(Prompted):
 
 def distance(query: Tensor, keys: Tensor) -> Tensor:
     """γ(q, k) = 1 − cos: queries (batch, d) and keys (M, d) to (batch, M)."""
-    return 1 - F.cosine_similarity(query[:, None], keys[None], dim=-1)
+    return 1 - cosines(query, keys)
 
 
 def nearest(distances: Tensor, top: int, frequency: Tensor | None = None) -> Tensor:

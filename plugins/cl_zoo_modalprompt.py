@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo import Backbone, Batch, Task, hookimpl
+from cl_zoo.features import cosines
 from cl_zoo.prompts import Prompted, token_rows
 
 
@@ -160,8 +161,7 @@ class Guided(Prompted):
 
 def guidance(images: Tensor, texts: Tensor, prototypes: Tensor, balance: float) -> Tensor:
     """G of equation (2): features (batch, d) and prototypes (tasks, d) to (batch, tasks)."""
-    image, text = (F.cosine_similarity(seen[:, None], prototypes[None], dim=-1) for seen in (images, texts))
-    return balance * image + (1 - balance) * text
+    return balance * cosines(images, prototypes) + (1 - balance) * cosines(texts, prototypes)
 
 
 def for_answering(scores: Tensor, count: int) -> Tensor:

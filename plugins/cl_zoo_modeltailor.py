@@ -70,8 +70,7 @@ class ModelTailor:
     @hookimpl
     def before_task(self, task: Task) -> None:
         name = f"t{task.index}"
-        if name not in self.bank.experts:
-            self.bank.add(name)
+        self.bank.ensure(name)
         self.bank.use([name], trainable=[name])
 
     @hookimpl

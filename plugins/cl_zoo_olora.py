@@ -65,8 +65,7 @@ class OLoRA:
     @hookimpl
     def before_task(self, task: Task) -> None:
         old, new = [f"t{index}" for index in range(task.index)], f"t{task.index}"
-        if new not in self.bank.experts:
-            self.bank.add(new)
+        self.bank.ensure(new)
         self.bank.use([*old, new] if self.options.trains == "stacked" else [new], trainable=[new])
         self.old = {  # joined once per task, not once per step
             layer.path: torch.cat([layer.bank_down[name] for name in old])

@@ -59,8 +59,7 @@ class SEFE:
     @hookimpl
     def before_task(self, task: Task) -> None:
         merged, new = [f"t{index}" for index in range(task.index)], f"t{task.index}"
-        if new not in self.bank.experts:
-            self.bank.add(new)
+        self.bank.ensure(new)
         self.bank.use([*merged, new], trainable=[new])
 
     @hookimpl

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from cl_zoo import anchors as module
-from cl_zoo.anchors import Anchors, View, cosines, image_view, state_view, text_view
+from cl_zoo.anchors import Anchors, View, image_view, state_view, text_view
 from cl_zoo.backbones import Backbone
 from cl_zoo.batches import Batch
+from cl_zoo.features import cosines
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import square
 

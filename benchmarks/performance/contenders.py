@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cl_zoo import Backbone, Sample, Task
-from cl_zoo.bank import adapters
 from cl_zoo.batches import seed_everything
 from cl_zoo.choices import parse_stack
-from cl_zoo.engine import TaskBatches
+from cl_zoo.engine import TaskBatches, placed
 from cl_zoo.generate import answers
 from cl_zoo.learn import Learner
 from cl_zoo.plugins import Plugins
@@ -46,10 +45,7 @@ class Engine:
         stack, place = at_task(name)
         seed_everything("train_step", stack)
         self.ground, self.backbone, self.plugins = ground, ground.copy(), Plugins(parse_stack(stack))
-        built = self.plugins.build_model(self.backbone, ground.recipe)
-        model = adapters(self.backbone, ground.recipe) if built is None else built
-        self.backbone.train_projector(ground.recipe.projector == "sequential")
-        self.model = model.to(ground.world.device)
+        self.model = placed(self.plugins, self.backbone, ground.recipe)
         batch = ground.recipe.global_batch
         data = TaskBatches(self.backbone, ground.first, ground.recipe)
         self.seen = [Task(index, f"task {index}", "", batch) for index in range(place - 1)]

@@ -29,7 +29,7 @@ from cl_zoo.conformance.moments import (
 from cl_zoo.conformance.subjects import Bare, Subject, Undecided, agree, asking, filed, generated
 from cl_zoo.conformance.trials import STREAM, Watched, trial
 from cl_zoo.errors import OptionError
-from cl_zoo.ledger import answering_state, own_state, tensors_in
+from cl_zoo.ledger import answering_state, own_state, state_tensors, tensors_in
 from cl_zoo.plugins import HOOKS, Plugins, load_class
 
 Promise = Callable[[Subject], None]
@@ -297,7 +297,7 @@ def uncounted(subject: Subject) -> None:
     """Answers stay the same when all tensors that the ledger counts for continuing only are spoilt, plugins' own too."""
     run, asked = subject.whole, subject.questions
     plain = asking(run, asked)
-    kept = {**own_state(run.model, run.backbone), **tensors_by_place(run.plugins.state_dict(probes=False))}
+    kept = {**own_state(run.model, run.backbone), **state_tensors(run.plugins.state_dict(probes=False))}
     with run.answering() as model:
         counted = {tensor.data_ptr() for tensor in answering_state(model, run.backbone).values()}
         with spoilt({name: tensor for name, tensor in kept.items() if tensor.data_ptr() not in counted}):
@@ -311,20 +311,6 @@ def uncounted(subject: Subject) -> None:
             there,
             "without the tensors that are not counted as stored for inference",
         )
-
-
-def tensors_by_place(state: Any, place: str = "plugins") -> dict[str, Tensor]:
-    """All tensors in a plugin's state, themselves and no copies, by where they stand."""
-    if isinstance(state, Tensor):
-        return {place: state}
-    items = (
-        state.items()
-        if isinstance(state, Mapping)
-        else enumerate(state)
-        if isinstance(state, list | tuple)
-        else ()
-    )
-    return {at: t for key, value in items for at, t in tensors_by_place(value, f"{place}/{key}").items()}
 
 
 def stored(run: Watched, use: str) -> int:
