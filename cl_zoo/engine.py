@@ -61,7 +61,7 @@ class Run:
 
     def execute(self) -> None:
         """From the last checkpoint, or from the beginning, to the last answer."""
-        lessons = self._lessons()
+        lessons = self.lessons
         done = self._restore()
         if self.world.main:
             self.folder.begin()
@@ -82,7 +82,8 @@ class Run:
             self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
-    def _lessons(self) -> list[Lesson]:
+    @cached_property
+    def lessons(self) -> list[Lesson]:
         """What is learnt one after the other: the tasks, all of them as one, or nothing."""
         if self.plugins.protocol == "none":
             return []
@@ -301,7 +302,8 @@ def expected(task: TaskData) -> Iterator[dict[str, Any]]:
     """What the answers to a task are scored against, one record per test sample."""
     for i in range(len(task.test)):
         sample = task.test[i]
-        yield {"id": sample.id, "answer": sample.answer, "references": list(sample.references)}
+        wanted = {"id": sample.id, "answer": sample.answer, "references": list(sample.references)}
+        yield {**wanted, "truth": dict(sample.truth)} if sample.truth else wanted
 
 
 def fill(targets: dict[str, Tensor], tensors: dict[str, Tensor], place: str) -> None:

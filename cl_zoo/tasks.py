@@ -31,6 +31,7 @@ class Sample:
         prompt: question and instruction, separated by a newline, without image token and chat template.
         answer: the text to learn; `None` where a model has to answer.
         references: for captions, the sentences that an answer is scored against.
+        truth: what a scoring rule needs beyond these, as JSON values: a box, the sizes of an image, the answers of ten people.
     """
 
     id: str
@@ -38,10 +39,11 @@ class Sample:
     prompt: str
     answer: str | None = None
     references: tuple[str, ...] = ()
+    truth: Mapping[str, Any] = field(default_factory=dict)
 
     def question_only(self) -> Sample:
-        """The sample as a method may see it at inference: no answer, no references."""
-        return replace(self, answer=None, references=())
+        """The sample as a method may see it at inference: nothing of what is expected."""
+        return replace(self, answer=None, references=(), truth={})
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import Watched, learnt
 from torch import Tensor
 
 from cl_zoo.backbones import Backbone
-from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
 from cl_zoo.engine import Run
 from cl_zoo.generate import answers
 from cl_zoo.learn import Learner
-from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
-from cl_zoo.world import World
 
 BENCHMARK = tiny_benchmark(2, size=10)
 
@@ -40,20 +37,9 @@ def lessons(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
 
 
 def trained(text: str, backbone: Backbone, root: Path, **recipe: Any) -> Run:
-    with RunFolder(root, "run", {}) as folder:
-        run = Run(
-            Plugins(parse_stack(text)),
-            BENCHMARK.tasks,
-            backbone,
-            build_recipe(BENCHMARK.recipe, recipe),
-            seed=0,
-            cells="lower",
-            folder=folder,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        run.execute()
-    return run
+    return learnt(
+        Run, text, BENCHMARK.tasks, backbone, build_recipe(BENCHMARK.recipe, recipe), root, cells="lower"
+    )
 
 
 def cells(run: Run) -> set[str]:
@@ -90,32 +76,17 @@ def test_fine_tuning_trains_one_expert_on_task_after_task(
 
 def test_the_second_task_begins_where_the_first_one_ended(tiny_folder: Path, tmp_path: Path) -> None:
     """At rate zero nothing of the second task changes what the first one taught."""
-    seen: list[dict[str, Tensor]] = []
 
-    class Watched(Run):
-        def _checkpoint(self, done: int) -> None:
-            seen.append({name: weight.detach().clone() for name, weight in self.model.named_parameters()})
-            super()._checkpoint(done)
-
+    class Frozen(Watched):
         def _learn(self, lesson: Any) -> None:
             if lesson.task.index:
                 self.recipe = build_recipe(self.recipe.model_dump(), {"lr": {"adapters": 0, "projector": 0}})
             super()._learn(lesson)
 
-    with RunFolder(tmp_path, "run", {}) as folder:
-        Watched(
-            Plugins(parse_stack("finetune")),
-            BENCHMARK.tasks,
-            tiny_backbone(tiny_folder),
-            build_recipe(BENCHMARK.recipe),
-            seed=0,
-            cells="last",
-            folder=folder,
-            world=World("cpu"),
-            report=lambda **_: None,
-        ).execute()
+    recipe = build_recipe(BENCHMARK.recipe)
+    run = learnt(Frozen, "finetune", BENCHMARK.tasks, tiny_backbone(tiny_folder), recipe, tmp_path)
 
-    first, second = seen
+    first, second = run.kept
     assert all(torch.equal(first[name], second[name]) for name in first)
     fresh = dict(tiny_backbone(tiny_folder).model.named_parameters())
     assert any(name.endswith("bank_up.shared") and weight.abs().sum() > 0 for name, weight in first.items())

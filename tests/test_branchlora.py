@@ -11,19 +11,16 @@ from typing import Any
 import pytest
 import torch
 from cl_zoo_branchlora import Branches, BranchLoRA, Prefill, activity, alignment, select, similarity
+from tiny_runs import Watched, learnt
 from torch import Tensor, nn
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.batches import Batch, forward, task_loss
-from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
 from cl_zoo.engine import Run
 from cl_zoo.errors import OptionError
-from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
 from cl_zoo.tasks import Sample, Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
-from cl_zoo.world import World
 
 BENCHMARK = tiny_benchmark(2, size=8)
 STREAM = BENCHMARK.stream("CSC")
@@ -31,39 +28,31 @@ BARE = Sample("t", None, "Say one colour .", "red")
 SCALE = 2.0
 
 
-class Watched(Run):
-    """Keeps the method's tensors, and which branches are frozen, as they are after each task."""
+class Branching(Watched):
+    """Keeps which branches are frozen too."""
 
-    kept: list[dict[str, Tensor]]
     frozen: list[dict[str, list[str]]]
 
     def _checkpoint(self, done: int) -> None:
-        here = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        self.kept = [*getattr(self, "kept", []), here]
         self.frozen = [*getattr(self, "frozen", []), dict(self.plugins.method.frozen)]
         super()._checkpoint(done)
 
 
-def trained(text: str, folder: Path, root: Path, **recipe: Any) -> Watched:
+def trained(text: str, folder: Path, root: Path, **recipe: Any) -> Branching:
     settings = {"adapter.rank": 4, "adapter.dropout": 0, "lr.keys": 0.1, "lr.routers": 0.1, **recipe}
-    with RunFolder(root, "run", {}) as runs:
-        run = Watched(
-            Plugins(parse_stack(text)),
-            STREAM,
-            tiny_backbone(folder),
-            build_recipe(BENCHMARK.recipe, settings),
-            seed=0,
-            cells="lower",
-            folder=runs,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        run.execute()
-    return run
+    return learnt(
+        Branching,
+        text,
+        STREAM,
+        tiny_backbone(folder),
+        build_recipe(BENCHMARK.recipe, settings),
+        root,
+        cells="lower",
+    )
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+def whole(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Branching:
     """Colour, side and colour again with four branches on one A."""
     return trained("branchlora[experts=4]", tiny_folder, tmp_path_factory.mktemp("whole"))
 
@@ -94,7 +83,7 @@ def make(tiny_folder: Path) -> Make:
 
 
 def seen(run: Run) -> list[Task]:
-    return [lesson.task for lesson in run._lessons()]
+    return [lesson.task for lesson in run.lessons]
 
 
 def questions() -> list[Sample]:
@@ -371,7 +360,7 @@ def test_each_sample_gets_the_router_of_the_task_whose_keys_are_its_features(mak
         )
 
 
-def test_keys_that_start_small_turn_within_few_steps(whole: Watched, tiny: Backbone) -> None:
+def test_keys_that_start_small_turn_within_few_steps(whole: Branching, tiny: Backbone) -> None:
     """AdamW moves each coordinate by about its rate: far for a key of 0.01, hardly for one of 1."""
     near = []
     for size in (0.01, 1.0):
@@ -411,7 +400,7 @@ def test_the_next_task_learns_with_its_own_router_and_small_keys(make: Make) -> 
         assert 0 < float(keys["t2"].detach().abs().max()) < 0.1
 
 
-def test_the_route_of_every_answer_is_the_one_task_that_was_chosen(whole: Watched) -> None:
+def test_the_route_of_every_answer_is_the_one_task_that_was_chosen(whole: Branching) -> None:
     for row in range(3):
         for file in (whole.folder.partial / "answers").glob(f"{row}-*.jsonl"):
             for line in file.read_text().splitlines():
@@ -462,7 +451,7 @@ def test_what_is_frozen_gets_no_gradient_and_the_trunk_does(make: Make) -> None:
         assert learning == {"bank_down.b0", "bank_up.b1", "bank_up.b3", "bank_mix.routers.t1"}
 
 
-def test_over_a_stream_frozen_branches_stand_still_and_the_trunk_moves(whole: Watched) -> None:
+def test_over_a_stream_frozen_branches_stand_still_and_the_trunk_moves(whole: Branching) -> None:
     """So do the routers and keys of older tasks; branches that are free move."""
     for task in (1, 2):
         before, after = whole.kept[task - 1], whole.kept[task]

@@ -11,55 +11,24 @@ import cl_zoo_clmoe
 import pytest
 import torch
 from cl_zoo_clmoe import CLMoE, Routed, mean_gates, momentums, task_gates
+from tiny_runs import Watched, learnt, weights
 from torch import Tensor, nn
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.bank import BankLayer, ExpertBank
 from cl_zoo.batches import forward
-from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
-from cl_zoo.engine import Run
 from cl_zoo.mixes import PerToken
-from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
 from cl_zoo.tasks import Sample, Task, TaskData
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
-from cl_zoo.world import World
 
 BENCHMARK = tiny_benchmark(3, size=8)
 RECIPE = build_recipe(BENCHMARK.recipe, {"adapter.dropout": 0})
 BARE = Sample("t", None, "Say one colour .", "red")
 
 
-class Watched(Run):
-    """Keeps the method's tensors as they are before the first task and after each."""
-
-    kept: list[dict[str, Tensor]]
-
-    def _checkpoint(self, done: int) -> None:
-        self.kept = [*getattr(self, "kept", []), weights(self.model)]
-        super()._checkpoint(done)
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
-
-
 def trained(stack: str, folder: Path, root: Path, tasks: Sequence[TaskData] = BENCHMARK.tasks[:2]) -> Watched:
-    with RunFolder(root, "run", {}) as runs:
-        run = Watched(
-            Plugins(parse_stack(stack)),
-            tasks,
-            tiny_backbone(folder),
-            RECIPE,
-            seed=0,
-            cells="lower",
-            folder=runs,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        run.execute()
-    return run
+    return learnt(Watched, stack, tasks, tiny_backbone(folder), RECIPE, root, cells="lower")
 
 
 @pytest.fixture(scope="module")

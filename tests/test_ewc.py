@@ -9,6 +9,7 @@ import cl_zoo_ewc
 import pytest
 import torch
 from cl_zoo_ewc import EWC, diagonal_fisher
+from tiny_runs import learnt, weights
 from torch import Tensor, nn
 
 from cl_zoo.backbones import Backbone
@@ -18,7 +19,6 @@ from cl_zoo.config import build_recipe
 from cl_zoo.engine import Run
 from cl_zoo.learn import Learner
 from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
 from cl_zoo.tasks import Sample, Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
 from cl_zoo.world import World
@@ -240,20 +240,9 @@ def test_a_state_comes_back() -> None:
 def trained(text: str, folder: Path, root: Path, **recipe: Any) -> dict[str, Tensor]:
     """Weights after both tiny tasks."""
     benchmark = tiny_benchmark()
-    with RunFolder(root, text.replace(".", "_"), {}) as runs:
-        run = Run(
-            Plugins(parse_stack(text)),
-            benchmark.tasks,
-            tiny_backbone(folder),
-            build_recipe(benchmark.recipe, recipe),
-            seed=0,
-            cells="last",
-            folder=runs,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        run.execute()
-    return {name: weight.detach() for name, weight in run.model.named_parameters()}
+    recipe_ = build_recipe(benchmark.recipe, recipe)
+    root = root / text.replace(".", "_")
+    return weights(learnt(Run, text, benchmark.tasks, tiny_backbone(folder), recipe_, root).model)
 
 
 def test_strength_zero_is_fine_tuning_bit_for_bit(tiny_folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cl_zoo_hide import HiDe, concatenated, summed
+from tiny_runs import Watched, learnt
 from torch import Tensor, nn
 
 from cl_zoo.anchors import Anchors, View
@@ -21,12 +22,9 @@ from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
 from cl_zoo.engine import Run
 from cl_zoo.errors import BackboneError
-from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
 from cl_zoo.sizes import shapes, sizes
 from cl_zoo.tasks import Sample, Task, TaskData
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
-from cl_zoo.world import World
 
 SQUARES = tiny_benchmark(3, size=12)
 BENCHMARK = replace(
@@ -36,10 +34,9 @@ BENCHMARK = replace(
 SCALE = 2.0
 
 
-class Watched(Run):
-    """Keeps the method's tensors as they are after each task, and each task's expert before anything is fused."""
+class Fresh(Watched):
+    """Keeps each task's expert too, as it is before anything is fused."""
 
-    kept: list[dict[str, Tensor]]
     fresh: dict[str, Tensor]
 
     def _learn(self, lesson: Any) -> None:
@@ -57,38 +54,18 @@ class Watched(Run):
         super()._learn(lesson)
         self.plugins.after_task = after_task  # type: ignore[method-assign]
 
-    def _checkpoint(self, done: int) -> None:
-        here = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        self.kept = [*getattr(self, "kept", []), here]
-        super()._checkpoint(done)
 
-
-def trained(
-    text: str, backbone: Backbone, root: Path, tasks: Sequence[TaskData] = BENCHMARK.tasks
-) -> Watched:
+def trained(text: str, backbone: Backbone, root: Path, tasks: Sequence[TaskData] = BENCHMARK.tasks) -> Fresh:
     recipe = build_recipe(BENCHMARK.recipe, {"adapter.rank": 2, "adapter.dropout": 0, "lr.projector": 1e-3})
-    with RunFolder(root, "run", {}) as folder:
-        run = Watched(
-            Plugins(parse_stack(text)),
-            tasks,
-            backbone,
-            recipe,
-            seed=0,
-            cells="lower",
-            folder=folder,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        run.execute()
-    return run
+    return learnt(Fresh, text, tasks, backbone, recipe, root, cells="lower")
 
 
 def seen(run: Run) -> list[Task]:
-    return [lesson.task for lesson in run._lessons()]
+    return [lesson.task for lesson in run.lessons]
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Watched]:
+def runs(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fresh]:
     """Both variants after three tasks; each task's training is the same in both."""
     return {
         variant: trained(
@@ -303,7 +280,7 @@ def test_a_high_temperature_mixes_all_tasks_evenly() -> None:
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_anchors_are_means_over_each_tasks_training_samples(
-    runs: dict[str, Watched], tiny: Backbone, variant: str
+    runs: dict[str, Fresh], tiny: Backbone, variant: str
 ) -> None:
     method = runs[variant].plugins.method
     for place, task in enumerate(BENCHMARK.tasks):
@@ -347,9 +324,7 @@ def test_samples_without_an_image_count_with_their_text_only(tiny: Backbone) -> 
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_answers_come_from_equations_5_to_7(
-    runs: dict[str, Watched], tiny_folder: Path, variant: str
-) -> None:
+def test_answers_come_from_equations_5_to_7(runs: dict[str, Fresh], tiny_folder: Path, variant: str) -> None:
     """A mixed batch through the bank equals each sample alone through weights that were changed by hand."""
     run = runs[variant]
     weights = run.kept[-1] | run.fresh
@@ -366,7 +341,7 @@ def test_answers_come_from_equations_5_to_7(
         assert not torch.allclose(trained_logits[row][batch.answer_mask[row]], expected, atol=1e-2)
 
 
-def test_the_two_variants_differ_in_answering_only(runs: dict[str, Watched], tiny_folder: Path) -> None:
+def test_the_two_variants_differ_in_answering_only(runs: dict[str, Fresh], tiny_folder: Path) -> None:
     paper, released = runs["paper"].fresh, runs["released"].fresh
     assert paper.keys() == released.keys()
     assert all(torch.equal(paper[name], released[name]) for name in paper)
@@ -444,9 +419,7 @@ def test_fusing_sums_the_products_or_the_factors() -> None:
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_an_answer_does_not_depend_on_who_else_is_in_the_batch(
-    runs: dict[str, Watched], variant: str
-) -> None:
+def test_an_answer_does_not_depend_on_who_else_is_in_the_batch(runs: dict[str, Fresh], variant: str) -> None:
     run = runs[variant]
     answering = run.plugins.build_inference_model(run.model, seen(run)).eval()
     with torch.no_grad():
@@ -459,7 +432,7 @@ def test_an_answer_does_not_depend_on_who_else_is_in_the_batch(
             torch.testing.assert_close(together[row][batch.answer_mask[row]], alone[0], rtol=0, atol=1e-4)
 
 
-def test_the_route_of_every_answer_is_over_the_tasks_seen(runs: dict[str, Watched]) -> None:
+def test_the_route_of_every_answer_is_over_the_tasks_seen(runs: dict[str, Fresh]) -> None:
     import json
 
     run = runs["paper"]
@@ -508,7 +481,7 @@ def test_each_task_trains_a_fresh_expert_alone_on_the_frozen_model(tiny: Backbon
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_older_experts_do_not_move_while_a_new_one_learns(runs: dict[str, Watched], variant: str) -> None:
+def test_older_experts_do_not_move_while_a_new_one_learns(runs: dict[str, Fresh], variant: str) -> None:
     first, second, third = runs[variant].kept
     for before, after, task in ((first, second, "t1"), (second, third, "t2")):
         old = [name for name in before if ".bank_" in name and "fused" not in name]
@@ -518,7 +491,7 @@ def test_older_experts_do_not_move_while_a_new_one_learns(runs: dict[str, Watche
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_below_the_top_only_what_is_fused_is_kept(runs: dict[str, Watched], variant: str) -> None:
+def test_below_the_top_only_what_is_fused_is_kept(runs: dict[str, Fresh], variant: str) -> None:
     """ΣA and ΣB of the three tasks, or all of them side by side; the tasks' own experts stand in the top layer only."""
     fresh, kept = runs[variant].fresh, runs[variant].kept[-1]
 
@@ -583,7 +556,7 @@ def test_a_task_that_comes_again_gets_another_expert_and_anchor(tiny: Backbone, 
     assert not all(torch.equal(run.fresh[name], run.fresh[name.replace("t0", "t2")]) for name in ups)
 
 
-def test_a_projector_learns_on_from_task_to_task(runs: dict[str, Watched]) -> None:
+def test_a_projector_learns_on_from_task_to_task(runs: dict[str, Fresh]) -> None:
     name = "model.model.multi_modal_projector.linear_1.weight"
     first, second, third = (kept[name] for kept in runs["paper"].kept)
 

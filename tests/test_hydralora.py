@@ -8,21 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from cl_zoo_hydralora import HydraLoRA
+from tiny_runs import Watched, assert_every_token_is, learnt, questions
 from torch import Tensor, nn
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.bank import BankLayer, ExpertBank, adapters
-from cl_zoo.batches import Batch, forward, task_loss
+from cl_zoo.batches import forward, task_loss
 from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
-from cl_zoo.engine import Run
 from cl_zoo.errors import OptionError
 from cl_zoo.learn import assign_parts
 from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
-from cl_zoo.tasks import Sample
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
-from cl_zoo.world import World
 
 RECIPE = build_recipe({"adapter.rank": 8, "adapter.dropout": 0})
 
@@ -37,12 +34,6 @@ def placed(backbone: Backbone, heads: int = 4) -> ExpertBank:
     return bank
 
 
-def questions(backbone: Backbone) -> Batch:
-    """Two samples with an image and one without, of different lengths."""
-    samples = [*tiny_benchmark().tasks[0].train[:2], Sample("t", None, "Say one colour .", "red")]
-    return backbone.batch(samples, answers=True)
-
-
 def literal(layer: BankLayer, x: Tensor) -> Tensor:
     """y = W x + s · Σ_i ω_i(x) B_i A x for one token, head by head."""
     W_g = layer.bank_mix.gate.router.weight
@@ -54,15 +45,7 @@ def literal(layer: BankLayer, x: Tensor) -> Tensor:
 
 
 def test_every_token_of_a_layer_is_the_equation(tiny: Backbone) -> None:
-    bank = placed(tiny)
-    for layer in bank.layers:
-        x = torch.randn(2, 3, layer.in_features)
-        with torch.no_grad():
-            y = layer(x)
-            for row in range(2):
-                for token in range(3):
-                    expected = literal(layer, x[row, token])
-                    torch.testing.assert_close(y[row, token], expected, rtol=1e-4, atol=1e-5)
+    assert_every_token_is(literal, placed(tiny))
 
 
 def test_heads_that_are_all_the_same_give_one_lora_whatever_the_router_says(
@@ -149,21 +132,9 @@ def test_it_trains_over_two_tasks_alone_and_with_a_regulariser(
 ) -> None:
     """All heads, the A and the routers have moved from where they started."""
     benchmark = tiny_benchmark(2, size=8)
-    with RunFolder(tmp_path, "run", {}) as runs:
-        run = Run(
-            Plugins(parse_stack(stack)),
-            benchmark.tasks,
-            tiny_backbone(tiny_folder),
-            build_recipe(benchmark.recipe),
-            seed=0,
-            cells="last",
-            folder=runs,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        start = {name: weight.detach().clone() for name, weight in run.model.named_parameters()}
-        run.execute()
+    recipe = build_recipe(benchmark.recipe)
+    run = learnt(Watched, stack, benchmark.tasks, tiny_backbone(tiny_folder), recipe, tmp_path)
 
     for name, weight in run.model.named_parameters():
         if ".bank_" in name:
-            assert not torch.equal(weight, start[name]), name
+            assert not torch.equal(weight, run.start[name]), name

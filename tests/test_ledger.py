@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import learnt
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.bank import adapters
-from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
 from cl_zoo.engine import Run
 from cl_zoo.ledger import (
@@ -27,31 +27,15 @@ from cl_zoo.ledger import (
     tensors_in,
     training_flops,
 )
-from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
 from cl_zoo.testing import tiny_benchmark
-from cl_zoo.world import World
 
 LAYER, PROJECTOR, TASKS = 496, 1600, 2
 
 
 def ledger_of(text: str, backbone: Backbone, root: Path, **recipe: Any) -> Ledger:
     benchmark = tiny_benchmark(TASKS, size=4)
-    folder = RunFolder(root, "run", {})
-    with folder:
-        run = Run(
-            Plugins(parse_stack(text)),
-            benchmark.tasks,
-            backbone,
-            build_recipe(benchmark.recipe, {"adapter.rank": 4, **recipe}),
-            seed=0,
-            cells="last",
-            folder=folder,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        run.execute()
-    return run.ledger
+    filled = build_recipe(benchmark.recipe, {"adapter.rank": 4, **recipe})
+    return learnt(Run, text, benchmark.tasks, backbone, filled, root).ledger
 
 
 def test_fine_tuning_trains_and_stores_one_expert_and_the_projector(tiny: Backbone, tmp_path: Path) -> None:

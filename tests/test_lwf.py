@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cl_zoo_lwf import LwF, distillation
+from tiny_runs import learnt, weights
 from torch import Tensor, nn
 
 from cl_zoo import Recipe, hookimpl
@@ -20,10 +21,8 @@ from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
 from cl_zoo.engine import Run
 from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
 from cl_zoo.tasks import Sample, Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
-from cl_zoo.world import World
 
 BENCHMARK = tiny_benchmark(3, size=8)
 TASKS = [Task(place, data.name, data.instruction, 8) for place, data in enumerate(BENCHMARK.tasks)]
@@ -324,24 +323,14 @@ def test_options_say_what_is_out_of_range() -> None:
 
 def trained(text: str, folder: Path, root: Path, **recipe: Any) -> Run:
     benchmark = tiny_benchmark()
-    with RunFolder(root, text.replace(".", "_"), {}) as runs:
-        run = Run(
-            Plugins(parse_stack(text)),
-            benchmark.tasks,
-            tiny_backbone(folder),
-            build_recipe(benchmark.recipe, recipe),
-            seed=0,
-            cells="last",
-            folder=runs,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        run.execute()
-    return run
-
-
-def weights(run: Run) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in run.model.named_parameters()}
+    return learnt(
+        Run,
+        text,
+        benchmark.tasks,
+        tiny_backbone(folder),
+        build_recipe(benchmark.recipe, recipe),
+        root / text.replace(".", "_"),
+    )
 
 
 def test_strength_zero_is_fine_tuning_bit_for_bit_and_keeps_no_teacher(
@@ -354,8 +343,12 @@ def test_strength_zero_is_fine_tuning_bit_for_bit_and_keeps_no_teacher(
         for text in ("finetune", "finetune+lwf[strength=0]", "finetune+lwf")
     )
 
-    assert all(torch.equal(weights(plain)[name], weights(without)[name]) for name in weights(plain))
-    assert not all(torch.equal(weights(plain)[name], weights(with_it)[name]) for name in weights(plain))
+    assert all(
+        torch.equal(weights(plain.model)[name], weights(without.model)[name]) for name in weights(plain.model)
+    )
+    assert not all(
+        torch.equal(weights(plain.model)[name], weights(with_it.model)[name]) for name in weights(plain.model)
+    )
     assert without.plugins.instances["lwf"].state_dict() == {"teacher": {}, "experts": {}}
 
 
@@ -364,8 +357,8 @@ def test_a_teacher_whose_weight_is_next_to_nothing_changes_next_to_nothing(
 ) -> None:
     """The teacher runs in every step and neither draws random numbers nor moves a weight."""
     settings = {"adapter.dropout": 0.5}
-    plain = weights(trained("finetune", tiny_folder, tmp_path, **settings))
-    close = weights(trained("finetune+lwf[strength=1e-12]", tiny_folder, tmp_path, **settings))
+    plain = weights(trained("finetune", tiny_folder, tmp_path, **settings).model)
+    close = weights(trained("finetune+lwf[strength=1e-12]", tiny_folder, tmp_path, **settings).model)
 
     for name in plain:
         torch.testing.assert_close(close[name], plain[name], rtol=0, atol=1e-4)

@@ -8,21 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from cl_zoo_moelora import MoELoRA, router
+from tiny_runs import Watched, assert_every_token_is, learnt, questions
 from torch import Tensor, nn
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.bank import BankLayer, ExpertBank, adapters
-from cl_zoo.batches import Batch, forward, task_loss
+from cl_zoo.batches import forward, task_loss
 from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
-from cl_zoo.engine import Run
 from cl_zoo.errors import OptionError
 from cl_zoo.learn import assign_parts
 from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
-from cl_zoo.tasks import Sample, Task
+from cl_zoo.tasks import Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
-from cl_zoo.world import World
 
 RECIPE = build_recipe({"adapter.rank": 8, "adapter.dropout": 0})
 
@@ -37,40 +35,12 @@ def placed(backbone: Backbone, experts: int = 4) -> ExpertBank:
     return bank
 
 
-class Watched(Run):
-    """Keeps the method's tensors as they are after each task."""
-
-    kept: list[dict[str, Tensor]]
-
-    def _checkpoint(self, done: int) -> None:
-        here = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        self.kept = [*getattr(self, "kept", []), here]
-        super()._checkpoint(done)
-
-
 def trained(stack: str, folder: Path, root: Path) -> Watched:
     """A run over both tiny tasks."""
     benchmark = tiny_benchmark(2, size=8)
-    with RunFolder(root, "run", {}) as runs:
-        run = Watched(
-            Plugins(parse_stack(stack)),
-            benchmark.tasks,
-            tiny_backbone(folder),
-            build_recipe(benchmark.recipe),
-            seed=0,
-            cells="last",
-            folder=runs,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        run.execute()
-    return run
-
-
-def questions(backbone: Backbone) -> Batch:
-    """Two samples with an image and one without, of different lengths."""
-    samples = [*tiny_benchmark().tasks[0].train[:2], Sample("t", None, "Say one colour .", "red")]
-    return backbone.batch(samples, answers=True)
+    return learnt(
+        Watched, stack, benchmark.tasks, tiny_backbone(folder), build_recipe(benchmark.recipe), root
+    )
 
 
 def literal(layer: BankLayer, x: Tensor) -> Tensor:
@@ -85,15 +55,7 @@ def literal(layer: BankLayer, x: Tensor) -> Tensor:
 
 
 def test_every_token_of_a_layer_is_the_equation(tiny: Backbone) -> None:
-    bank = placed(tiny)
-    for layer in bank.layers:
-        x = torch.randn(2, 3, layer.in_features)
-        with torch.no_grad():
-            y = layer(x)
-            for row in range(2):
-                for token in range(3):
-                    expected = literal(layer, x[row, token])
-                    torch.testing.assert_close(y[row, token], expected, rtol=1e-4, atol=1e-5)
+    assert_every_token_is(literal, placed(tiny))
 
 
 def test_a_router_that_prefers_no_expert_gives_one_lora_of_the_summed_rank_at_scale_s_over_e(

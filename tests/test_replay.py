@@ -11,18 +11,14 @@ import pytest
 import torch
 from cl_zoo_replay import Replay, draw, pack, unpack
 from PIL import Image
-from torch import Tensor
+from tiny_runs import learnt, weights
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.batches import Batch
-from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
 from cl_zoo.engine import Run
-from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import square, tiny_backbone, tiny_benchmark
-from cl_zoo.world import World
 
 BENCHMARK = tiny_benchmark(2, size=8)
 
@@ -43,20 +39,9 @@ class Lazy(Sequence[Batch]):
 
 
 def trained(stack: str, folder: Path, root: Path, order: str = "CS") -> Run:
-    with RunFolder(root, "run", {}) as runs:
-        run = Run(
-            Plugins(parse_stack(stack)),
-            BENCHMARK.stream(order),
-            tiny_backbone(folder),
-            build_recipe(BENCHMARK.recipe),
-            seed=0,
-            cells="last",
-            folder=runs,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        run.execute()
-    return run
+    return learnt(
+        Run, stack, BENCHMARK.stream(order), tiny_backbone(folder), build_recipe(BENCHMARK.recipe), root
+    )
 
 
 def test_samples_are_drawn_without_repetition_from_the_whole_task() -> None:
@@ -175,16 +160,12 @@ def test_alone_it_learns_the_first_task_as_fine_tuning_does_and_the_second_diffe
 ) -> None:
     for order, same in (("C", True), ("CS", False)):
         plain, replayed = (
-            weights(trained(stack, tiny_folder, tmp_path / order / stack[:4], order))
+            weights(trained(stack, tiny_folder, tmp_path / order / stack[:4], order).model)
             for stack in ("finetune", "replay[samples=3]")
         )
         adapters = [name for name in plain if ".bank_" in name]
         assert plain.keys() == replayed.keys()
         assert all(torch.equal(plain[name], replayed[name]) for name in adapters) == same
-
-
-def weights(run: Run) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in run.model.named_parameters()}
 
 
 @pytest.mark.parametrize("stack", ["ewc+replay[samples=2]", "hide+replay[samples=2]"])

@@ -9,19 +9,15 @@ from typing import Any
 import pytest
 import torch
 from cl_zoo_sefe import SEFE, key_elements, size_at
+from tiny_runs import Watched, learnt
 from torch import Tensor, nn
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.bank import ExpertBank
 from cl_zoo.batches import Batch, forward, task_loss
-from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
-from cl_zoo.engine import Run
-from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
 from cl_zoo.tasks import Task, TaskData
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
-from cl_zoo.world import World
 
 BENCHMARK = tiny_benchmark(3, size=8)
 NAMES = ("colour", "side", "description")
@@ -31,32 +27,15 @@ A = torch.tensor([[3.0, -1.0]])
 B = torch.tensor([[1.0], [2.0], [0.0]])
 
 
-class Watched(Run):
-    """Keeps the method's tensors as they are after each task."""
-
-    kept: list[dict[str, Tensor]]
-
-    def _checkpoint(self, done: int) -> None:
-        here = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        self.kept = [*getattr(self, "kept", []), here]
-        super()._checkpoint(done)
-
-
 def trained(text: str, folder: Path, root: Path, tasks: Sequence[TaskData] = BENCHMARK.tasks) -> Watched:
-    with RunFolder(root, "run", {}) as runs:
-        run = Watched(
-            Plugins(parse_stack(text)),
-            tasks,
-            tiny_backbone(folder),
-            build_recipe(BENCHMARK.recipe, {**RECIPE, "lr.projector": 1e-3}),
-            seed=0,
-            cells="last",
-            folder=runs,
-            world=World("cpu"),
-            report=lambda **_: None,
-        )
-        run.execute()
-    return run
+    return learnt(
+        Watched,
+        text,
+        tasks,
+        tiny_backbone(folder),
+        build_recipe(BENCHMARK.recipe, {**RECIPE, "lr.projector": 1e-3}),
+        root,
+    )
 
 
 @pytest.fixture(scope="module")

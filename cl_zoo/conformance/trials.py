@@ -69,7 +69,7 @@ class Watched(Run):
     def execute(self) -> None:
         self.record = self._observe()
         super().execute()
-        if not self._lessons():
+        if not self.lessons:
             self._look()
 
     def restore(self) -> None:
@@ -90,7 +90,7 @@ class Watched(Run):
     @contextmanager
     def answering(self) -> Iterator[nn.Module]:
         """A fresh inference model after all tasks; the trained model is as before afterwards."""
-        seen = [lesson.task for lesson in self._lessons()]
+        seen = [lesson.task for lesson in self.lessons]
         with standing_still(self.model), torch.no_grad():
             self.model.eval()
             self._seed("build_inference_model", seen[-1] if seen else None)

@@ -1,0 +1,88 @@
+"""Runs on tiny tasks that can be looked into: what the tests of the methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cl_zoo.backbones import Backbone
+from cl_zoo.bank import BankLayer, ExpertBank
+from cl_zoo.batches import Batch
+from cl_zoo.choices import parse_stack
+from cl_zoo.config import Recipe
+from cl_zoo.engine import Run
+from cl_zoo.plugins import Plugins
+from cl_zoo.runs import RunFolder
+from cl_zoo.tasks import Sample, TaskData
+from cl_zoo.testing import tiny_benchmark
+from cl_zoo.world import World
+
+Kind = TypeVar("Kind", bound=Run)
+
+
+class Watched(Run):
+    """Keeps all weights as they are at the start and after each task."""
+
+    kept: list[dict[str, Tensor]]
+
+    def execute(self) -> None:
+        self.start = weights(self.model)
+        super().execute()
+
+    def _checkpoint(self, done: int) -> None:
+        self.kept = [*getattr(self, "kept", []), weights(self.model)]
+        super()._checkpoint(done)
+
+
+def learnt(
+    kind: type[Kind],
+    stack: str,
+    tasks: Sequence[TaskData],
+    backbone: Backbone,
+    recipe: Recipe,
+    root: Path,
+    *,
+    cells: str = "last",
+) -> Kind:
+    """A run of the given kind after its last task, with seed 0; its folder is `root/run`."""
+    with RunFolder(root, "run", {}) as folder:
+        run = kind(
+            Plugins(parse_stack(stack)),
+            tasks,
+            backbone,
+            recipe,
+            seed=0,
+            cells=cells,
+            folder=folder,
+            world=World("cpu"),
+            report=lambda **_: None,
+        )
+        run.execute()
+    return run
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters by name."""
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+def questions(backbone: Backbone) -> Batch:
+    """Two samples with an image and one without, of different lengths."""
+    samples = [*tiny_benchmark().tasks[0].train[:2], Sample("t", None, "Say one colour .", "red")]
+    return backbone.batch(samples, answers=True)
+
+
+@torch.no_grad()
+def assert_every_token_is(literal: Callable[[BankLayer, Tensor], Tensor], bank: ExpertBank) -> None:
+    """Each layer of the bank answers every token of random states as `literal(layer, x)` does for one token."""
+    for layer in bank.layers:
+        x = torch.randn(2, 3, layer.in_features)
+        y = layer(x)
+        for row in range(2):
+            for token in range(3):
+                expected = literal(layer, x[row, token])
+                torch.testing.assert_close(y[row, token], expected, rtol=1e-4, atol=1e-5)
