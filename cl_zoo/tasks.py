@@ -11,11 +11,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from PIL import Image
 
 from cl_zoo.errors import DataError, OptionError, nearest
+
+if TYPE_CHECKING:
+    from cl_zoo.data.descriptions import Description
 
 ImageSource = Image.Image | Path
 """An image in memory or the path of its file."""
@@ -73,7 +76,7 @@ class TaskData:
         name: unique within the benchmark.
         letter: one capital letter for `--order`, unique within the benchmark.
         instruction: the sentence that closes the task's prompts.
-        metric: name of a scoring rule in `cl_zoo.scoring`: `exact` or `caption`.
+        metric: name of a scoring rule in `cl_zoo.scoring`: `exact`, `caption` and others.
         max_new_tokens: token budget of one answer.
         train, validation, test: the splits; sequences, so that images may be rendered or read when they are asked for.
     """
@@ -100,6 +103,7 @@ class Benchmark:
         default_backbone: name of the backbone used when none is named.
         recipe: recipe values that replace the general defaults, by dotted key.
         data_hash: identifies the data; part of every run's id.
+        description: what it was made from, where a file describes it.
     """
 
     name: str
@@ -109,6 +113,7 @@ class Benchmark:
     default_backbone: str
     data_hash: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    description: Description | None = None
 
     def __post_init__(self) -> None:
         for what in ("name", "letter"):

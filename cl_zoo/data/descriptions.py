@@ -1,0 +1,266 @@
+"""Benchmarks that a YAML file describes: `--benchmark my.yaml`, and those of a package, `load = Described(HERE / "mine.yaml")`.
+
+    name: birds                         # as in tables and folders of runs
+    version: "1"                        # change it whenever a score could change
+    methods: [finetune, ewc, hide]      # what `cl-zoo compare` runs when no method is named
+    backbone: llava-1.5-7b              # used when none is named
+    recipe: {epochs: 2, lr: {adapters: 1.0e-4}}    # in place of the general recipe
+    images: [pictures, .]               # folders that image paths start from; those that are there are tried in this order
+    folders:                            # names for folders whose name differs from copy to copy
+      texts: [instructions, annotations, .]
+    options:                            # choices of the user: --benchmark 'my.yaml[language=german]'
+      language:
+        default: english
+        values: {english: [en], german: [de, de_DE]}
+    tasks:
+      - name: species
+        letter: S                       # for --order
+        instruction: Answer the question using a single word or phrase.
+        metric: exact                   # a scoring rule
+        max_new_tokens: 16
+        train: {files: ["{texts}/{language}/species_train.json"], format: llava, count: 1200}
+        test: {files: ["{texts}/{language}/species_test.jsonl"], format: question, count: 300}
+      - name: scenes
+        letter: C
+        instruction: Describe the bird.
+        metric: caption
+        max_new_tokens: 64
+        train: {files: [scenes], format: datasets, split: train, columns: {text: question, answer: sentence}}
+        validation: {files: [scenes], format: datasets, split: validation, columns: {text: question, answer: sentence}}
+        test: {files: [scenes_test.json], format: question}
+        references: {files: [scenes_coco.json], format: coco, per_sample: 5}
+        sources:                        # for `cl-zoo data fetch`
+          - {what: the images, hub: someone/birds, patterns: ["*.zip"], into: pictures}
+
+`files` are candidates: the first that is there is read. They start from the data folder (`--data`), else from the folder of the YAML
+file. `format` is one of `cl_zoo.data.records`, or `datasets` for a folder saved by `save_to_disk` or one of parquet files. A name in
+braces stands for each of its folders in turn; `{task}` for the task's `folders.task`, else its name. `count` is the official number
+of records, for `cl-zoo data check`. A task without `validation` has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path, PurePosixPath
+from string import Formatter
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+
+from cl_zoo.errors import DataError, OptionError, nearest
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
+Folders = Mapping[str, Texts]
+
+
+class Part(BaseModel, frozen=True, extra="forbid"):
+    """A piece of a description; an unknown key is an error."""
+
+
+class Source(Part):
+    """Where something that a benchmark needs is fetched from: a repository on the Hugging Face hub, or a page for a person."""
+
+    what: Text = Field(description="what is there, for people: 'images of ArxivQA'")
+    hub: Text | None = Field(None, description="id of a dataset repository on the hub")
+    revision: Text | None = Field(None, description="branch, tag or commit there; default: the newest")
+    patterns: tuple[Text, ...] = Field((), description="which files, as glob patterns; default: all")
+    into: Text = Field(".", description="folder below the data folder where it belongs")
+    unpack: bool = Field(False, description="whether archives among them are unpacked where they lie")
+    page: Text | None = Field(None, description="page where a person downloads it")
+    steps: Text | None = Field(None, description="what to do with it then")
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if (self.hub is None) == (self.page is None):
+            raise ValueError("give either 'hub' or 'page'")
+        return self
+
+
+class SplitSource(Part):
+    """The file of one split."""
+
+    files: Texts = Field(description="candidates, the first that is there is read")
+    format: Literal["llava", "sharegpt", "question", "datasets"] = Field(description="how it is written")
+    count: int | None = Field(None, ge=1, description="official number of records")
+    repeats: bool = Field(
+        False, description="whether ids may come twice; samples are told apart by place then"
+    )
+    split: Text | None = Field(None, description="split of a datasets folder; default: the split's own name")
+    columns: Mapping[Text, Text] = Field(
+        default_factory=dict,
+        description="text, answer, image, question_id, conversations, … to columns of a datasets folder",
+    )
+
+
+class ReferenceSource(Part):
+    """The file of what answers are scored against."""
+
+    files: Texts = Field(description="candidates, the first that is there is read")
+    format: Literal["coco", "textvqa", "gqa", "scienceqa"] = Field(description="how it is written")
+    per_sample: int | None = Field(None, ge=1, description="official number of references per test record")
+    optional: bool = Field(False, description="whether the test file's own answers do where it is missing")
+    note: str = Field("", description="what is known about broken copies; closes the error message")
+
+
+class TaskSource(Part):
+    """One task."""
+
+    name: Text = Field(description="unique within the benchmark")
+    letter: Annotated[str, StringConstraints(pattern="^[A-Z]$")] = Field(description="for --order")
+    instruction: str = Field(description="sentence that closes the task's prompts")
+    metric: Text = Field(description="name of a scoring rule")
+    max_new_tokens: int = Field(ge=1, description="token budget of one answer")
+    train: SplitSource = Field(description="what is learnt")
+    test: SplitSource = Field(description="what is asked")
+    validation: SplitSource | None = Field(None, description="held out of training; default: none")
+    references: ReferenceSource | None = Field(
+        None, description="what answers to the test split are scored against"
+    )
+    images: tuple[Text, ...] = Field(
+        (), description="folders that image paths start from; default: the benchmark's"
+    )
+    folders: Folders = Field(default_factory=dict, description="names for folders, over the benchmark's")
+    sources: tuple[Source, ...] = Field((), description="where its files are fetched from")
+
+
+class Choices(Part):
+    """An option of a benchmark and the folders that each of its values stands for."""
+
+    default: Text = Field(description="the value when none is chosen")
+    values: Folders = Field(description="values, each with candidates of a folder")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.default not in self.values:
+            raise ValueError(f"no value {self.default!r}{nearest(self.default, self.values)}")
+        return self
+
+
+class Description(Part):
+    """A benchmark as a file describes it."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        description="as in tables and folders of runs"
+    )
+    version: Text = Field(description="changes whenever a score could change")
+    methods: Texts = Field(description="compared when no method is named")
+    backbone: Text = Field(description="used when none is named")
+    recipe: Mapping[str, Any] = Field(default_factory=dict, description="recipe values over the general ones")
+    images: Texts = Field((".",), description="folders that image paths start from")
+    folders: Folders = Field(
+        default_factory=dict, description="names for folders that differ from copy to copy"
+    )
+    options: Mapping[Text, Choices] = Field(default_factory=dict, description="choices of the user")
+    sources: tuple[Source, ...] = Field((), description="where files of several tasks are fetched from")
+    tasks: Annotated[tuple[TaskSource, ...], Field(min_length=1)] = Field(description="in default order")
+
+    def chosen(self, options: Mapping[str, Any]) -> Description:
+        """The description with every name in braces replaced by its folders, and `images` in every task.
+
+        Raises:
+            OptionError: an option or its value is unknown.
+            DataError: a name in braces stands for nothing.
+        """
+        folders, name = dict(self.folders), self.name
+        for key in options:
+            if key not in self.options:
+                raise OptionError(f"benchmark {self.name} has no option {key!r}{nearest(key, self.options)}")
+        for key, choices in self.options.items():
+            value = str(options.get(key, choices.default))
+            if value not in choices.values:
+                raise OptionError(
+                    f"benchmark {self.name}: {key}={value} is unknown{nearest(value, choices.values)}"
+                )
+            folders[key] = choices.values[value]
+            name += "" if value == choices.default else f"-{value}"
+        tasks = tuple(_expanded(task, self, folders) for task in self.tasks)
+        return self.model_copy(update={"name": name, "tasks": tasks})
+
+
+def read_description(path: Path) -> Description:
+    """The description in a YAML file, names in braces not yet replaced.
+
+    Raises:
+        DataError: it cannot be read, or a key is missing, unknown or of another type.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise DataError(f"benchmark {path}: {reason}; pass the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        says = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise DataError(f"benchmark {path}{place}: broken YAML ({says}); repair it") from None
+    if not isinstance(content, dict):
+        raise DataError(f"benchmark {path}: holds no mapping; write lines such as 'name: mine'")
+    try:
+        return Description.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"benchmark {path}: {_sentence(error)}") from None
+
+
+def _expanded(task: TaskSource, about: Description, folders: Mapping[str, tuple[str, ...]]) -> TaskSource:
+    known = {**folders, "task": (task.name,), **task.folders}
+
+    def every(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(path for name in names for path in _filled(name, known, about, task)))
+
+    changes: dict[str, Any] = {"images": every(task.images or about.images)}
+    for key in ("train", "validation", "test", "references"):
+        one = getattr(task, key)
+        if one is not None:
+            changes[key] = one.model_copy(update={"files": every(one.files)})
+    return task.model_copy(update=changes)
+
+
+def _filled(
+    name: str, folders: Mapping[str, tuple[str, ...]], about: Description, task: TaskSource
+) -> Iterator[str]:
+    try:
+        keys = list(dict.fromkeys(key for _, key, _, _ in Formatter().parse(name) if key is not None))
+    except ValueError:
+        keys = [name]
+    if unknown := [key for key in keys if key not in folders]:
+        raise DataError(
+            f"benchmark {about.name}, task {task.name}: {name!r} names no folders by {unknown[0]!r}"
+            f"{nearest(unknown[0], folders)}"
+        )
+    for values in product(*(folders[key] for key in keys)):
+        yield str(PurePosixPath(name.format(**dict(zip(keys, values, strict=True)))))
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first fault, an unknown key before one that is missing: place, key, value and remedy."""
+    faults = error.errors()
+    fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
+    place = _place(fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        *parents, key = fault["loc"]
+        model: type[BaseModel] = Description
+        for part in parents:
+            model = _inner(model, part)
+        return f"{_place(parents) or 'it'} has no key {str(key)!r}{nearest(str(key), model.model_fields)}"
+    if fault["type"] == "missing":
+        return f"{place} is missing; add it"
+    says = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {says[:1].lower()}{says[1:]}, got {repr(fault['input'])[:80]}"
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+
+
+def _inner(model: type[BaseModel], part: int | str) -> type[BaseModel]:
+    """The model that a field holds, be it in a tuple or mapping; itself for a place in one of these."""
+    open_types: list[Any] = [model.model_fields[part].annotation] if part in model.model_fields else []
+    while open_types:
+        kind = open_types.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+        open_types += get_args(kind)
+    return model

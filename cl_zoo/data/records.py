@@ -1,0 +1,338 @@
+"""Records of instruction data, as their files tell them: JSON lists and JSON lines in the usual formats.
+
+`llava`      training records: {"image": …, "conversations": [{"from": "human", "value": "<image>\\n…"}, {"from": "gpt", "value": …}]}.
+             `image` is missing where a question is a text alone. The image token is taken off with the newline beside it: a
+             backbone puts the image where its template wants it, which is the front, wherever the token stood.
+`sharegpt`   the same with `messages` or `conversations` of {"role": …, "content": …} or {"from": …, "value": …}, and `image`
+             or a list `images` of one.
+`question`   test records: {"question_id": …, "image": …, "text": …, "answer": …}; also `answer_bbox` with `size` (a box),
+             `references` (captions), `answers` (of several people) and `choices`.
+
+A turn of `system` is left out. Of a conversation with more than one question, every question with its answer is a sample of its own,
+without the turns before it. Prompts and answers are read as they are. Training records are never told apart by their ids, which
+come twice in official files.
+
+Every fault is a `DataError` with file, record (counted from 1) and remedy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from cl_zoo.errors import DataError
+
+TOKEN = "<image>"
+LFS = b"version https://git-lfs.github.com/spec/"
+ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant")
+NUMBER = re.compile(r"-|\.|[eE][+-]?")
+"""What may be left over of a number that is cut."""
+LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
+REPAIR = "repair or drop the record"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One question as its record tells it; the image is still a name.
+
+    Attributes:
+        id: the record's own, "" where it has none.
+        image: as written in the record, `None` for a text alone.
+        prompt: without the image token.
+        answer: `None` where the record holds none.
+        references: sentences that a caption is scored against.
+        truth: what a scoring rule needs beyond these, as in `cl_zoo.Sample`.
+    """
+
+    id: str
+    image: str | None
+    prompt: str
+    answer: str | None = None
+    references: tuple[str, ...] = ()
+    truth: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON list, or of JSON lines where the name ends in `.jsonl` or each line is an object.
+
+    Raises:
+        DataError: the file cannot be read, is broken or truncated, or holds something else than objects.
+    """
+    text = read_text(path)
+    records: Any
+    if path.suffix == ".jsonl":
+        records = _lines(path, text)
+    else:
+        try:
+            records = json.loads(text)
+        except ValueError as error:
+            if not (text.lstrip().startswith("{") and str(error).startswith("Extra data")):
+                _broken(path, text, error)
+            records = _lines(path, text)
+        except RecursionError:
+            raise DataError(f"{path}: nested too deeply to be records; fetch the file again") from None
+    if not isinstance(records, list):
+        kind = _kind(records)
+        raise DataError(
+            f"{path}: holds {kind} where a list of records is expected; pass the instruction file itself"
+        )
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            fault(path, number, f"is {_kind(record)}, not an object", REPAIR)
+    return records
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DataError: the file cannot be read, is broken or truncated.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        _broken(path, text, error)
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply; fetch the file again") from None
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file.
+
+    Raises:
+        DataError: it is missing, empty, no text, or only stands for the file (a Git LFS pointer).
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise DataError(f"{path}: {reason}; check the data folder") from None
+    if content.startswith(LFS):
+        raise DataError(f"{path}: is a Git LFS pointer, not the data; fetch the file itself")
+    if not content.strip():
+        raise DataError(f"{path}: is empty; fetch the file again")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        reason = "is truncated" if error.reason == "unexpected end of data" else "is no UTF-8 text"
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: {reason}; fetch the file again") from None
+
+
+def entries(record: Mapping[str, Any], number: int, file: Path, form: str) -> list[Entry]:
+    """The questions of one record: one each, but for conversations of several.
+
+    Args:
+        record: as `read_records` gives it.
+        number: its place in the file, from 1.
+        file: where it stands.
+        form: `llava`, `sharegpt` or `question`.
+
+    Raises:
+        DataError: a field is missing or of another type, or an answer to learn is empty.
+    """
+    if form == "question":
+        return [_question(record, number, file)]
+    image = _image(record, number, file)
+    key = "messages" if "messages" in record else "conversations"
+    turns = _turns(record.get(key), key, number, file)
+    found = []
+    for place in range(0, len(turns), 2):
+        (asker, asked), (answerer, answer) = turns[place : place + 2]
+        if asker not in ASKING or answerer not in ANSWERING:
+            says = f"{key} turns {place + 1} and {place + 2} are from {asker!r} and {answerer!r}"
+            fault(file, number, says, "let a human's turn and gpt's alternate")
+        if not answer.strip():
+            fault(file, number, "has an empty answer, which teaches nothing", REPAIR)
+        if TOKEN in answer:
+            fault(file, number, f"has {TOKEN} in an answer", REPAIR)
+        found.append(Entry(_id(record, number, file), image, _prompt(asked, image, number, file), answer))
+    return found
+
+
+def image_path(root: Path, text: str) -> Path:
+    """The path of an image that a record names, inside `root` whatever links lie on the way.
+
+    Raises:
+        DataError: it is empty or absolute, holds `..`, or a link on the way leaves `root`.
+    """
+    name = PurePosixPath(text)
+    remedy = "write paths inside the data folder"
+    if not text.strip() or "\0" in text:
+        raise DataError(f"image {text!r}: names no file; {remedy}")
+    if name.is_absolute() or ".." in name.parts:
+        what = "is absolute" if name.is_absolute() else "holds '..'"
+        raise DataError(f"image {text!r}: {what} and may leave the data folder; {remedy}")
+    path = root / name
+    top, real = os.path.realpath(root), os.path.realpath(path)
+    if not real.startswith(top.rstrip(os.sep) + os.sep):
+        raise DataError(
+            f"image {text!r}: leads out of {root} to {real} through a link; move the file into the data folder"
+        )
+    return path
+
+
+def fault(file: Path, number: int, says: str, remedy: str) -> NoReturn:
+    """Refuse one record.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(f"{file}, record {number}: {says}; {remedy}")
+
+
+# Fields of a record
+
+
+def _question(record: Mapping[str, Any], number: int, file: Path) -> Entry:
+    image = _image(record, number, file)
+    prompt = _text(record, "text", number, file)
+    if not prompt.strip():
+        fault(file, number, "has an empty 'text'", REPAIR)
+    answer = None if record.get("answer") is None else _text(record, "answer", number, file)
+    truth: dict[str, Any] = {
+        key: list(_texts(record, key, number, file)) for key in ("answers", "choices") if key in record
+    }
+    if "answer_bbox" in record:
+        truth |= _box(record, number, file)
+    references = _texts(record, "references", number, file) if "references" in record else ()
+    prompt = _prompt(prompt, image, number, file)
+    return Entry(_id(record, number, file, needed=True), image, prompt, answer, references, truth)
+
+
+def _id(record: Mapping[str, Any], number: int, file: Path, *, needed: bool = False) -> str:
+    for key in ("question_id", "id"):
+        value = record.get(key)
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            return str(value)
+        if value is not None:
+            fault(file, number, f"'{key}' is {_kind(value)}, not a text or a whole number", REPAIR)
+    if needed:
+        fault(file, number, "has no 'question_id'", "number the test records")
+    return ""
+
+
+def _image(record: Mapping[str, Any], number: int, file: Path) -> str | None:
+    images = record.get("images", [])
+    if not isinstance(images, list):
+        fault(file, number, f"'images' is {_kind(images)}, not a list", REPAIR)
+    value = record.get("image")
+    if isinstance(value, list):
+        value, images = None, value
+    named = [one for one in (value, *images) if one is not None]
+    if len(named) > 1:
+        fault(file, number, f"names {len(named)} images where a sample has one", REPAIR)
+    if not named:
+        return None
+    if not isinstance(named[0], str) or not named[0]:
+        fault(file, number, f"its image is {_kind(named[0]) if named[0] != '' else 'an empty text'}", REPAIR)
+    return str(named[0])
+
+
+def _turns(value: Any, key: str, number: int, file: Path) -> list[tuple[str, str]]:
+    if not isinstance(value, list):
+        what = "has no 'conversations'" if value is None else f"'{key}' is {_kind(value)}, not a list"
+        fault(file, number, what, REPAIR)
+    turns = []
+    for turn in value:
+        if not isinstance(turn, dict):
+            fault(file, number, f"'{key}' holds {_kind(turn)} where a turn is expected", REPAIR)
+        who, said = ("from", "value") if "from" in turn else ("role", "content")
+        speaker = _text(turn, who, number, file)
+        if speaker != "system":
+            turns.append((speaker, _text(turn, said, number, file)))
+    if not turns or len(turns) % 2:
+        fault(file, number, f"has {len(turns)} turns where questions have answers", REPAIR)
+    return turns
+
+
+def _prompt(text: str, image: str | None, number: int, file: Path) -> str:
+    count = text.count(TOKEN)
+    if not count:
+        return text
+    if count > 1 or image is None:
+        says = f"has {count} {TOKEN} in one turn" if image is not None else f"has {TOKEN} but names no image"
+        fault(file, number, says, REPAIR)
+    return text.replace(TOKEN, "").strip()  # as LLaVA does before it puts the token in front
+
+
+def _text(record: Mapping[str, Any], key: str, number: int, file: Path) -> str:
+    value = record.get(key)
+    if not isinstance(value, str):
+        says = f"'{key}' is {_kind(value)}, not a text" if key in record else f"has no {key!r}"
+        fault(file, number, says, REPAIR)
+    return value
+
+
+def _texts(record: Mapping[str, Any], key: str, number: int, file: Path) -> tuple[str, ...]:
+    value = record[key]
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        fault(file, number, f"'{key}' is not a list of texts", REPAIR)
+    return tuple(value)
+
+
+def _box(record: Mapping[str, Any], number: int, file: Path) -> dict[str, Any]:
+    """`{"box": [x1, y1, x2, y2], "size": [w, h]}`; the official file writes the box as a text."""
+    box, size = record["answer_bbox"], record.get("size")
+    try:
+        parts = box.replace("[", "").replace("]", "").split(",") if isinstance(box, str) else box
+        corners = [float(part) for part in parts]
+        sides = [float(side) for side in size or ()]
+    except (TypeError, ValueError):
+        corners, sides = [], []
+    if len(corners) != 4:
+        fault(
+            file, number, f"'answer_bbox' {box!r} is no box of four numbers", "write it as [x1, y1, x2, y2]"
+        )
+    if len(sides) != 2 or min(sides) <= 0:
+        fault(file, number, f"'size' {size!r} is no size of an image", "write it as [width, height]")
+    return {"box": corners, "size": sides}
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list"}
+    return kinds.get(type(value), "an object")
+
+
+# What is wrong with a file
+
+
+def _lines(path: Path, text: str) -> list[Any]:
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                last = not "".join(text.splitlines()[number:]).strip()
+                _broken(path, line, error, line=number, whole=last)
+    return found
+
+
+def _broken(
+    path: Path, text: str, error: ValueError, *, line: int | None = None, whole: bool = True
+) -> NoReturn:
+    if not isinstance(error, json.JSONDecodeError):  # a number of thousands of digits
+        raise DataError(f"{path}: {error}; fetch the file again") from None
+    place = f"line {line or error.lineno}, column {error.colno}"
+    if whole and _truncated(text, error):
+        raise DataError(f"{path}, {place}: the file is truncated; fetch it again") from None
+    raise DataError(f"{path}, {place}: broken JSON ({error.msg}); repair or fetch the file again") from None
+
+
+def _truncated(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether reading failed because the text ends, not because of what it says."""
+    rest = text[error.pos :].strip()
+    if error.msg.startswith("Unterminated string") or not rest or NUMBER.fullmatch(rest):
+        return True
+    if error.msg.startswith("Invalid \\"):
+        return len(rest) <= 6 and '"' not in rest
+    return any(word.startswith(rest) for word in LITERALS)
