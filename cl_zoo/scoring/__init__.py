@@ -3,36 +3,39 @@
 The engine writes answers, this module reads them: one `Scorer`, and with it one Java process, serves a whole comparison.
 
     answers    one JSON object per line: {"id": …, "prompt": …, "answer": …}; further keys are ignored
-    expected   one JSON object per line: {"id": …, "answer": …, "references": […]}; one file per task
+    expected   one JSON object per line: {"id": …, "answer": …, "references": […], "truth": {…}}; one file per task
 
 The two are joined by id. A missing, extra or repeated id is an error: a score over fewer samples is never given.
 
-Rules, by the name that a task gives as its metric:
+The rules are in `cl_zoo.scoring.rules`. A score holds the official value, which is the cell of a table and of a matrix, and the strict
+one where the rule has such.
 
-`exact`    `answer.strip().upper() == expected.upper()`, UCIT's released rule. No normalisation: "B." is not "B". The HiDe
-           paper writes `answer.upper() in expected.upper()`, which counts an empty answer as right; it is not used.
-`caption`  mean of BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr, each times 100, over PTB tokens without punctuation
-           (UCIT's released rule). All seven are scores of the whole file; CIDEr weighs n-grams by the references of
-           this file. CIDEr alone lies between 0 and 1000, so that a score above 100 is possible. An empty answer
-           matches nothing and counts. `cl_zoo.captions` computes them.
+Files of the released evaluation code are read as well: answers with `question_id` and `text` in the place of `id` and `answer`,
+and test files (`.json`) in the place of what was expected.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cl_zoo.captions import Captions, Meteor, caption_parts, tokenize
+from cl_zoo.data.records import entries, read_records
 from cl_zoo.errors import DataError, OptionError, nearest
+from cl_zoo.scoring.captions import Captions, Meteor, caption_parts, tokenize
+from cl_zoo.scoring.judges import Expected, Judge
+from cl_zoo.scoring.rules import RULES, lacking
 
-METRICS = {"exact": 1, "caption": 1}
+METRICS = {name: rule.version for name, rule in RULES.items()}
 """Version of each rule; changes whenever the same answers would get another score, and stands in every score."""
 
 REMEDY = "delete the file and run the same command again, which writes it anew"
+
+REMEDY_ELSEWHERE = "get or write the whole file again"
 
 V = TypeVar("V")
 
@@ -44,11 +47,13 @@ class Cell:
     Attributes:
         metric: a name in `METRICS`.
         answers, expected: files of JSON lines.
+        remedy: what a message about these files tells to do.
     """
 
     metric: str
     answers: Path
     expected: Path
+    remedy: str = REMEDY
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,18 @@ class Score:
     """The score of one cell.
 
     Attributes:
-        value: 0 to 100 (for captions see above).
-        parts: what `value` is the mean of, on the same scale; empty for `exact`.
+        value: by the official rule, 0 to 100; captions can be above (see `cl_zoo.scoring.rules`).
+        parts: what `value` is the mean of, on the same scale; for captions only.
         metric: rule and version, `exact/1`.
         count: number of samples.
+        strict: by the strict rule, 0 to 100; `None` where the official one has no fault.
     """
 
     value: float
     parts: dict[str, float]
     metric: str
     count: int
+    strict: float | None = None
 
 
 class Scorer:
@@ -101,22 +108,23 @@ class Scorer:
 
         Raises:
             OptionError: a cell names an unknown rule.
-            DataError: a file cannot be read, or its ids are not the expected ones.
+            DataError: a file cannot be read, its ids are not the expected ones, or a rule needs more than is expected.
             ClZooError: there is no Java, or it ended before the scores came back.
         """
         for cell in cells:
             if cell.metric not in METRICS:
                 hint = nearest(cell.metric, METRICS)
                 raise OptionError(f"{cell.expected}: no scoring rule is called {cell.metric!r}{hint}")
-        tasks = {path: read_expected(path) for path in {cell.expected: None for cell in cells}}
-        answers = [read_answers(cell.answers, tasks[cell.expected]) for cell in cells]
+        remedies = {cell.expected: cell.remedy for cell in cells}
+        tasks = {path: read_expected(path, remedy) for path, remedy in remedies.items()}
+        answers = [read_answers(cell.answers, tasks[cell.expected], cell.remedy) for cell in cells]
         captions = [n for n, cell in enumerate(cells) if cell.metric == "caption"]
         scores = dict(
             zip(captions, self._captions([(cells[n], answers[n]) for n in captions], tasks), strict=True)
         )
         for n, cell in enumerate(cells):
-            if cell.metric == "exact":
-                scores[n] = _exact(cell, answers[n], tasks[cell.expected])
+            if cell.metric != "caption":
+                scores[n] = _judged(cell, answers[n], tasks[cell.expected])
         return [scores[n] for n in range(len(cells))]
 
     def _captions(
@@ -154,64 +162,68 @@ class Scorer:
         return self._meteor
 
 
+def score_file(answers: Path, expected: Path, metric: str) -> Score:
+    """Score one file of answers, for example a published one.
+
+    Args:
+        answers: JSON lines, ours or those of the released evaluation code.
+        expected: `expected/….jsonl` of a run, or a test file of the released data (`.json`). Captions need the former, or
+            JSON lines with `references`, because the released files number them by place.
+        metric: a name in `METRICS`.
+
+    Raises:
+        OptionError: there is no such rule.
+        DataError: a file is incomplete or broken, or the rule needs more than it holds.
+    """
+    with Scorer() as scorer:
+        return scorer.score([Cell(metric, answers, expected, REMEDY_ELSEWHERE)])[0]
+
+
 # Files
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What was expected of one sample; `references` for captions."""
-
-    answer: str | None
-    references: tuple[str, ...]
-
-
-def read_expected(path: Path) -> dict[str, Expected]:
+def read_expected(path: Path, remedy: str = REMEDY) -> dict[str, Expected]:
     """What was expected, by sample id, in the order of the file.
 
     Raises:
         DataError: the file is missing, empty or broken, or repeats an id.
     """
     expected: dict[str, Expected] = {}
-    for place, record in _records(path):
-        answer, references = record.get("answer"), record.get("references") or []
-        if not (answer is None or isinstance(answer, str)):
-            raise DataError(f"{place}: 'answer' must be a text, got {answer!r}; {REMEDY}")
-        if not (isinstance(references, list) and all(isinstance(r, str) for r in references)):
-            raise DataError(f"{place}: 'references' must be a list of texts, got {references!r}; {REMEDY}")
-        _add(expected, record["id"], Expected(answer, tuple(references)), place)
+    for place, sample, wanted in _released(path) if path.suffix == ".json" else _written(path, remedy):
+        _add(expected, sample, wanted, place, remedy)
     if not expected:
-        raise DataError(f"{path}: no sample is expected, so there is nothing to score; {REMEDY}")
+        raise DataError(f"{path}: no sample is expected, so there is nothing to score; {remedy}")
     return expected
 
 
-def read_answers(path: Path, expected: Mapping[str, Expected]) -> dict[str, str]:
+def read_answers(path: Path, expected: Mapping[str, Expected], remedy: str = REMEDY) -> dict[str, str]:
     """The answers by sample id.
 
     Raises:
         DataError: the file is missing or broken, repeats an id, or holds other ids than the expected ones.
     """
     answers: dict[str, str] = {}
-    for place, record in _records(path):
+    for place, record in _records(path, remedy):
         if not isinstance(record.get("answer"), str):
-            raise DataError(f"{place}: 'answer' must be a text, got {record.get('answer')!r}; {REMEDY}")
+            raise DataError(f"{place}: 'answer' must be a text, got {record.get('answer')!r}; {remedy}")
         if record["id"] not in expected:
-            raise DataError(f"{place}: sample {record['id']!r} belongs to another task or data set; {REMEDY}")
-        _add(answers, record["id"], record["answer"], place)
+            raise DataError(f"{place}: sample {record['id']!r} belongs to another task or data set; {remedy}")
+        _add(answers, record["id"], record["answer"], place, remedy)
     missing = [sample for sample in expected if sample not in answers]
     if missing:
         share = f"{len(missing)} of {len(expected)} samples have no answer, first {missing[0]!r}"
-        raise DataError(f"{path}: {share}; {REMEDY}")
+        raise DataError(f"{path}: {share}; {remedy}")
     return answers
 
 
-def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _records(path: Path, remedy: str) -> list[tuple[str, dict[str, Any]]]:
     """The objects of a file of JSON lines, each with its place for messages and a text as `id`."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: an answer may hold U+2028
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); {REMEDY}") from error
+        raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); {remedy}") from error
     records = []
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         place = f"{path}, line {number}"
@@ -219,17 +231,40 @@ def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{place}: is cut off or no JSON ({error.msg}): {line[:60]!r}; {REMEDY}"
+                f"{place}: is cut off or no JSON ({error.msg}): {line[:60]!r}; {remedy}"
             ) from error
+        if isinstance(record, dict) and "id" not in record and "question_id" in record:
+            record = {"id": str(record["question_id"]), "answer": record.get("text")}
         if not (isinstance(record, dict) and isinstance(record.get("id"), str)):
-            raise DataError(f"{place}: must be an object with a text as 'id', got {line[:60]!r}; {REMEDY}")
+            raise DataError(f"{place}: must be an object with a text as 'id', got {line[:60]!r}; {remedy}")
         records.append((place, record))
     return records
 
 
-def _add(table: dict[str, V], sample: str, value: V, place: str) -> None:
+def _released(path: Path) -> Iterator[tuple[str, str, Expected]]:
+    """(place, id, what was expected) of a test file of the released data."""
+    for number, record in enumerate(read_records(path), start=1):
+        for entry in entries(record, number, path, "question"):
+            yield f"{path}, record {number}", entry.id, Expected(entry.answer, entry.references, entry.truth)
+
+
+def _written(path: Path, remedy: str) -> Iterator[tuple[str, str, Expected]]:
+    """The same of a file that a run has written."""
+    for place, record in _records(path, remedy):
+        answer, references = record.get("answer"), record.get("references") or []
+        if not (answer is None or isinstance(answer, str)):
+            raise DataError(f"{place}: 'answer' must be a text, got {answer!r}; {remedy}")
+        if not (isinstance(references, list) and all(isinstance(r, str) for r in references)):
+            raise DataError(f"{place}: 'references' must be a list of texts, got {references!r}; {remedy}")
+        truth = record.get("truth") or {}
+        if not isinstance(truth, dict):
+            raise DataError(f"{place}: 'truth' must be an object, got {truth!r}; {remedy}")
+        yield place, record["id"], Expected(answer, tuple(references), truth)
+
+
+def _add(table: dict[str, V], sample: str, value: V, place: str, remedy: str) -> None:
     if sample in table:
-        raise DataError(f"{place}: sample {sample!r} comes a second time; {REMEDY}")
+        raise DataError(f"{place}: sample {sample!r} comes a second time; {remedy}")
     table[sample] = value
 
 
@@ -241,13 +276,22 @@ def _content(path: Path) -> str:
 # Rules
 
 
-def _exact(cell: Cell, answers: Mapping[str, str], expected: Mapping[str, Expected]) -> Score:
-    right = 0
+def _judged(cell: Cell, answers: Mapping[str, str], expected: Mapping[str, Expected]) -> Score:
+    rule = RULES[cell.metric]
     for sample, wanted in expected.items():
-        if wanted.answer is None:
-            raise DataError(f"{cell.expected}, sample {sample!r}: exact scoring needs an 'answer'; {REMEDY}")
-        right += answers[sample].strip().upper() == wanted.answer.upper()
-    return Score(100 * right / len(expected), {}, _versioned("exact"), len(expected))
+        if what := lacking(rule, wanted):
+            raise DataError(
+                f"{cell.expected}, sample {sample!r}: {cell.metric} scoring needs {what}; "
+                "the benchmark has to give it for every test sample"
+            )
+
+    def share(judge: Judge | None) -> float | None:
+        if judge is None:
+            return None
+        points = math.fsum(judge(answers[sample].strip(), wanted) for sample, wanted in expected.items())
+        return 100 * points / len(expected)
+
+    return Score(share(rule.official) or 0.0, {}, _versioned(cell.metric), len(expected), share(rule.strict))
 
 
 def _caption(parts: dict[str, float], count: int) -> Score:
