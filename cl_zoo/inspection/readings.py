@@ -1,0 +1,269 @@
+"""A benchmark's files read for a check: every record that can be used as a row, every one that cannot as a finding.
+
+A run stops at the first fault; here each file is read to its end. Of a folder of Hugging Face `datasets` and of a benchmark that
+a plugin makes, samples are asked for one by one; a fault that concerns a whole split ends only that split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cl_zoo.data.described import Described, resolved, roots
+from cl_zoo.data.descriptions import ReferenceSource, SplitSource, TaskSource
+from cl_zoo.data.records import Entry, entries, read_records
+from cl_zoo.data.references import referred
+from cl_zoo.data.splits import NEEDS, Roots
+from cl_zoo.errors import DataError
+from cl_zoo.inspection.findings import Finding
+from cl_zoo.inspection.pictures import outline_of
+from cl_zoo.inspection.survey import Row
+from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData
+
+SPLITS = ("train", "validation", "test")
+UNREAD = Entry("", None, "")
+"""Stands for a record that cannot be used: references go by places in the file."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One split.
+
+    Attributes:
+        file: where it stands, for people.
+        records: all that the file holds, faulty ones included.
+        official: how many there should be, if somebody says so.
+        repeats: whether ids may come twice.
+        instruction: the task's.
+        outlines: perceptual hashes of images in memory, by their names in the rows.
+    """
+
+    task: str
+    split: str
+    file: str
+    records: int = 0
+    official: int | None = None
+    repeats: bool = False
+    instruction: str = ""
+    rows: Sequence[Row] = ()
+    findings: Sequence[Finding] = ()
+    outlines: Mapping[str, bytes] = field(default_factory=dict)
+
+    def finding(self, kind: str, sentence: str, record: int | None = None, id: str | None = None) -> Finding:
+        """A finding about this split."""
+        return Finding(kind, sentence, self.task, self.split, self.file, record, id)
+
+
+def readings(
+    plugin: Any, benchmark: Benchmark, data: Path | None, *, outline: bool = False
+) -> list[Callable[[], Reading]]:
+    """The readings to be made, one for each split; each is made when it is called.
+
+    Args:
+        plugin: what the benchmark was loaded by; files are read where it is a description.
+        benchmark: what it gave.
+        data: the data folder.
+        outline: whether perceptual hashes of images in memory are wanted.
+    """
+    if not isinstance(plugin, Described):
+        return [
+            partial(_samples, _of_plugin(task, split), samples, outline)
+            for task in benchmark.tasks
+            for split in SPLITS
+            if len(samples := getattr(task, split)) or split != "validation"
+        ]
+    bases = plugin.bases(data)
+    return [
+        partial(_described, task, split, getattr(samples, split), bases, outline)
+        for task, samples in zip(plugin.description.tasks, benchmark.tasks, strict=True)
+        for split in SPLITS
+        if getattr(task, split) is not None
+    ]
+
+
+def _of_plugin(task: TaskData, split: str) -> Reading:
+    return Reading(task.name, split, f"{task.name}, {split}", instruction=task.instruction)
+
+
+# Files
+
+
+def _described(
+    task: TaskSource, split: str, samples: Sequence[Sample], bases: tuple[Path, ...], outline: bool
+) -> Reading:
+    source: SplitSource = getattr(task, split)
+    file = resolved(bases, source.files)
+    where = str(file or source.files[0])
+    reading = Reading(task.name, split, where, 0, source.count, source.repeats, task.instruction)
+    if file is None:
+        words = _nowhere(f"{task.name}, {split}", bases, source.files)
+        return replace(reading, findings=[reading.finding("no file", words)])
+    if source.format == "datasets":
+        return _samples(reading, samples, outline)
+    try:
+        records = read_records(file)
+    except DataError as error:
+        return replace(reading, findings=[reading.finding("broken file", str(error))])
+    reading = replace(reading, records=len(records))
+    findings = _count(reading)
+    numbered = _entries(reading, records, file, source.format, findings)
+    needs = "answer"
+    if split == "test":
+        needs = NEEDS.get(task.metric, "answer")
+        if task.references is not None:
+            numbered = _referred(reading, numbered, task.references, bases, findings)
+    rows = _rows(reading, numbered, needs, roots(bases, task.images), findings)
+    return replace(reading, rows=rows, findings=findings)
+
+
+def _count(reading: Reading) -> list[Finding]:
+    if reading.official in (None, reading.records):
+        return []
+    words = (
+        f"{reading.file}: holds {reading.records:,} records where the official file has {reading.official:,}"
+    )
+    return [reading.finding("count", f"{words}; fetch it again")]
+
+
+Numbered = list[tuple[int, Entry, int]]
+"""Number of a record, one of its questions, and how many it has."""
+
+
+def _entries(
+    reading: Reading, records: Sequence[dict[str, Any]], file: Path, form: str, findings: list[Finding]
+) -> Numbered:
+    numbered: Numbered = []
+    for number, record in enumerate(records, 1):
+        try:
+            asked = entries(record, number, file, form)
+        except DataError as error:
+            kind = "empty answer" if "empty answer" in str(error) else "record"
+            name = record.get("question_id", record.get("id"))
+            findings.append(reading.finding(kind, str(error), number, None if name is None else str(name)))
+            asked = [UNREAD]
+        numbered += [(number, entry, len(asked)) for entry in asked]
+    return numbered
+
+
+def _referred(
+    reading: Reading,
+    numbered: Numbered,
+    source: ReferenceSource,
+    bases: tuple[Path, ...],
+    findings: list[Finding],
+) -> Numbered:
+    """The entries with their references; as they were where the file of references is faulty, which is one finding."""
+    file = resolved(bases, source.files)
+    if file is None:
+        if not source.optional:
+            words = _nowhere(f"{reading.task}, references", bases, source.files)
+            findings.append(reading.finding("no file", words))
+        return numbered
+    try:
+        found = referred([entry for _, entry, _ in numbered], file, source.format, source.note)
+    except DataError as error:
+        findings.append(Finding("references", str(error), reading.task, reading.split, str(file)))
+        return numbered
+    wanted = source.per_sample
+    odd = [one for one in found if wanted and len(one.references or one.truth.get("answers", ())) != wanted]
+    if odd:
+        words = f"{file}: {len(odd):,} test records have other than {wanted} references; fetch the file again"
+        findings.append(Finding("references", words, reading.task, reading.split, str(file), count=len(odd)))
+    return [(number, entry, turns) for (number, _, turns), entry in zip(numbered, found, strict=True)]
+
+
+def _rows(
+    reading: Reading, numbered: Numbered, needs: str, images: Roots, findings: list[Finding]
+) -> list[Row]:
+    lacks_file = any(one.kind in ("references", "no file") for one in findings)
+    rows = []
+    for number, entry, turns in numbered:
+        if entry.prompt == "" and entry.answer is None:
+            continue  # a record with a finding of its own
+        where, name = f"{reading.file}, record {number}", entry.id or None
+        if entry.answer is not None and not entry.answer.strip():
+            words = f"{where}: has an empty answer; repair or drop the record"
+            findings.append(reading.finding("empty answer", words, number, name))
+        elif not lacks_file and (lack := _lack(entry, needs)):
+            findings.append(
+                reading.finding("record", f"{where}: {lack}; repair or drop the record", number, name)
+            )
+        image = None
+        if entry.image is not None:
+            try:
+                image = str(images.path(entry.image))
+            except DataError as error:
+                findings.append(reading.finding("outside", f"{where}: {error}", number, name))
+                continue
+        rows.append(_row(reading, number, entry.id, image, entry.prompt, entry.answer, turns))
+    return rows
+
+
+def _row(reading: Reading, number: int, *values: Any) -> Row:
+    return Row(reading.task, reading.split, reading.file, number, *values)
+
+
+def _lack(entry: Entry, needs: str) -> str:
+    if needs == "answer":
+        return "has no answer" if entry.answer is None else ""
+    if needs == "references":
+        return "" if entry.references else "has no references to score a caption against"
+    return "" if needs in entry.truth else f"has no {needs} to score an answer against"
+
+
+def _nowhere(what: str, bases: tuple[Path, ...], names: tuple[str, ...]) -> str:
+    places = ", ".join(str(base / name) for base in bases for name in names)
+    return f"{what}: no file; looked for {places}; fetch it or pass another --data"
+
+
+# Samples
+
+
+def _samples(reading: Reading, samples: Sequence[Sample], outline: bool) -> Reading:
+    """What samples say, each asked for once; images in memory are named by their content."""
+    try:
+        reading = replace(reading, records=len(samples))
+    except DataError as error:
+        return replace(reading, findings=[reading.finding("broken file", str(error))])
+    findings, rows = _count(reading), []
+    outlines: dict[str, bytes] = {}
+    for number in range(1, reading.records + 1):
+        where = f"{reading.file}, record {number}"
+        try:
+            sample = samples[number - 1]
+            image = _named(sample.image, outlines if outline else None)
+        except DataError as error:
+            kind = "outside" if "leave" in str(error) or "leads out" in str(error) else "record"
+            findings.append(reading.finding(kind, str(error), number))
+            continue
+        except (
+            Exception
+        ) as error:  # a picture inside a dataset is decoded here, and a damaged one raises anything
+            words = f"{where}: its image cannot be decoded: {' '.join(str(error).split())}"
+            findings.append(reading.finding("unreadable", words, number))
+            continue
+        if sample.answer is not None and not sample.answer.strip():
+            words = f"{where}: has an empty answer; repair or drop the record"
+            findings.append(reading.finding("empty answer", words, number, sample.id))
+        elif sample.answer is None and not (sample.references or sample.truth):
+            words = f"{where}: has no answer; repair or drop the record"
+            findings.append(reading.finding("record", words, number, sample.id))
+        rows.append(_row(reading, number, sample.id, image, sample.prompt, sample.answer))
+    return replace(reading, rows=rows, findings=findings, outlines=outlines)
+
+
+def _named(image: ImageSource | None, outlines: dict[str, bytes] | None) -> str | None:
+    if not isinstance(image, Image.Image):
+        return None if image is None else str(image)
+    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    name = f"memory:{digest.hexdigest()}"
+    if outlines is not None and (outline := outline_of(image)) is not None:
+        outlines[name] = outline
+    return name
