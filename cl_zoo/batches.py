@@ -11,6 +11,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 import numpy as np
@@ -31,13 +32,16 @@ class Batch:
     Attributes:
         samples: id, image and prompt; at inference neither answer nor references nor anything that names the task.
         inputs: arguments of the model's forward or generate: `input_ids`, `attention_mask` (batch, tokens), `pixel_values`
-            where there are images; in training also `position_ids` and `logits_to_keep`.
+            where there are images (and `image_grid_thw`, one row per image, where the model asks for it); in training also
+            `position_ids` and `logits_to_keep`.
         targets: (batch, K) token ids, −100 off the answer; `None` at inference.
+        spans: how many rows of `pixel_values` each image has, in their order; empty where each has one.
     """
 
     samples: tuple[Sample, ...]
     inputs: dict[str, Any]
     targets: Tensor | None = None
+    spans: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -64,15 +68,22 @@ class Batch:
         index = torch.as_tensor(list(places), device=self.inputs["input_ids"].device)
         with_image = [place for place, sample in enumerate(self.samples) if sample.image is not None]
         images = [with_image.index(place) for place in places if place in with_image]
+        spans = self.spans or (1,) * len(with_image)
+        starts = [0, *accumulate(spans)]
+        of_images = {
+            "pixel_values": [row for image in images for row in range(starts[image], starts[image + 1])],
+            "image_grid_thw": images,
+        }
         inputs: dict[str, Any] = {}
         for name, value in self.inputs.items():
-            if name == "pixel_values":
+            if name in of_images:
                 if images:
-                    inputs[name] = value[images]
+                    inputs[name] = value[of_images[name]]
             else:
                 inputs[name] = value[index] if isinstance(value, Tensor) else value
         targets = None if self.targets is None else self.targets[index]
-        return Batch(tuple(self.samples[place] for place in places), inputs, targets)
+        chosen = tuple(spans[image] for image in images) if self.spans else ()
+        return Batch(tuple(self.samples[place] for place in places), inputs, targets, chosen)
 
 
 def answer_losses(outputs: Any, batch: Batch) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,8 +127,9 @@ class Learner:
             seed_everything(
                 self.seed, self.task.name, self.task.occurrence, f"epoch {epoch}", self.world.rank
             )
-            for indices in steps(self._order(epoch), batch=self.recipe.global_batch, count=self.per_epoch):
-                terms = self.step(indices)
+            plan = steps(self._order(epoch), batch=self.recipe.global_batch, count=self.per_epoch)
+            for indices, following in zip(plan, [*plan[1:], []], strict=True):
+                terms = self.step(indices, following)
                 done += 1
                 values = self._finite(terms, done)
                 if done % 10 == 0 or done == self.total:
@@ -147,8 +149,8 @@ class Learner:
         own = iter(shuffled(self.task.size))
         return [next(own) if place < self.task.size else place for place in shuffled(len(self.pool))]
 
-    def step(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """One optimiser step on a global batch; returns this process's share of every term."""
+    def step(self, indices: Sequence[int], following: Sequence[int] = ()) -> dict[str, Tensor]:
+        """One optimiser step on a global batch, of `following` after it; returns this process's share of every term."""
         micros = [
             shard(indices, rank, self.world.size, self.recipe.micro_batch) for rank in range(self.world.size)
         ]
@@ -158,6 +160,7 @@ class Learner:
             for piece in micros[self.world.rank]
             if piece
         ]
+        self.backbone.expect([self.pool[i] for i in following[self.world.rank :: self.world.size]])
         answer_tokens = self.world.sum(float(sum(int(batch.answer_mask.sum()) for batch in batches)))
         terms: dict[str, Tensor] = {}
         for batch in batches:
@@ -183,6 +186,10 @@ class Learner:
             }
 
     def _update(self) -> None:
+        # A step without any image leaves the projector where its momentum takes it, as one with images of no weight would.
+        for weight in self.backbone.projector.parameters():
+            if weight.requires_grad and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
         self.world.reduce_gradients(self.learning)
         if self.recipe.clip == "norm":
             torch.nn.utils.clip_grad_norm_(self.learning, self.recipe.clip_norm)
@@ -240,6 +247,12 @@ def make_optimizer(parts: Mapping[str, Sequence[nn.Parameter]], recipe: Recipe) 
         {"params": list(weights), "lr": recipe.rate(part)} for part, weights in parts.items() if weights
     ]
     return torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
+
+
+def recompute_activations(model: Any) -> None:
+    """Let a transformers model keep no activations inside its layers; they are computed again in the backward pass."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # the newer of its two names
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def rate(step: int, total: int, recipe: Recipe) -> float:

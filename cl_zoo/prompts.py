@@ -14,19 +14,28 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from cl_zoo.errors import BackboneError
+
 if TYPE_CHECKING:
     from cl_zoo.backbones import Backbone
 
 
 class Prompted(nn.Module):
-    """A frozen LLaVA behind soft prompts; a method derives from it and says which prompts each sample gets.
+    """A frozen LLaVA or InternVL behind soft prompts; a method derives from it and says which prompts each sample gets.
 
     Derived classes hold the prompts, choose among them in `prepare(batch)` and hand them out in `soft_prompts()`. The
     model's own weights stay frozen; its projector learns if the recipe lets it.
+
+    Raises:
+        BackboneError: the model counts positions from token ids, among which vectors have no place.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
+        if not backbone.takes_vectors:
+            raise BackboneError(
+                f"backbone {backbone.name} takes no soft prompts: it counts positions from token ids; choose a LLaVA or InternVL, or a method without soft prompts"
+            )
         self.model = backbone.model
 
     @property
@@ -69,7 +78,7 @@ class Prompted(nn.Module):
 
 
 def embeddings(model: Any, ids: Tensor, pixels: Tensor | None) -> Tensor:
-    """What the language model of a LLaVA reads for token ids (batch, tokens), (batch, tokens, width).
+    """What the language model of a LLaVA or InternVL reads for token ids (batch, tokens), (batch, tokens, width).
 
     Image tokens are replaced by the projected image features, in the order of the rows that have an image, as the model
     itself does when it is given ids.

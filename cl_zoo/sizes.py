@@ -16,7 +16,11 @@ import torch
 from torch import nn
 
 from cl_zoo.backbones import Backbone
+from cl_zoo.backbones.internvl import InternVL
+from cl_zoo.backbones.llava import Llava
+from cl_zoo.backbones.qwen import Qwen
 from cl_zoo.bank import standing_still
+from cl_zoo.checkpoints import FAMILIES, family_of
 from cl_zoo.choices import Choice
 from cl_zoo.config import Recipe
 from cl_zoo.engine import placed
@@ -29,6 +33,9 @@ from cl_zoo.tasks import Task
 
 PUBLISHED = Path(__file__).parent / "published"
 """Configurations of models as their authors published them, one JSON file each."""
+
+CLASSES: dict[str, type[Backbone]] = {one.model_type: one for one in (Llava, InternVL, Qwen)}
+"""Families by the `model_type` of their configurations."""
 
 
 class Widths:
@@ -75,33 +82,43 @@ def published() -> list[str]:
 
 
 def shapes(name: str) -> Backbone:
-    """A backbone without values: a published model by name, or any LLaVA checkpoint folder with a `config.json`.
+    """A backbone without values: a published model by name, or a checkpoint folder with a `config.json`.
+
+    Args:
+        name: of a published configuration, a folder, or `BACKBONE:FOLDER`.
 
     Raises:
-        BackboneError: neither, or its configuration cannot be used.
+        BackboneError: none of them, or the configuration cannot be used.
     """
-    from transformers import AutoConfig, LlavaForConditionalGeneration
+    import transformers
 
-    folder = Path(name)
+    label, _, path = name.partition(":")
+    folder = Path(path if path and label in (*FAMILIES.values(), *published()) else name)
     try:
         if (folder / "config.json").is_file():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            widths = Widths(768, 768)  # of ViT-L/14, the encoder that LLaVA's own vision tower belongs to
+            family_of(folder)  # says by itself what is wrong
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            widths = Widths(
+                768, 768
+            )  # of ViT-L/14, the encoder of the papers and of LLaVA's own vision tower
         elif name in published():
             content = json.loads((PUBLISHED / f"{name}.json").read_text(encoding="utf-8"))
-            config = AutoConfig.for_model(**content["model"])
+            config = transformers.AutoConfig.for_model(**content["model"])
             widths = Widths(content["features"]["width"], content["features"]["text_width"])
         else:
             raise BackboneError(
                 f"no published configuration is called {name!r}{nearest(name, published())}; or pass a folder with a config.json"
             )
+        family = CLASSES[config.model_type]
         with torch.device("meta"):
-            model = LlavaForConditionalGeneration(config)
+            model = getattr(transformers, family.model_class)(config)
+    except ClZooError:
+        raise
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BackboneError(
-            f"backbone {name}: {first_line(error)}; pass the folder of a LLaVA checkpoint"
+            f"backbone {name}: {first_line(error)}; pass the folder of a checkpoint of one of {', '.join(sorted(CLASSES))}"
         ) from None
-    backbone = Backbone(name, model, None, None)
+    backbone = family(name, model, None, None)
     vars(backbone)["features"] = widths
     return backbone
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import importlib
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,8 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from cl_zoo.backbones import Backbone, load_llava
+from cl_zoo.backbones import Backbone
+from cl_zoo.backbones.llava import load as load_llava
 from cl_zoo.tasks import Benchmark, Sample, TaskData
+from cl_zoo.tiny_models import WORDS as WORDS
+from cl_zoo.tiny_models import tiny_checkpoint as tiny_checkpoint
+from cl_zoo.tiny_models import tiny_clip as tiny_clip
+from cl_zoo.tiny_models import tiny_internvl as tiny_internvl
+from cl_zoo.tiny_models import tiny_qwen as tiny_qwen
+from cl_zoo.tiny_models import tiny_tokenizer as tiny_tokenizer
 
 if TYPE_CHECKING:
     from cl_zoo.conformance import PROMISES as PROMISES
@@ -30,112 +36,6 @@ if TYPE_CHECKING:
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 TEMPLATE = "USER: {prompt} ASSISTANT:"
-WORDS = (
-    "USER: ASSISTANT: What colour is it ? Where the square left right Answer with one word . Say side in short "
-    "red green blue grey a large small one two three and"
-).split()
-
-
-def tiny_tokenizer() -> Any:
-    """A word-level tokenizer with pad, end, image and unknown tokens; the end token has the highest id, as CLIP wants it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    names = ["<pad>", "<unk>", "<s>", "<image>", *dict.fromkeys(WORDS), "</s>"]
-    raw = Tokenizer(models.WordLevel({name: place for place, name in enumerate(names)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=["<image>"],
-        padding_side="left",
-    )
-
-
-def tiny_checkpoint(folder: Path, *, layers: int = 2, seed: int = 0) -> Path:
-    """Write a random LLaVA of about 40,000 parameters as an ordinary checkpoint folder."""
-    from transformers import (
-        CLIPImageProcessor,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-    )
-
-    tokenizer = tiny_tokenizer()
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=16,
-        patch_size=8,
-    )
-    text = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=128,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(config)
-        for (
-            name,
-            weight,
-        ) in model.named_parameters():  # larger than usual, so that answers differ between prompts
-            if weight.ndim > 1 and "language_model" in name:
-                torch.nn.init.normal_(weight, std=0.2)
-    size = {"height": 16, "width": 16}
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=size).save_pretrained(folder)
-    return folder
-
-
-def tiny_clip(folder: Path, *, seed: int = 0) -> Path:
-    """Write a random open_clip model as a folder that `--features` takes."""
-    import open_clip
-    from safetensors.torch import save_file
-
-    tokenizer = tiny_tokenizer()
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
-    config = {
-        "embed_dim": 8,
-        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
-        "text_cfg": {
-            "context_length": 24,
-            "vocab_size": len(tokenizer),
-            "width": 16,
-            "heads": 2,
-            "layers": 1,
-            "hf_tokenizer_name": "local",
-        },
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = open_clip.CLIP(**config)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    content = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
-    (folder / "open_clip_config.json").write_text(json.dumps(content))
-    return folder
 
 
 def tiny_backbone(

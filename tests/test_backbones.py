@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cl_zoo.backbones import Backbone, FrozenTower, load_llava, revision_of
+from cl_zoo.backbones import Backbone
+from cl_zoo.backbones.llava import load as load_llava
+from cl_zoo.backbones.loading import revision_of
+from cl_zoo.backbones.towers import FrozenTower
 from cl_zoo.batches import forward, task_loss
 from cl_zoo.errors import BackboneError, DataError
 from cl_zoo.tasks import Sample
@@ -72,11 +75,12 @@ def test_the_same_image_from_a_file_is_encoded_once_too(tiny: Backbone, tmp_path
     square(3)[0].save(tmp_path / "three.png")
     tower = counted(tiny)
 
-    first = tiny.encode([tmp_path / "three.png"])
+    (first,) = tiny.encode([tmp_path / "three.png"])
     second = tiny.encode([tmp_path / "three.png", square(3)[0]])
 
     assert tower.images == 2  # the file, and the image in memory
-    torch.testing.assert_close(second, torch.cat([first, first]))
+    for features in second:
+        torch.testing.assert_close(features, first)
 
 
 def test_a_projector_that_learns_gets_a_gradient_from_kept_features(tiny: Backbone) -> None:
@@ -196,7 +200,7 @@ def test_the_tower_stays_in_evaluation_mode_while_the_rest_trains(tiny: Backbone
 
 
 def test_wrapping_twice_wraps_once(tiny: Backbone) -> None:
-    again = Backbone("again", tiny.model, tiny.tokenizer, tiny.image_processor)
+    again = tiny.with_model(tiny.model)
 
     assert not isinstance(again.vision_tower, FrozenTower)
 
@@ -294,4 +298,4 @@ def test_an_unreadable_image_is_named(tiny: Backbone, tmp_path: Path) -> None:
 def test_grey_and_palette_images_become_rgb(tiny: Backbone) -> None:
     grey = Image.new("L", (16, 16), 128)
 
-    assert tiny.encode([grey, grey.convert("P"), grey.convert("RGB")]).shape[0] == 3
+    assert len(tiny.encode([grey, grey.convert("P"), grey.convert("RGB")])) == 3

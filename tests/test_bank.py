@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from cl_zoo.bank import BankConfig, BankLayer, ExpertBank, adapters, bank_parts, standing_still
+from cl_zoo.learn import recompute_activations
 from cl_zoo.mixes import AllOnes, PerSample, PerToken, SharedDown, spread
 
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"
@@ -434,7 +435,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         bank.mix(lambda layer, mix=mix: mix)
         layer_of(bank).register_forward_hook(lambda *_, seen=forwards: seen.append(1))
         if checkpointing:
-            bank.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(bank.model)
         bank.train()
         bank(**llava_inputs()).loss.backward()
         gradients.append(

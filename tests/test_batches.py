@@ -176,7 +176,7 @@ def test_a_batch_without_answers_has_neither_loss_nor_mask(tiny: Backbone) -> No
 
 
 def test_at_inference_nothing_in_a_batch_says_what_is_right_or_which_task_it_is(tiny: Backbone) -> None:
-    told = replace(sample(0), references=("a red square",))
+    told = replace(sample(0), references=("a red square",), truth={"size": [16, 16]})
 
     batch = tiny.batch([told, sample(1)], answers=False)
 
@@ -184,8 +184,9 @@ def test_at_inference_nothing_in_a_batch_says_what_is_right_or_which_task_it_is(
     for one in batch.samples:
         assert one.answer is None
         assert one.references == ()
-        assert set(vars(one)) == {"id", "image", "prompt", "answer", "references"}
-    assert set(vars(batch)) == {"samples", "inputs", "targets"}
+        assert one.truth == {}
+        assert set(vars(one)) == {"id", "image", "prompt", "answer", "references", "truth"}
+    assert set(vars(batch)) == {"samples", "inputs", "targets", "spans"}
 
 
 def test_a_sample_without_an_answer_cannot_be_learnt(tiny: Backbone) -> None:

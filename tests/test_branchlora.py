@@ -19,6 +19,7 @@ from cl_zoo.batches import Batch, forward, task_loss
 from cl_zoo.config import build_recipe
 from cl_zoo.engine import Run
 from cl_zoo.errors import OptionError
+from cl_zoo.learn import recompute_activations
 from cl_zoo.tasks import Sample, Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
 
@@ -220,7 +221,7 @@ def test_a_recomputed_layer_gives_the_same_gradients(make: Make) -> None:
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            method.model._backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(method.model._backbone.model)
         method.model.train().zero_grad()
         task_loss(method.model, batch).backward()
         gradients.append({name: w.grad for name, w in method.model.named_parameters() if w.grad is not None})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from cl_zoo.errors import BackboneError
-from cl_zoo.features import FeatureEncoder, Remembered, image_key
+from cl_zoo.errors import BackboneError, DataError
+from cl_zoo.features import FeatureEncoder, Remembered, content_key, image_key
+from cl_zoo.features.encoders import encoder_revision
+from cl_zoo.features.shelves import Shelf
 from cl_zoo.testing import square
 
 
@@ -139,11 +144,11 @@ def test_memory_gives_the_right_row_for_every_key_whatever_it_has_dropped(
     memory: Remembered[int] = Remembered(limit)
     for keys in requests:
 
-        def compute(places: list[int], keys: list[int] = keys) -> torch.Tensor:
+        def compute(places: list[int], keys: list[int] = keys) -> list[Tensor]:
             assert len({keys[place] for place in places}) == len(places)
-            return torch.tensor([[float(keys[place])] * 4 for place in places])
+            return [torch.full((4,), float(keys[place])) for place in places]
 
-        assert memory.rows(keys, compute)[:, 0].tolist() == keys
+        assert [row[0] for row in memory.rows(keys, compute)] == keys
         assert (
             sum(row.numel() * row.element_size() for row in memory._kept.values()) == memory._bytes <= limit
         )
@@ -152,9 +157,9 @@ def test_memory_gives_the_right_row_for_every_key_whatever_it_has_dropped(
 def test_what_is_remembered_is_not_computed_again() -> None:
     memory, computed = Remembered[str](), []
 
-    def compute(places: list[int]) -> torch.Tensor:
+    def compute(places: list[int]) -> list[Tensor]:
         computed.append(places)
-        return torch.zeros(len(places), 1)
+        return [torch.zeros(1)] * len(places)
 
     memory.rows(["a", "b", "a"], compute)
     memory.rows(["b", "a"], compute)
@@ -212,3 +217,193 @@ def test_an_encoder_without_weights_is_refused(tiny_folder: Path, tmp_path: Path
         BackboneError, match="--features ViT-L-14: names a model without weights; write ViT-L-14/TAG"
     ):
         FeatureEncoder("ViT-L-14")
+
+
+# On disk
+
+
+def test_an_image_goes_by_what_it_holds_wherever_it_lies(tmp_path: Path) -> None:
+    first, second, other = tmp_path / "a.png", tmp_path / "b" / "c.png", tmp_path / "d.png"
+    second.parent.mkdir()
+    square(0)[0].save(first)
+    shutil.copy(first, second)
+    square(1)[0].save(other)
+
+    assert content_key(first) == content_key(second) != content_key(other)
+    assert content_key(square(0)[0]) == content_key(square(0)[0].copy()) != content_key(square(1)[0])
+    before = content_key(first)
+    shutil.copy(other, first)
+    os.utime(first, (1, 1))
+    assert content_key(first) == content_key(other) != before
+
+
+def test_images_in_memory_of_another_shape_or_mode_have_another_key() -> None:
+    from PIL import Image
+
+    images = [
+        Image.new("RGB", (4, 2)),
+        Image.new("RGB", (2, 4)),
+        Image.new("L", (8, 3)),
+        Image.new("RGB", (8, 1)),
+    ]
+
+    assert len({content_key(one) for one in images}) == 4
+
+
+def test_an_image_that_cannot_be_read_has_no_key(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"image .*gone\.png: no such file; check the data folder"):
+        content_key(tmp_path / "gone.png")
+    with pytest.raises(DataError, match="not a readable image; check the data folder"):
+        content_key(tmp_path)
+
+
+def test_memory_asks_the_shelf_before_it_computes(tmp_path: Path) -> None:
+    """Two memories on one shelf: what the first computes the second only reads, also after it was dropped."""
+    computed: list[list[int]] = []
+
+    def compute(places: list[int]) -> list[Tensor]:
+        computed.append(places)
+        return [torch.full((3,), float(place)) for place in places]
+
+    first: Remembered[bytes] = Remembered(2**10, Shelf(tmp_path, "tower"))
+    second: Remembered[bytes] = Remembered(0, Shelf(tmp_path, "tower"))
+    first.rows([b"a", b"b"], compute)
+    for _ in range(2):
+        rows = second.rows([b"b", b"a", b"b"], compute)
+    second.rows([b"b", b"c"], compute)
+
+    assert computed == [[0, 1], [1]]
+    assert [row.tolist() for row in rows] == [[1.0] * 3, [0.0] * 3, [1.0] * 3]
+
+
+def test_an_encoder_with_a_cache_looks_at_each_image_once_in_all_processes(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder, cache = str(tiny_folder / "clip"), tmp_path / "cache"
+    file = tmp_path / "red.png"
+    square(0)[0].save(file)
+    images = [file, square(1)[0], None]
+    plain = FeatureEncoder(folder)
+    first = FeatureEncoder(folder, cache=cache)
+    for look in (first.images(images), first.texts(["red"]), first.text_states(["red"])):
+        assert look.dtype == torch.float32
+    second = FeatureEncoder(folder, cache=cache)
+    second._model = None  # type: ignore[assignment]
+    images[0] = tmp_path / "the same elsewhere.png"
+    file.rename(images[0])
+
+    assert torch.equal(second.images(images), first.images(images))
+    torch.testing.assert_close(second.images(images), plain.images(images))
+    assert torch.equal(second.texts(["red"]), plain.texts(["red"]))
+    assert sorted(path.name for path in cache.iterdir()) == [
+        f"features-{encoder_revision(folder)}.{kind}" for kind in ("data", "index")
+    ]
+
+
+def test_a_text_and_its_states_are_two_entries(tiny_folder: Path, tmp_path: Path) -> None:
+    encoder = FeatureEncoder(str(tiny_folder / "clip"), cache=tmp_path)
+
+    assert encoder.texts(["red"]).shape == (1, 8)
+    assert encoder.text_states(["red"]).shape == (1, 16)
+
+
+# Weights in a local file
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP that open_clip knows by the name `tiny-clip`, and its weights in a file."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("weights")
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
+        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    (folder / "tiny-clip.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    return folder / "open_clip_model.safetensors"
+
+
+def test_weights_may_lie_in_a_local_file(weights: Path) -> None:
+    import open_clip
+
+    encoder = FeatureEncoder(f"tiny-clip:{weights}")
+    model, transform = open_clip.create_model_from_pretrained("tiny-clip", pretrained=str(weights))
+    with torch.no_grad():
+        image = model.eval().encode_image(transform(square(0)[0])[None])
+        text = model.encode_text(open_clip.get_tokenizer("tiny-clip")(["a red square"]))
+
+    torch.testing.assert_close(encoder.images([square(0)[0]]), image)
+    torch.testing.assert_close(encoder.texts(["a red square"]), text)
+    assert (encoder.width, encoder.text_width) == (8, 16)
+
+
+def test_an_encoders_revision_is_its_weights_and_not_their_place(weights: Path, tmp_path: Path) -> None:
+    copied = tmp_path / weights.name
+    shutil.copy(weights, copied)
+    revision = encoder_revision(f"tiny-clip:{weights}")
+    content = bytearray(copied.read_bytes())
+
+    assert encoder_revision(f"tiny-clip:{copied}") == revision
+    assert str(weights.parent) not in revision
+    content[-1] ^= 1
+    copied.write_bytes(content)
+    assert encoder_revision(f"tiny-clip:{copied}") != revision
+    assert encoder_revision("ViT-L-14-336/openai") == "ViT-L-14-336/openai"
+    with pytest.raises(BackboneError, match=r"No such file or directory; pass a \.safetensors file"):
+        encoder_revision("tiny-clip:gone.safetensors")
+
+
+def test_a_local_file_sees_as_the_published_weights_of_its_name_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All weights of ViT-L-14-336 are OpenAI's, so QuickGELU is certain; those of ViT-B-16 differ, so their tag has to be named."""
+    asked: list[tuple[bool, tuple[float, ...]]] = []
+
+    def create(model: str, **settings: Any) -> Any:
+        asked.append((settings["force_quick_gelu"], settings["image_mean"]))
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr("open_clip.create_model_from_pretrained", create)
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    for name in ("ViT-L-14-336", "ViT-B-16/openai", "ViT-B-16/laion2b_s34b_b88k"):
+        with pytest.raises(BackboneError, match="far enough"):
+            FeatureEncoder(f"{name}:{file}")
+
+    openai = (0.48145466, 0.4578275, 0.40821073)
+    assert asked == [(True, openai), (True, openai), (False, openai)]
+    with pytest.raises(
+        BackboneError,
+        match=r"weights of ViT-B-16 differ in activation .*; write ViT-B-16/TAG:.*, TAG one of openai, ",
+    ):
+        FeatureEncoder(f"ViT-B-16:{file}")
+    with pytest.raises(BackboneError, match="ViT-B-16 has no weights 'openia'; did you mean 'openai'"):
+        FeatureEncoder(f"ViT-B-16/openia:{file}")
+
+
+def test_pickled_weights_are_refused_with_what_to_take_instead(tmp_path: Path, tiny_folder: Path) -> None:
+    file = tmp_path / "ViT-L-14-336px.pt"
+    file.touch()
+    remedy = r"pass a \.safetensors file, such as open_clip_model\.safetensors of timm/vit_large_patch14_clip_336\.openai"
+
+    with pytest.raises(BackboneError, match=rf"{file}: \.pt may hold pickled code; {remedy}"):
+        FeatureEncoder(f"ViT-L-14-336:{file}")
+    with pytest.raises(BackboneError, match=rf"no such file; {remedy}"):
+        FeatureEncoder("ViT-L-14-336:/nowhere/model.safetensors")
+    folder = tmp_path / "clip"
+    shutil.copytree(tiny_folder / "clip", folder)
+    (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(BackboneError, match=r"no \*\.safetensors, and pickled weights are not read"):
+        FeatureEncoder(str(folder))
+
+
+def test_weights_of_another_model_are_named(tmp_path: Path, weights: Path) -> None:
+    with pytest.raises(BackboneError, match=rf"--features ViT-B-16/openai:{weights}: .*; check the folder"):
+        FeatureEncoder(f"ViT-B-16/openai:{weights}")

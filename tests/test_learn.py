@@ -17,7 +17,7 @@ from cl_zoo.bank import adapters
 from cl_zoo.batches import IGNORED, Batch, forward
 from cl_zoo.config import Recipe, build_recipe
 from cl_zoo.errors import PluginError, RunError
-from cl_zoo.learn import Learner, assign_parts, make_optimizer, rate, reduce_term
+from cl_zoo.learn import Learner, assign_parts, make_optimizer, rate, recompute_activations, reduce_term
 from cl_zoo.ledger import TaskCost
 from cl_zoo.plugins import Plugins
 from cl_zoo.tasks import Sample, Task
@@ -203,7 +203,7 @@ def test_micro_batches_change_neither_gradients_nor_weights(tiny_folder: Any, mi
 def test_recomputed_activations_give_the_same_gradients(tiny_folder: Any) -> None:
 
     kept, again = (learner(tiny_backbone(tiny_folder), global_batch=12) for _ in range(2))
-    again.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute_activations(again.backbone.model)
     for one in (kept, again):
         one.run(silent)
 
@@ -417,9 +417,9 @@ def test_rehearsed_samples_leave_the_own_ones_in_the_order_of_a_run_without_them
     taken: list[list[int]] = []
     real = Learner.step
 
-    def step(self: Learner, indices: Sequence[int]) -> dict[str, Tensor]:
+    def step(self: Learner, indices: Sequence[int], following: Sequence[int]) -> dict[str, Tensor]:
         taken[-1].extend(indices)
-        return real(self, indices)
+        return real(self, indices, following)
 
     monkeypatch.setattr(Learner, "step", step)
     for pool in (SAMPLES, [*SAMPLES, *SAMPLES[:6]]):

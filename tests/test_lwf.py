@@ -20,6 +20,7 @@ from cl_zoo.batches import Batch, forward
 from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
 from cl_zoo.engine import Run
+from cl_zoo.learn import recompute_activations
 from cl_zoo.plugins import Plugins
 from cl_zoo.tasks import Sample, Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
@@ -247,7 +248,7 @@ def test_checkpointing_and_low_precision_give_the_same_term(tiny: Backbone) -> N
     gradients = [one.grad for one in lesson.model.parameters()]
     lesson.model.zero_grad()
 
-    tiny.model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute_activations(tiny.model)
     term = lesson.term(batch)
     term.sum().backward()
 

@@ -77,6 +77,23 @@ def test_a_method_that_adds_an_expert_per_task_stores_one_more_each_time():
     assert [size.trained["adapters"] for size in found] == [2_498_560 * 8] * 3
 
 
+@pytest.mark.parametrize(
+    ("name", "projector"),
+    [
+        # layer norm, 4 · 1024 → 3584 → 3584
+        ("internvl3-8b-hf", 2 * 4096 + 4096 * 3584 + 3584 + 3584 * 3584 + 3584),
+        # RMS norm of 1280, 4 · 1280 → 5120 → 3584
+        ("qwen2.5-vl-7b", 1280 + 5120 * 5120 + 5120 + 5120 * 3584 + 3584),
+    ],
+)
+def test_a_lora_on_the_7b_qwen_decoder_of_both_other_families_is_counted(name: str, projector: int):
+    """28 layers of q, o (3584 → 3584), k, v (3584 → 512), gate, up (3584 → 18944) and down."""
+    (size,) = count("finetune", 1, backbone=name)
+
+    inputs, outputs = 6 * 3584 + 18944, 2 * 3584 + 2 * 512 + 2 * 18944 + 3584
+    assert size.trained == {"adapters": 28 * (inputs + outputs), "projector": projector}
+
+
 def test_a_frozen_projector_is_not_counted():
     (size,) = count("finetune", projector="frozen")
 
@@ -107,7 +124,7 @@ def test_the_count_is_that_of_the_ledger_of_a_run(run_tiny: Callable[..., Any], 
 
 
 def test_an_unknown_model_is_named_with_those_that_are_known():
-    assert published() == ["llava-1.5-13b", "llava-1.5-7b"]
+    assert published() == ["internvl3-8b-hf", "llava-1.5-13b", "llava-1.5-7b", "qwen2.5-vl-7b"]
     with pytest.raises(
         BackboneError, match=r"'llava-1\.5-7'; did you mean 'llava-1\.5-7b'.*or pass a folder"
     ):

@@ -20,7 +20,7 @@ def load(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbon
     Raises:
         BackboneError: the checkpoint is missing or corrupt.
     """
-    from cl_zoo.backbones import load_llava
+    from cl_zoo.backbones.llava import load as load_llava
 
     folder = path or HERE / "base"
     return load_llava(folder, device, dtype, name="mini", template=TEMPLATE, features=str(HERE / "clip"))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from cl_zoo import Backbone, Benchmark, Recipe, Sample
+from cl_zoo.backbones.llava import Llava
 from cl_zoo.config import build_recipe
 from cl_zoo.entrypoints import BACKBONES, BENCHMARKS, load
 from cl_zoo.testing import TEMPLATE, WORDS, tiny_backbone, tiny_benchmark, tiny_clip, tiny_tokenizer
@@ -64,15 +65,7 @@ class Ground:
         learns = {id(weight) for weight in base.projector.parameters()}
         shared = {id(weight): weight for weight in base.model.parameters() if id(weight) not in learns}
         model = copy.deepcopy(base.model, shared)  # the memo: what is in it counts as copied
-        return Backbone(
-            base.name,
-            model,
-            base.tokenizer,
-            base.image_processor,
-            template=base.template,
-            revision=base.revision,
-            features=base.feature_name,
-        )
+        return base.with_model(model)
 
 
 def make_ground(size: str, shapes: str, world: World, folder: Path) -> Ground:
@@ -150,7 +143,7 @@ def random_backbone(shapes: Shapes, device: torch.device, dtype: torch.dtype, fo
     crop = {"height": shapes.image, "width": shapes.image}
     processor = CLIPImageProcessor(size={"shortest_edge": shapes.image}, crop_size=crop)
     clip = str(tiny_clip(folder / "clip"))
-    return Backbone("random", model, tokenizer, processor, template=TEMPLATE, features=clip)
+    return Llava("random", model, tokenizer, processor, template=TEMPLATE, features=clip)
 
 
 def noise(shapes: Shapes, count: int, *, seed: int) -> list[Sample]:

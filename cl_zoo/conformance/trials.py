@@ -179,16 +179,7 @@ def pristine(folder: Path) -> Backbone:
 def fresh_backbone(folder: Path) -> Backbone:
     """A copy nobody has touched; the frozen feature encoder is shared."""
     made = pristine(folder)
-    backbone = Backbone(
-        made.name,
-        copy.deepcopy(made.model),
-        made.tokenizer,
-        made.image_processor,
-        template=made.template,
-        features=made.feature_name,
-    )
-    backbone.features = made.features
-    return backbone
+    return made.with_model(copy.deepcopy(made.model))
 
 
 def tasks(order: str = STREAM) -> tuple[TaskData, ...]:

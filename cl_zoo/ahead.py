@@ -1,0 +1,65 @@
+"""Reading images in threads while an accelerator computes: decoding and resizing are what a step would else wait for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from cl_zoo.tasks import ImageSource
+
+Key = TypeVar("Key")
+
+
+class Ahead(Generic[Key]):
+    """Prepares images in threads, those of the next batch while this one is computed on.
+
+    What comes out does not depend on the number of threads, nor on whether it was begun.
+
+    Args:
+        prepare: what is done to one image; it may raise, and does so in `take`.
+        threads: how many; with none everything is done when it is taken.
+    """
+
+    def __init__(self, prepare: Callable[[ImageSource], Any], threads: int) -> None:
+        self._prepare, self._threads = prepare, threads
+        self._begun: dict[Key, Future[Any]] = {}
+
+    def begin(self, images: Mapping[Key, ImageSource]) -> None:
+        """Start on the images that are wanted next; what was begun before and not taken is forgotten."""
+        for key in self._begun.keys() - images.keys():
+            self._begun[key].cancel()
+        if self._threads:
+            self._begun = {
+                key: self._begun[key] if key in self._begun else self._pool.submit(self._prepare, image)
+                for key, image in images.items()
+            }
+
+    def take(self, images: Mapping[Key, ImageSource]) -> list[Any]:
+        """What `prepare` makes of each image, in their order.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        if not self._threads:
+            return [self._prepare(image) for image in images.values()]
+        ready = [
+            self._begun.pop(key) if key in self._begun else self._pool.submit(self._prepare, image)
+            for key, image in images.items()
+        ]
+        return [one.result() for one in ready]
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="images")
+
+
+def reading_threads(device: torch.device) -> int:
+    """Threads that may read beside a device: none beside the CPU, which they would take the cores from."""
+    if device.type == "cpu":
+        return 0
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

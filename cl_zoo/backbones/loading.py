@@ -1,0 +1,77 @@
+"""Loading a backbone from a folder, the same way for all families."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from cl_zoo.backbones import Backbone
+from cl_zoo.checkpoints import check_folder
+from cl_zoo.errors import BackboneError, first_line
+from cl_zoo.features.encoders import files_hash
+
+Family = TypeVar("Family", bound=Backbone)
+
+
+def load_checkpoint(
+    family: type[Family],
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    name: str,
+    template: str | None = None,
+    features: str | None = None,
+) -> Family:
+    """A checkpoint of a family from a local folder.
+
+    Raises:
+        BackboneError: no such folder, another class, missing or corrupt weights.
+        OptionError: no template is called so.
+    """
+    check_folder(path, family.model_type)
+    import transformers
+
+    try:
+        model, info = getattr(transformers, family.model_class).from_pretrained(
+            path, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        # Two implementations differ in the last bit of a pixel; whichever is installed must not decide a result.
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            path, local_files_only=True, backend="torchvision"
+        )
+    except Exception as error:  # safetensors, json and transformers each raise their own
+        raise BackboneError(
+            f"backbone {path}: {first_line(error)}; the checkpoint is corrupt or incomplete, copy it again"
+        ) from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BackboneError(
+            f"backbone {path}: {len(missing)} weights are missing, first {missing[0]}; copy the checkpoint again"
+        )
+    _mark(tokenizer, family, path)
+    # Sampling habits and penalties that a checkpoint brings along would make greedy answers something else.
+    model.generation_config = transformers.GenerationConfig.from_model_config(model.config)
+    made: dict[str, Any] = {"template": template, "revision": revision_of(path), "features": features}
+    return family(name, model.to(device), tokenizer, processor, **made)
+
+
+def _mark(tokenizer: Any, family: type[Backbone], path: Path) -> None:
+    """See that a tokenizer knows what marks an image and the end of an answer, and let it pad."""
+    known = tokenizer.get_vocab()
+    marks = (*family.image_frame, family.image_text, family.end or "")
+    for mark in filter(None, (text.strip() for text in marks)):
+        if mark not in known:
+            raise BackboneError(f"backbone {path}: its tokenizer has no {mark}; copy the checkpoint again")
+    if family.end is not None:
+        tokenizer.eos_token = family.end
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def revision_of(folder: Path) -> str:
+    """A hash that changes with a checkpoint: its configuration and weights, large files by size, head and tail."""
+    return files_hash([*folder.glob("*.json"), *folder.glob("*.safetensors")])
