@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from typing import Annotated, Any
 
 import typer
 
-from cl_zoo.flags import AsJson, AsMarkdown, Pairs, RecipeFile, Sets, With, options, values
+from cl_zoo.flags import (
+    AsJson,
+    AsMarkdown,
+    BenchmarkName,
+    Cache,
+    Cells,
+    Data,
+    Limit,
+    Order,
+    Out,
+    Pairs,
+    RecipeFile,
+    Seeds,
+    Sets,
+    With,
+    options,
+    values,
+)
 
 
 def ledger(
@@ -62,12 +81,93 @@ def list_(
 
 
 def show(
-    method: Annotated[str, typer.Argument(help="An installed method, module:Class or file.py:Class.")],
+    what: Annotated[
+        str,
+        typer.Argument(help="A method (hide, module:Class), or a kind: method, benchmark, backbone, recipe."),
+    ],
+    name: Annotated[str | None, typer.Argument(help="Which one of the kind; default: all of it.")] = None,
 ) -> None:
-    """A method's documentation, options, hooks and origin."""
+    """A method's documentation, options and hooks; a recipe's sources; a benchmark's tasks."""
     from cl_zoo import catalogue
 
-    print(catalogue.describe(method))
+    print(catalogue.show(what, name))
+
+
+def forecast(
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="As for compare; default: the benchmark's.")
+    ] = None,
+    with_: With = None,
+    option: Pairs = None,
+    set_: Sets = None,
+    recipe: RecipeFile = None,
+    benchmark: BenchmarkName = "mini",
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="A published name (llava-1.5-7b), a checkpoint folder, or a plugin."),
+    ] = None,
+    data: Data = None,
+    cache: Cache = None,
+    seeds: Seeds = None,
+    order: Order = None,
+    limit: Limit = None,
+    cells: Cells = "lower",
+    gpu: Annotated[str, typer.Option("--gpu", help="Its name, or its TFLOP/s in bf16.")] = "a100",
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many; they share the runs.")] = 1,
+    efficiency: Annotated[
+        float | None, typer.Option("--efficiency", help="Share of the GPU's peak that is reached.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate what a comparison will cost; no weights, no data and no GPU are needed."""
+    from cl_zoo.api import expanded, stack
+    from cl_zoo.choices import split
+    from cl_zoo.forecast import outlook
+
+    planner, named, assumed = outlook.plan(
+        benchmark,
+        backbone,
+        values(recipe, set_),
+        data=data,
+        order=order,
+        limit=limit,
+        cells=cells,
+        gpu=gpu,
+        efficiency=efficiency,
+        shelved=cache is not None,
+    )
+    names = expanded([part for part in split(methods, ",") if part.strip()]) if methods else named
+    found = [
+        planner.forecast(stack(name, with_ or (), (), options(option), strict=len(names) == 1))
+        for name in names
+    ]
+    about: dict[str, Any] = {"seeds": seeds or 1, "gpus": gpus, "assumed": assumed}
+    if as_json:
+        print_json(outlook.to_json(found, planner, **about))
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(outlook.text(found, planner, width=width, **about))
+
+
+def doctor(
+    benchmark: Annotated[
+        str | None, typer.Option("--benchmark", help="Look for the files of this benchmark too.")
+    ] = None,
+    data: Data = None,
+    cache: Cache = None,
+    out: Out = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """Look at everything that a run needs on this machine; exit code 1 where something is broken."""
+    from cl_zoo.doctor import examine, text, working
+
+    found = examine(out=out, cache=cache, benchmark=benchmark, data=data)
+    if as_json:
+        print_json({"ok": working(found), "findings": [finding.to_json() for finding in found]})
+    else:
+        print(text(found))
+    if not working(found):
+        raise SystemExit(1)
 
 
 def new(

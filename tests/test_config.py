@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cl_zoo.config import Recipe, build_recipe, flatten, parse_pairs, read_recipe
+from cl_zoo.config import Recipe, build_recipe, flatten, parse_pairs, read_recipe, recipe_settings, recipes
 from cl_zoo.errors import OptionError
 
 KEY = st.from_regex(r"[a-z]{1,6}", fullmatch=True)
@@ -175,3 +175,123 @@ def test_text_that_is_no_yaml_stays_text():
 def test_a_pair_without_key_or_value_is_shown(pair: str):
     with pytest.raises(OptionError, match=r"--set .*: write it as key=value"):
         parse_pairs([pair], "--set")
+
+
+# Single tasks
+
+
+def test_a_task_may_have_a_batch_and_epochs_of_its_own():
+    recipe = build_recipe({"global_batch": 64, "tasks": {"Med": {"epochs": 3}, "RS": {"global_batch": 16}}})
+    med, rs, other = (recipe.for_task(name) for name in ("Med", "RS", "Sci"))
+
+    assert [(one.epochs, one.global_batch) for one in (med, rs, other)] == [(3, 64), (1, 16), (1, 64)]
+    assert med == build_recipe({"global_batch": 64, "epochs": 3})
+    assert build_recipe({"tasks.Med.epochs": 3}).for_task("Med").epochs == 3
+
+
+def test_who_sets_a_value_means_it_for_all_tasks():
+    """`--recipe coin --set global_batch=8` trains every task with 8."""
+    file = {"global_batch": 384, "tasks.GQA.global_batch": 96, "tasks.GQA.epochs": 2}
+    assert build_recipe(file).for_task("GQA").global_batch == 96
+
+    asked = build_recipe(file, {"global_batch": 8}).for_task("GQA")
+    assert (asked.global_batch, asked.epochs) == (8, 2)
+    assert build_recipe(file, {"tasks.GQA.global_batch": 4}).for_task("GQA").global_batch == 4
+
+
+def test_a_recipe_for_all_tasks_alike_is_written_without_the_word():
+    """What is hashed into a run's id does not change because single tasks may be named."""
+    assert "tasks" not in Recipe().model_dump(mode="json")
+    assert build_recipe({"tasks.Med.epochs": 3}).model_dump(mode="json")["tasks"] == {
+        "Med": {"epochs": 3, "global_batch": None}
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"tasks.Med.epoch": 1}, r"recipe has no key 'tasks.Med.epoch'; did you mean 'tasks.Med.epochs'\?"),
+        ({"tasks.Med": 1}, r"recipe has no key 'tasks.Med'"),
+        ({"tasks": 1}, r"recipe.tasks: .*dictionary, got 1"),
+        ({"tasks.Med.epochs": 0}, r"recipe.tasks.Med.epochs: .*greater than or equal to 1, got 0"),
+        ({"tasks.Med.lr.adapters": 1}, r"recipe has no key 'tasks.Med.lr.adapters'"),
+    ],
+)
+def test_a_wrong_value_of_a_task_is_one_sentence(values: dict[str, Any], sentence: str):
+    with pytest.raises(OptionError, match=sentence):
+        build_recipe(values)
+
+
+def test_a_task_that_the_benchmark_does_not_have_is_named():
+    recipe = build_recipe({"tasks.TextVQAs.epochs": 3})
+
+    recipe.check_tasks(["TextVQAs", "GQA"], "mine")
+    with pytest.raises(
+        OptionError, match=r"recipe.tasks names 'TextVQAs', which mine does not have; did you mean 'TextVQA'"
+    ):
+        recipe.check_tasks(["TextVQA", "GQA"], "mine")
+
+
+# Recipes with a name
+
+
+def test_every_value_of_a_named_recipe_has_a_source():
+    """Nothing is left to a default, so that nothing stands without a source."""
+    for name, about in recipes().items():
+        settings = recipe_settings(name)
+        keys = {setting.key for setting in settings if not setting.key.startswith("tasks.")}
+
+        assert keys == set(flatten(Recipe().model_dump()))
+        assert all(len(setting.source) > 20 for setting in settings), name
+        assert about.endswith(".")
+        build_recipe(read_recipe(name))
+
+
+def test_the_named_recipes_hold_the_numbers_of_their_sources():
+    """Steps per task of UCIT at 96 are those counted by hand: 250 of 23,998 samples, 417 of 40,000."""
+    paper, released, mcitlib, coin = (
+        build_recipe(read_recipe(n)) for n in ("paper", "released", "mcitlib", "coin")
+    )
+
+    assert [one.global_batch for one in (paper, released, mcitlib)] == [24, 96, 64]
+    assert [one.adapter.rank for one in (paper, released, mcitlib, coin)] == [8, 48 // 6, 16, 128]
+    assert {one.adapter.scale for one in (paper, released, mcitlib, coin)} == {2.0}
+    assert [one.clip for one in (paper, released, mcitlib, coin)] == ["none", "none", "none", "norm"]
+    assert [-(-size // released.global_batch) for size in (23_998, 40_000)] == [250, 417]
+    # per device × 8 GPUs × 8 accumulated
+    assert {name: coin.for_task(name).global_batch // 64 for name in coin.tasks} == {
+        "ScienceQA": 14,
+        "TextVQA": 14,
+        "ImageNet": 16,
+        "GQA": 6,
+        "VizWiz": 14,
+        "Grounding": 6,
+        "VQAv2": 8,
+        "OCRVQA": 10,
+    }
+    for one in (paper, released, mcitlib, coin):
+        assert one.lr == {"adapters": 2e-4, "projector": 2e-5}
+        assert (one.epochs, one.schedule, one.warmup, one.weight_decay) == (1, "cosine", 0.03, 0.0)
+        assert (one.precision, one.checkpointing, one.adapter.dropout) == ("bf16", True, 0.05)
+
+
+def test_a_file_may_name_its_sources(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "about: mine\nepochs: {value: 2, source: our paper}\nadapter:\n  rank: {value: 4}\nlr.adapters: 0.1\n"
+    )
+
+    assert recipe_settings(str(file)) == [
+        ("epochs", 2, "our paper"),
+        ("adapter.rank", 4, ""),
+        ("lr.adapters", 0.1, ""),
+    ]
+    assert build_recipe(read_recipe(file)).adapter.rank == 4
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest():
+    with pytest.raises(
+        OptionError,
+        match=r"no recipe is called 'relased'; did you mean 'released'\? known: coin, mcitlib, paper, released; or pass a YAML file",
+    ):
+        read_recipe("relased")
