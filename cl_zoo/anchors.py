@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from cl_zoo.features import FeatureEncoder
 
 
+FORMULA = (
+    "route of a sample: w = softmax over the tasks t of (sum over the views k of weight_k * cos(feature_k, anchor_k[t])) / "
+    "temperature; a cosine with a row of zeros is zero"
+)
+
+
 @dataclass(frozen=True)
 class View:
     """One kind of features that samples are compared by.
@@ -36,21 +42,25 @@ class View:
         look: features (n, width) of n samples; a row of zeros for a sample that has nothing to look at.
         width: of the features.
         weight: α_k, how much their similarity counts.
+        says: what `look` does in words, for those who route without this package.
     """
 
     look: Callable[[Sequence[Sample]], Tensor]
     width: int
     weight: float
+    says: str = ""
 
 
 def image_view(features: FeatureEncoder, weight: float) -> View:
     """Images in CLIP's joint space."""
-    return View(lambda samples: features.images([one.image for one in samples]), features.width, weight)
+    says = "image feature in CLIP's joint space, fp32, not normalised; zeros for a prompt without an image"
+    return View(lambda samples: features.images([one.image for one in samples]), features.width, weight, says)
 
 
 def text_view(features: FeatureEncoder, weight: float) -> View:
     """Whole prompts, question and instruction, in CLIP's joint space."""
-    return View(lambda samples: features.texts([one.prompt for one in samples]), features.width, weight)
+    says = "text feature in CLIP's joint space of the whole prompt (question, newline, instruction), fp32, not normalised"
+    return View(lambda samples: features.texts([one.prompt for one in samples]), features.width, weight, says)
 
 
 def state_view(features: FeatureEncoder, weight: float) -> View:
@@ -59,7 +69,11 @@ def state_view(features: FeatureEncoder, weight: float) -> View:
     def look(samples: Sequence[Sample]) -> Tensor:
         return features.text_states([one.prompt.partition(" ASSISTANT")[0] for one in samples])
 
-    return View(look, features.text_width, weight)
+    says = (
+        "state at the end token before CLIP's text projection, after the final layer norm, of the prompt (question, "
+        "newline, instruction) up to a first ' ASSISTANT', fp32"
+    )
+    return View(look, features.text_width, weight, says)
 
 
 class Anchors(nn.Module):
@@ -99,6 +113,14 @@ class Anchors(nn.Module):
         """The route of each sample, (samples, tasks), rows summing to one."""
         similar = [view.weight * cosines(view.look(samples), self[kind]) for kind, view in self.views.items()]
         return torch.softmax(torch.stack(similar).sum(0) / self.temperature, dim=-1)
+
+    def describe(self) -> dict[str, Any]:
+        """How a route is made, as JSON; the anchors themselves are in `keep`."""
+        views = {
+            kind: {"weight": view.weight, "width": view.width, "feature": view.says}
+            for kind, view in self.views.items()
+        }
+        return {"formula": FORMULA, "temperature": self.temperature, "views": views}
 
     def keep(self) -> dict[str, Tensor]:
         """The buffers, for a plugin's `state_dict`."""

@@ -12,7 +12,8 @@ from cl_zoo.choices import Choice, parse_stack
 from cl_zoo.comparison import Comparison, Result, Watch, load_result
 from cl_zoo.comparison import compare as run_all
 from cl_zoo.errors import OptionError, full_disk_named, nearest
-from cl_zoo.jobs import Job, execute, finish, load_benchmark
+from cl_zoo.jobs import Job, execute, load_benchmark
+from cl_zoo.manifests import finish
 from cl_zoo.scoring import Scorer
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -33,7 +34,7 @@ def run(
 
     Args:
         method: `hide`, `hide[variant=released]`, `moelora+ewc`, `package.module:Class` or `file.py:Class`.
-        benchmark: an installed benchmark.
+        benchmark: an installed name, a YAML file, or either with options: `coin[instructions=type2]`.
         with_, probes: further plugins of the stack.
         options: option values by plugin name.
         settings: fields of `Job`: backbone, features, data, order, seed, recipe, limit, cells, device, out.
@@ -99,13 +100,23 @@ def expanded(methods: Sequence[str]) -> list[str]:
     return [name for text in methods for name in (every_method() if text.strip() == "all" else [text])]
 
 
-def load(run_folder: str | Path) -> Result:
-    """A finished run from its folder.
+def load(
+    run_folder: str | Path,
+    *,
+    backbone: str | None = None,
+    features: str | None = None,
+    device: str = "auto",
+) -> Result:
+    """A finished run from its folder: its scores, its costs, and its model once it is asked to `generate`.
+
+    Args:
+        backbone, features: another place of the weights that the run was made on.
+        device: where the model answers: `auto`, `cpu` or `cuda`.
 
     Raises:
         RunError: it has no readable manifest.
     """
-    return load_result(Path(run_folder))
+    return load_result(Path(run_folder), backbone=backbone, features=features, device=device)
 
 
 def stack(

@@ -12,25 +12,29 @@ from typing import Annotated, Any
 
 import typer
 
-from cl_zoo import __version__, commands
+from cl_zoo import __version__, commands, data_commands, model_commands
 from cl_zoo.flags import (
     AsJson,
     AsMarkdown,
     BackboneName,
     BenchmarkName,
+    Cache,
     Cells,
     Data,
     Device,
     Features,
+    ImageAspect,
     Limit,
     Order,
     Out,
     Pairs,
     Probe,
     RecipeFile,
+    Scoring,
     Seed,
     Seeds,
     Sets,
+    Template,
     With,
     chosen_seeds,
     options,
@@ -59,12 +63,16 @@ def run(
     benchmark: BenchmarkName = "mini",
     backbone: BackboneName = None,
     features: Features = None,
+    template: Template = None,
+    image_aspect: ImageAspect = None,
+    cache: Cache = None,
     data: Data = None,
     seed: Seed = None,
     seeds: Seeds = None,
     order: Order = None,
     limit: Limit = None,
     cells: Cells = "lower",
+    scoring: Scoring = "official",
     device: Device = "auto",
     out: Out = "runs",
     as_json: AsJson = False,
@@ -74,8 +82,24 @@ def run(
     from cl_zoo.api import run as run_one
     from cl_zoo.comparison import Comparison
     from cl_zoo.progress import progress_for
+    from cl_zoo.report import known_scoring
 
-    filled = settings(recipe, set_, backbone, features, data, order, limit, cells, device, out)
+    known_scoring(scoring)
+    filled = settings(
+        recipe,
+        set_,
+        backbone,
+        features,
+        template,
+        image_aspect,
+        cache,
+        data,
+        order,
+        limit,
+        cells,
+        device,
+        out,
+    )
     chosen = chosen_seeds(seed, seeds)
     results = []
     with _resumable(), progress_for(_console(stderr=True), len(chosen)) as watch:
@@ -103,7 +127,7 @@ def run(
             )
             results.append(result)
     if results:
-        _show(Comparison(tuple(results)), as_json, as_markdown)
+        _show(Comparison(tuple(results)), scoring, as_json, as_markdown)
 
 
 @app.command()
@@ -122,12 +146,16 @@ def compare(
     benchmark: BenchmarkName = "mini",
     backbone: BackboneName = None,
     features: Features = None,
+    template: Template = None,
+    image_aspect: ImageAspect = None,
+    cache: Cache = None,
     data: Data = None,
     seed: Seed = None,
     seeds: Seeds = None,
     order: Order = None,
     limit: Limit = None,
     cells: Cells = "lower",
+    scoring: Scoring = "official",
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Runs at a time; default: one per GPU or core.")
     ] = None,
@@ -142,8 +170,24 @@ def compare(
     from cl_zoo.choices import split
     from cl_zoo.jobs import load_benchmark
     from cl_zoo.progress import progress_for
+    from cl_zoo.report import known_scoring
 
-    filled = settings(recipe, set_, backbone, features, data, order, limit, cells, device, out)
+    known_scoring(scoring)
+    filled = settings(
+        recipe,
+        set_,
+        backbone,
+        features,
+        template,
+        image_aspect,
+        cache,
+        data,
+        order,
+        limit,
+        cells,
+        device,
+        out,
+    )
     names = (
         expanded([part for part in split(methods, ",") if part.strip()])
         if methods
@@ -162,7 +206,7 @@ def compare(
             watch=watch,
             **filled,
         )
-    _show(comparison, as_json, as_markdown)
+    _show(comparison, scoring, as_json, as_markdown)
     if comparison.failed:
         raise SystemExit(2 if all(one.user_error for one in comparison.failed) else 1)
 
@@ -171,10 +215,15 @@ for name, command in (
     ("list", commands.list_),
     ("show", commands.show),
     ("ledger", commands.ledger),
+    ("forecast", commands.forecast),
     ("check", commands.check),
+    ("doctor", commands.doctor),
     ("new", commands.new),
+    ("predict", model_commands.predict),
+    ("export", model_commands.export),
 ):
     app.command(name)(command)
+app.add_typer(data_commands.app)
 
 
 @app.callback(invoke_without_command=True)
@@ -221,8 +270,8 @@ def _console(*, stderr: bool = False) -> Any:
     return Console(stderr=stderr)
 
 
-def _show(comparison: Any, as_json: bool, as_markdown: bool) -> None:
-    table = comparison.table()
+def _show(comparison: Any, scoring: str, as_json: bool, as_markdown: bool) -> None:
+    table = comparison.table(scoring)
     if as_json:
         commands.print_json(table.to_json())
     elif as_markdown:

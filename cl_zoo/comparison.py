@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from cl_zoo.errors import ClZooError, PluginError, full_disk_named
-from cl_zoo.jobs import Job, finish, load_benchmark
+from cl_zoo.jobs import Job, load_benchmark
+from cl_zoo.manifests import finish
 from cl_zoo.metrics import Matrix
-from cl_zoo.report import Row, Table
-from cl_zoo.runs import IDENTITY, RunFolder, read_manifest
+from cl_zoo.report import Table
+from cl_zoo.results import Result as Result
+from cl_zoo.results import load_result as load_result
+from cl_zoo.runs import IDENTITY, RunFolder
 from cl_zoo.scoring import Scorer
 
 Watch = Callable[[dict[str, Any]], None]
@@ -31,72 +34,6 @@ Watch = Callable[[dict[str, Any]], None]
 
 TOLERANCE = {"steps": 0.02, "samples": 0.02, "trained": 0.05}
 """How far a run's budget may be from the common one before its row is stamped."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run, or the sentence with which it failed.
-
-    Attributes:
-        manifest: everything known about it; empty where it failed.
-        folder: where it lies.
-        stamps: what a reader of its row has to know.
-    """
-
-    label: str
-    seed: int
-    manifest: Mapping[str, Any]
-    folder: Path | None = None
-    error: str | None = None
-    user_error: bool = False
-    stamps: tuple[str, ...] = ()
-
-    @property
-    def matrix(self) -> Matrix:
-        """Scores A[t][i] on task i after learning task t.
-
-        Raises:
-            PluginError: the run failed.
-        """
-        if self.error is not None:
-            raise PluginError(f"{self.label}, seed {self.seed} has no matrix: {self.error}")
-        return Matrix.from_json(self.manifest["matrix"])
-
-    @property
-    def complete(self) -> bool:
-        """Whether it is finished and scored; false in the side processes of a distributed run."""
-        return self.error is None and "matrix" in self.manifest
-
-    @property
-    def ledger(self) -> Mapping[str, Any]:
-        """What the run cost."""
-        costs: Mapping[str, Any] = self.manifest["ledger"]
-        return costs
-
-    def row(self) -> Row:
-        if self.error is not None:
-            return Row(self.label, "sequential", self.seed, (), error=self.error)
-        return Row(
-            label=self.label,
-            protocol=self.manifest["protocol"],
-            seed=self.seed,
-            tasks=tuple(self.manifest["tasks"]),
-            matrix=self.matrix,
-            trained=self.ledger["trained"],
-            stored=sum(self.ledger["stored"].get("inference", {}).values()),
-            seconds=self.ledger["seconds"],
-            stamps=(*self._variants(), *self.stamps),
-        )
-
-    def _variants(self) -> tuple[str, ...]:
-        """`hide: paper` for every plugin that has variants, so that no reader has to know the default."""
-        stack = self.manifest["identity"]["stack"]
-        return tuple(
-            f"{one['name']}: {one['options']['variant']}" for one in stack if "variant" in one["options"]
-        )
-
-    def table(self) -> Table:
-        return Table([self.row()])
 
 
 @dataclass(frozen=True)
@@ -114,21 +51,11 @@ class Comparison:
     def failed(self) -> list[Result]:
         return [one for one in self.results if one.error is not None]
 
-    def table(self) -> Table:
+    def table(self, scoring: str = "official") -> Table:
+        """All of them in one table, by the official or the strict rules."""
         stamps = budget_stamps(self.results)
-        return Table(
-            [replace(one, stamps=stamps.get((one.label, one.seed), ())).row() for one in self.results]
-        )
-
-
-def load_result(folder: Path) -> Result:
-    """A finished run from its folder.
-
-    Raises:
-        RunError: it has no readable manifest.
-    """
-    manifest = read_manifest(folder)
-    return Result(manifest["label"], manifest["seed"], manifest, folder)
+        rows = [replace(one, stamps=stamps.get((one.label, one.seed), ())).row() for one in self.results]
+        return Table(rows, scoring)
 
 
 def compare(

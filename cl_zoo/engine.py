@@ -19,12 +19,12 @@ from cl_zoo.backbones import Backbone
 from cl_zoo.bank import adapters, standing_still
 from cl_zoo.batches import Batch, seed_everything
 from cl_zoo.config import Recipe
-from cl_zoo.errors import PluginError, RunError
+from cl_zoo.errors import PluginError
 from cl_zoo.generate import answers
-from cl_zoo.learn import Learner, Report, assign_parts
+from cl_zoo.learn import Learner, Report, assign_parts, recompute_activations
 from cl_zoo.ledger import Ledger, active, own_state, peak_memory_mb, stored
 from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
+from cl_zoo.runs import RunFolder, State, fill
 from cl_zoo.tasks import Sample, Task, TaskData
 from cl_zoo.world import World
 
@@ -79,7 +79,7 @@ class Run:
         self._seed("build")
         model = placed(self.plugins, self.backbone, self.recipe)
         if self.recipe.checkpointing:
-            self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(self.backbone.model)
         return model
 
     @cached_property
@@ -100,7 +100,7 @@ class Run:
         return lessons
 
     def _learn(self, lesson: Lesson) -> None:
-        task = lesson.task
+        task, recipe = lesson.task, self.recipe.for_task(lesson.task.name)
         self._seed("before_task", task)
         with self._autocast():
             self.plugins.before_task(self.model, task)
@@ -113,7 +113,7 @@ class Run:
             pool,
             backbone=self.backbone,
             plugins=self.plugins,
-            recipe=self.recipe,
+            recipe=recipe,
             world=self.world,
             seed=self.seed,
         )
@@ -123,7 +123,7 @@ class Run:
         self.report(task=task.name, index=task.index, phase="after_task")
         with self._autocast():
             measured = self.plugins.after_task(
-                self.model, task, TaskBatches(self.backbone, lesson.train, self.recipe)
+                self.model, task, TaskBatches(self.backbone, lesson.train, recipe)
             )
         self.measured.append({name: float(value) for name, value in measured.items()})  # 0-dim tensors too
 
@@ -133,11 +133,8 @@ class Run:
         seen = [other.task for other in lessons if lesson and other.task.index <= lesson.task.index]
         row = lesson.task.index if lesson else 0
         with unchanged(self.model, self.backbone):
-            self.model.eval()  # a module that answers may hold the model without registering it
-            self._seed("build_inference_model", lesson.task if lesson else None)
             with self._autocast():
-                answering = self.plugins.build_inference_model(self.model, seen)
-            answering.eval()
+                answering = answering_model(self.plugins, self.model, seen, self.seed)
             for place in self._cells(row, len(lessons)):
                 self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
                 records = self._write_answers(answering, row, place)
@@ -205,21 +202,22 @@ class Run:
         found = self.folder.load_state(str(self.backbone.device))
         if found is None:
             return 0
-        tensors, plugins, notes = found
-        self.plugins.load_state_dict(plugins)
-        self.model.to(self.backbone.device)
-        fill(own_state(self.model, self.backbone), tensors, str(self.folder.partial))
+        notes = put_back(found, self.plugins, self.model, self.backbone, self.folder.partial)
         self.ledger = Ledger.from_json(notes["ledger"])
         self.plugins.seconds.update(self.ledger.hooks)
         self.measured = notes["measured"]
         return int(notes["done"])
 
     def _seed(self, phase: str, task: Task | None = None) -> None:
-        """Nothing that was drawn before decides what a hook draws."""
-        seed_everything(self.seed, task.name if task else "", task.occurrence if task else 0, phase)
+        seed_phase(self.seed, phase, task)
 
     def _autocast(self) -> Any:
         return self.world.autocast(self.recipe.precision)
+
+
+def seed_phase(seed: int, phase: str, task: Task | None = None) -> None:
+    """Nothing that was drawn before decides what a hook draws."""
+    seed_everything(seed, task.name if task else "", task.occurrence if task else 0, phase)
 
 
 def placed(plugins: Plugins, backbone: Backbone, recipe: Recipe) -> nn.Module:
@@ -230,6 +228,26 @@ def placed(plugins: Plugins, backbone: Backbone, recipe: Recipe) -> nn.Module:
         model = adapters(backbone, recipe) if learns else backbone.model
     backbone.train_projector(learns and recipe.projector == "sequential")
     return model.to(backbone.device)
+
+
+def put_back(found: State, plugins: Plugins, model: nn.Module, backbone: Backbone, place: object) -> Any:
+    """Give a model that was just placed, and its plugins, what a checkpoint holds; returns its notes.
+
+    Raises:
+        RunError: the checkpoint's tensors are not those of the model.
+    """
+    tensors, state, notes = found
+    plugins.load_state_dict(state)
+    model.to(backbone.device)
+    fill(own_state(model, backbone), tensors, str(place))
+    return notes
+
+
+def answering_model(plugins: Plugins, model: nn.Module, seen: Sequence[Task], seed: int) -> nn.Module:
+    """What answers after the tasks seen so far, in evaluation mode."""
+    model.eval()  # a module that answers may hold the model without registering it
+    seed_phase(seed, "build_inference_model", seen[-1] if seen else None)
+    return plugins.build_inference_model(model, seen).eval()
 
 
 @dataclass(frozen=True)
@@ -262,11 +280,8 @@ class TaskBatches(Sequence[Batch]):
     when they are."""
 
     def __init__(self, backbone: Backbone, samples: Sequence[Sample], recipe: Recipe) -> None:
-        self._backbone, self._samples, self._size = (
-            backbone,
-            samples,
-            recipe.micro_batch or recipe.global_batch,
-        )
+        self._backbone, self._samples = backbone, samples
+        self._size = recipe.micro_batch or recipe.global_batch
 
     def __len__(self) -> int:
         return -(-len(self._samples) // self._size)
@@ -297,6 +312,10 @@ class Later(Batch):
     def targets(self) -> Tensor | None:  # type: ignore[override]
         return self._made.targets
 
+    @property
+    def spans(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self._made.spans
+
 
 def expected(task: TaskData) -> Iterator[dict[str, Any]]:
     """What the answers to a task are scored against, one record per test sample."""
@@ -304,26 +323,6 @@ def expected(task: TaskData) -> Iterator[dict[str, Any]]:
         sample = task.test[i]
         wanted = {"id": sample.id, "answer": sample.answer, "references": list(sample.references)}
         yield {**wanted, "truth": dict(sample.truth)} if sample.truth else wanted
-
-
-def fill(targets: dict[str, Tensor], tensors: dict[str, Tensor], place: str) -> None:
-    """Copy tensors into a model, strictly by name and shape.
-
-    Raises:
-        RunError: a tensor is missing, extra, or of another shape.
-    """
-    for name in sorted(targets.keys() ^ tensors.keys()):
-        what = "lacks" if name in targets else "holds an unknown"
-        raise RunError(
-            f"checkpoint in {place} {what} tensor {name}; delete the folder to start the run again"
-        )
-    with torch.no_grad():
-        for name, target in targets.items():
-            if target.shape != tensors[name].shape:
-                raise RunError(
-                    f"checkpoint in {place}: {name} has shape {tuple(tensors[name].shape)}, the model wants {tuple(target.shape)}; delete the folder to start the run again"
-                )
-            target.copy_(tensors[name])
 
 
 @contextmanager

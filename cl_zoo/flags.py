@@ -13,20 +13,38 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Recipe value, key=value with dots (lr.projector=0); repeatable."),
 ]
-RecipeFile = Annotated[str | None, typer.Option("--recipe", help="YAML file of recipe values.")]
-BenchmarkName = Annotated[str, typer.Option("--benchmark", help="Installed benchmark.")]
+RecipeFile = Annotated[
+    str | None, typer.Option("--recipe", help="paper, released, mcitlib, coin, or a YAML file.")
+]
+BenchmarkName = Annotated[
+    str,
+    typer.Option(
+        "--benchmark", help="An installed name, my.yaml, or either with [option=value]; see show benchmark."
+    ),
+]
 BackboneName = Annotated[
     str | None, typer.Option("--backbone", help="NAME, NAME:PATH, or a LLaVA checkpoint folder.")
 ]
 Features = Annotated[
     str | None, typer.Option("--features", help="Feature encoder: open_clip NAME/PRETRAINED or a folder.")
 ]
+Template = Annotated[
+    str | None, typer.Option("--template", help="Chat template by name, or a text with {prompt}.")
+]
+ImageAspect = Annotated[
+    str | None, typer.Option("--image-aspect", help="pad, crop or stretch an image to the tower's square.")
+]
+Cache = Annotated[str | None, typer.Option("--cache", help="Folder for image features that all runs share.")]
 Data = Annotated[str | None, typer.Option("--data", help="Folder of the benchmark's data.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="One seed; default: 0.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="N seeds, 0 to N-1.")]
 Order = Annotated[str | None, typer.Option("--order", help="Letters (RAVICF) or comma-separated task names.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Samples per split.")]
 Cells = Annotated[str, typer.Option("--cells", help="Scores to measure: lower, last or full.")]
+Scoring = Annotated[
+    str,
+    typer.Option("--scoring", help="Scores to show: official or strict; both are kept."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Out = Annotated[str, typer.Option("--out", help="Folder of all runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
@@ -38,6 +56,9 @@ def settings(
     sets: list[str] | None,
     backbone: str | None,
     features: str | None,
+    template: str | None,
+    image_aspect: str | None,
+    cache: str | None,
     data: str | None,
     order: str | None,
     limit: int | None,
@@ -58,6 +79,9 @@ def settings(
         "recipe": filled,
         "backbone": backbone,
         "features": features,
+        "template": template,
+        "image_aspect": image_aspect,
+        "cache": cache,
         "data": data,
         "order": order,
         "limit": limit,
@@ -68,12 +92,10 @@ def settings(
 
 
 def values(recipe: str | None, sets: list[str] | None) -> dict[str, Any]:
-    """Recipe values by dotted key: those of the file, with `--set` over them."""
-    from pathlib import Path
+    """Recipe values by dotted key: those of the named recipe or file, with `--set` over them."""
+    from cl_zoo.config import layered, parse_pairs, read_recipe
 
-    from cl_zoo.config import parse_pairs, read_recipe
-
-    return {**(read_recipe(Path(recipe)) if recipe else {}), **parse_pairs(sets or [], "--set")}
+    return layered(read_recipe(recipe) if recipe else {}, parse_pairs(sets or [], "--set"))
 
 
 def options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:

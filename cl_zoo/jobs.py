@@ -1,14 +1,14 @@
 """A job: one run as a user describes it, from names to a finished run folder.
 
 `Job` holds names and numbers only, so that it can be sent to a worker process as JSON. `prepare` looks everything up,
-`execute` trains and answers, `finish` scores and writes the manifest.
+`execute` trains and answers; `cl_zoo.manifests.finish` scores and writes the manifest.
 """
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo import __version__
+from cl_zoo.checkpoints import family_of
 from cl_zoo.choices import Choice
 from cl_zoo.config import Recipe, build_recipe
-from cl_zoo.entrypoints import BACKBONES, BENCHMARKS, installed, load
-from cl_zoo.errors import BackboneError, DataError, OptionError, PluginError, nearest
-from cl_zoo.metrics import Matrix
+from cl_zoo.data.described import benchmark_loader
+from cl_zoo.entrypoints import BACKBONES, installed, load
+from cl_zoo.errors import BackboneError, OptionError, PluginError, nearest
+from cl_zoo.manifests import scorable
 from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder, read_manifest, run_id
-from cl_zoo.scoring import METRICS, Cell, Scorer
+from cl_zoo.runs import RunFolder, run_id
 from cl_zoo.tasks import Benchmark, TaskData, source_hash
+from cl_zoo.templates import resolve
 
 if TYPE_CHECKING:
     from cl_zoo.backbones import Backbone
@@ -33,10 +35,13 @@ if TYPE_CHECKING:
 
 CELLS = ("lower", "last", "full")
 DECIDING = (
+    "ahead",
     "anchors",
     "backbones",
     "bank",
     "batches",
+    "checkpoints",
+    "data",
     "engine",
     "features",
     "generate",
@@ -45,9 +50,10 @@ DECIDING = (
     "plugins",
     "prompts",
     "tasks",
+    "templates",
     "world",
 )
-"""Modules of the engine whose source decides a result; their hash is part of every run's identity."""
+"""Modules and packages of the engine whose source decides a result; their hash is part of every run's identity."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,11 @@ class Job:
 
     Attributes:
         choices: the stack: method, what runs with it, probes.
-        benchmark, backbone: installed names; a backbone may be `NAME:PATH` or the path of a LLaVA checkpoint.
+        benchmark, backbone: installed names; a backbone may be `NAME:PATH` or the path of a checkpoint.
         features: feature encoder in place of the backbone's own.
+        template: chat template in place of the backbone's own, by name or as a text with `{prompt}`.
+        image_aspect: how an image becomes what the vision tower takes, in place of the backbone's own way.
+        cache: folder where image features are kept for all runs; `None` keeps them in memory only.
         data: folder of the benchmark's data.
         order: letters or names, `None` for the default order.
         recipe: recipe values by dotted key, over the benchmark's.
@@ -70,6 +79,9 @@ class Job:
     benchmark: str
     backbone: str | None = None
     features: str | None = None
+    template: str | None = None
+    image_aspect: str | None = None
+    cache: str | None = None
     data: str | None = None
     order: str | None = None
     seed: int = 0
@@ -111,25 +123,26 @@ def prepare(job: Job) -> Prepared:
     """
     if job.cells not in CELLS:
         raise OptionError(f"--cells {job.cells}{nearest(job.cells, CELLS)}")
+    if job.template is not None:
+        resolve(job.template)  # raises before anything is loaded
     benchmark = load_benchmark(job.benchmark, job.data)
     stream = benchmark.stream(job.order, job.limit)
     for task in stream:
-        if task.metric not in METRICS:
-            raise DataError(
-                f"{benchmark.name}, task {task.name}: no metric {task.metric!r}{nearest(task.metric, METRICS)}"
-            )
+        scorable(benchmark.name, task)
     recipe = build_recipe(benchmark.recipe, job.recipe)
+    recipe.check_tasks([task.name for task in benchmark.tasks], benchmark.name)
     return Prepared(job, benchmark, stream, recipe, Plugins(job.choices))
 
 
 def load_benchmark(name: str, data: str | None = None) -> Benchmark:
-    """A benchmark by its installed name.
+    """A benchmark by name, as `cl_zoo.data.described.benchmark_loader` reads it.
 
     Raises:
         PluginError: no such benchmark, or its plugin does not give a `Benchmark`.
-        DataError: its data cannot be used.
+        OptionError: it has no such option or value.
+        DataError: its description or its data cannot be used.
     """
-    benchmark = load(BENCHMARKS, name)(Path(data) if data else None)
+    benchmark = benchmark_loader(name)(Path(data) if data else None)
     if not isinstance(benchmark, Benchmark):
         raise PluginError(
             f"benchmark {name}: its plugin gave a {type(benchmark).__name__}, not a cl_zoo.Benchmark"
@@ -150,32 +163,36 @@ def load_backbone(job: Job, default: str, recipe: Recipe, device: Any) -> Backbo
     name, path = backbone_parts(job.backbone or default)
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     backbone: Backbone = load(BACKBONES, name)(path, device, dtype)
-    if job.features:
-        backbone.feature_name = job.features
+    backbone.adjust(
+        features=job.features,
+        template=job.template,
+        image_aspect=job.image_aspect,
+        cache=Path(job.cache) if job.cache else None,
+    )
     return backbone
 
 
 def backbone_parts(text: str) -> tuple[str, Path | None]:
-    """Name and checkpoint of `NAME`, `NAME:PATH`, a folder (a LLaVA checkpoint) or `module:function`.
+    """Name and checkpoint of `NAME`, `NAME:PATH`, a folder (its configuration names the family) or `module:function`.
 
     Raises:
-        BackboneError: it looks like a path, but there is no such folder.
+        BackboneError: a folder of no known family; or it looks like a path, but there is no such folder.
     """
     name, _, path = text.partition(":")
     if any(one.name == name for one in installed(BACKBONES)):  # a folder of that name here changes nothing
         return name, Path(path) if path else None
     if Path(text).is_dir():
-        return "llava", Path(text)
+        return family_of(Path(text)), Path(text)
     if ":" not in text and ("/" in text or text.startswith(".")):
         raise BackboneError(f"backbone {text}: no such folder; pass the path of a downloaded checkpoint")
     return text, None
 
 
 def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
-    """Train and answer, or find the finished run; scoring is left to `finish`.
+    """Train and answer, or find the finished run; scoring is left to `cl_zoo.manifests`.
 
     Returns:
-        The run's folder, still to be entered by `finish`, and the facts for its manifest (empty for a finished run).
+        The run's folder, still to be entered by `cl_zoo.manifests.finish`, and the facts for its manifest (empty for a finished run).
 
     Raises:
         ClZooError: the job cannot be run as described.
@@ -221,19 +238,30 @@ def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
 
 def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:
     return {
+        "job": prepared.job.to_json()
+        | {"backbone": prepared.job.backbone or prepared.benchmark.default_backbone},
         "label": prepared.job.label,
         "protocol": prepared.plugins.protocol,
         "seed": prepared.job.seed,
         "tasks": [task.name for task in prepared.stream],
+        "lessons": [asdict(lesson.task) for lesson in run.lessons],
         "metrics": [task.metric for task in prepared.stream],
         "ledger": run.ledger.to_json(),
         "measured": run.measured,
     }
 
 
+def deciding() -> list[Path]:
+    """The source files of `DECIDING`."""
+    here = Path(__file__).parent
+    return [
+        file for name in DECIDING for file in (sorted((here / name).glob("*.py")) or [here / f"{name}.py"])
+    ]
+
+
 def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
     """Everything that decides a run's result; its hash is the run's id."""
-    job, here = prepared.job, Path(__file__).parent
+    job = prepared.job
     return {
         "benchmark": {
             "name": prepared.benchmark.name,
@@ -249,6 +277,7 @@ def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
             "name": backbone.name,
             "revision": backbone.revision,
             "template": backbone.template,
+            "image_aspect": backbone.image_aspect,
             "features": backbone.feature_revision,
         },
         "stack": [plugin for plugin in prepared.plugins.options() if not plugin["probe"]],
@@ -258,48 +287,9 @@ def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
         "cells": job.cells,
         "device": backbone.device.type,
         "sources": prepared.plugins.sources(),
-        "engine": source_hash(*(here / f"{module}.py" for module in DECIDING)),
+        "engine": source_hash(*deciding()),
         "version": __version__,
     }
-
-
-def finish(folder: RunFolder, facts: Mapping[str, Any], scorer: Scorer) -> dict[str, Any]:
-    """Score the answers and write the manifest; a finished run's manifest is read.
-
-    Raises:
-        DataError: an answer file is incomplete.
-    """
-    with folder:
-        if folder.finished:
-            return read_manifest(folder.final)
-        scores = score_answers(folder.partial, facts["metrics"], scorer)
-        rows = 1 if facts["protocol"] != "sequential" else len(facts["tasks"])
-        matrix = [
-            [
-                scores[f"{row}-{place}"]["value"] if f"{row}-{place}" in scores else None
-                for place in range(len(facts["tasks"]))
-            ]
-            for row in range(rows)
-        ]
-        manifest = {
-            **facts,
-            "identity": folder.identity,
-            "scores": scores,
-            "matrix": Matrix.from_rows(matrix).to_json(),
-        }
-        folder.finish(manifest)
-        return manifest
-
-
-def score_answers(folder: Path, metrics: Sequence[str], scorer: Scorer) -> dict[str, Any]:
-    """Scores of all answer files of a run, by `row-place`."""
-    files = sorted((folder / "answers").glob("*.jsonl"))
-    places = [int(file.stem.partition("-")[2]) for file in files]
-    cells = [
-        Cell(metrics[place], file, folder / "expected" / f"{place}.jsonl")
-        for place, file in zip(places, files, strict=True)
-    ]
-    return {file.stem: asdict(score) for file, score in zip(files, scorer.score(cells), strict=True)}
 
 
 def environment(device: Any, processes: int) -> dict[str, Any]:

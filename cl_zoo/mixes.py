@@ -2,6 +2,9 @@
 
 A mix applies G of `y = W x + s · B (G ⊗ I_r) A x` to z = A x. It is called with z (..., Σr of the As), the layer's input
 x (..., d_in) and the rank of every active expert, and returns (..., Σr of the Bs).
+
+A mix whose G depends on no input may define `fold(downs, ups) -> (A, B)`: one A (r, d_in) and one B (d_out, r) in the place of
+those of the active experts, with B A = Σᵢⱼ Bᵢ Gᵢⱼ Aⱼ. Then a layer's update can be exported as one LoRA or merged into W.
 """
 
 from __future__ import annotations
@@ -74,6 +77,10 @@ class AllOnes(nn.Module):
             )
         total = rearrange(z, "... (e r) -> ... e r", e=len(ranks)).sum(-2)
         return repeat(total, "... r -> ... (e r)", e=len(ranks))
+
+    def fold(self, downs: Sequence[Tensor], ups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """ΣAᵢ and ΣBᵢ."""
+        return torch.stack(list(downs)).sum(0), torch.stack(list(ups)).sum(0)
 
 
 def per_sample(weights: Tensor, z: Tensor) -> Tensor:

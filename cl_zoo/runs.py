@@ -24,6 +24,9 @@ from cl_zoo.errors import RunError, first_line
 if TYPE_CHECKING:
     from torch import Tensor
 
+State = tuple[dict[str, "Tensor"], dict[str, Any], dict[str, Any]]
+"""A checkpoint: model tensors by name, plugin state, notes."""
+
 MANIFEST, IDENTITY, FACTS = "manifest.json", "identity.json", "facts.json"
 
 
@@ -122,32 +125,9 @@ class RunFolder:
             if other != target:
                 shutil.rmtree(other)
 
-    def load_state(
-        self, device: str = "cpu"
-    ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]] | None:
-        """The newest checkpoint as (model tensors, plugin state, notes), or `None` where there is none.
-
-        Raises:
-            RunError: it is there but cannot be read.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        states = sorted(self.partial.glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
-        if not states:
-            return None
-        try:
-            notes = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
-            tensors = load_file(states[-1] / "model.safetensors", device=device)
-            kept = load_file(states[-1] / "plugins.safetensors", device=device)
-            # Copies: in the file a tensor lies anywhere, and matrix products of unaligned memory end in other last bits.
-            kept = {name: tensor.clone() for name, tensor in kept.items()}
-            plugins = _join_tensors(notes.pop("plugins"), kept)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise RunError(
-                f"checkpoint {states[-1]}: {first_line(error)}; delete {self.partial} to start the run again"
-            ) from None
-        return tensors, plugins, notes
+    def load_state(self, device: str = "cpu") -> State | None:
+        """The newest checkpoint of the unfinished run, see `read_state`."""
+        return read_state(self.partial, device)
 
     def write_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
         """Write JSON lines under their final name in one go."""
@@ -188,6 +168,54 @@ class RunFolder:
                 raise RunError(
                     f"run folder {folder} holds another configuration; move it away or use another --out"
                 )
+
+
+def read_state(folder: Path, device: str = "cpu") -> State | None:
+    """The newest checkpoint in a run's folder as (model tensors, plugin state, notes), or `None` where there is none.
+
+    Raises:
+        RunError: it is there but cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    states = sorted(folder.glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
+    if not states:
+        return None
+    try:
+        notes = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(states[-1] / "model.safetensors", device=device)
+        kept = load_file(states[-1] / "plugins.safetensors", device=device)
+        # Copies: in the file a tensor lies anywhere, and matrix products of unaligned memory end in other last bits.
+        kept = {name: tensor.clone() for name, tensor in kept.items()}
+        plugins = _join_tensors(notes.pop("plugins"), kept)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RunError(
+            f"checkpoint {states[-1]}: {first_line(error)}; delete {folder} to start the run again"
+        ) from None
+    return tensors, plugins, notes
+
+
+def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], place: str) -> None:
+    """Copy tensors into a model, strictly by name and shape.
+
+    Raises:
+        RunError: a tensor is missing, extra, or of another shape.
+    """
+    import torch
+
+    for name in sorted(targets.keys() ^ tensors.keys()):
+        what = "lacks" if name in targets else "holds an unknown"
+        raise RunError(
+            f"checkpoint in {place} {what} tensor {name}; delete the folder to start the run again"
+        )
+    with torch.no_grad():
+        for name, target in targets.items():
+            if target.shape != tensors[name].shape:
+                raise RunError(
+                    f"checkpoint in {place}: {name} has shape {tuple(tensors[name].shape)}, the model wants {tuple(target.shape)}; delete the folder to start the run again"
+                )
+            target.copy_(tensors[name])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -174,6 +174,10 @@ class Scaled(nn.Module):
     def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
         return self.factor * z
 
+    def fold(self, downs: Sequence[Tensor], ups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """One A and one B of all ranks, with ε in B."""
+        return torch.cat(list(downs), 0), self.factor * torch.cat(list(ups), 1)
+
 
 def concatenated(down: Tensor, new_down: Tensor, up: Tensor, new_up: Tensor) -> tuple[Tensor, Tensor]:
     """(A, B) with BA the sum of the two updates: their ranks add up (Eq. 6)."""

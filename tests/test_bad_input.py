@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from cl_zoo.backbones import load_llava
+from cl_zoo.backbones.llava import load as load_llava
 from cl_zoo.errors import BackboneError, OptionError, RunError, full_disk_named
 from cl_zoo.jobs import backbone_parts
 from cl_zoo.tasks import Benchmark
@@ -275,6 +275,7 @@ def test_a_folder_called_like_a_backbone_does_not_take_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "mini").mkdir()
+    (tmp_path / "mini" / "config.json").write_text('{"model_type": "llava"}')
     monkeypatch.chdir(tmp_path)
 
     assert backbone_parts("mini") == ("mini", None)

@@ -28,9 +28,9 @@ def lessons(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     taken: list[tuple[str, list[str]]] = []
     real = Learner.step
 
-    def step(self: Learner, indices: Sequence[int]) -> dict[str, Tensor]:
+    def step(self: Learner, indices: Sequence[int], following: Sequence[int]) -> dict[str, Tensor]:
         taken.append((self.task.name, [f"{self.pool[i].prompt} {self.pool[i].id}" for i in indices]))
-        return real(self, indices)
+        return real(self, indices, following)
 
     monkeypatch.setattr(Learner, "step", step)
     return taken

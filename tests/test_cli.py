@@ -60,7 +60,7 @@ def test_list_prints_kind_name_origin_and_class(cli: Callable[..., Any]):
     assert ended.code == 0
     lines = [line.split() for line in ended.out.splitlines()]
     assert ["method", "hide", "cl-zoo", cl_zoo.__version__, "cl_zoo_hide:HiDe"] in lines
-    assert ["backbone", "llava", "cl-zoo", cl_zoo.__version__, "cl_zoo.backbones:load_llava"] in lines
+    assert ["backbone", "llava", "cl-zoo", cl_zoo.__version__, "cl_zoo.backbones.llava:load"] in lines
 
 
 def test_list_as_json_can_be_read(cli: Callable[..., Any]):

@@ -376,9 +376,11 @@ def test_a_task_that_occurs_twice_is_learnt_in_another_order(
     taken: list[tuple[Task, list[int]]] = []
     real = cl_zoo.learn.Learner.step
 
-    def step(self: cl_zoo.learn.Learner, indices: Sequence[int]) -> dict[str, Tensor]:
+    def step(
+        self: cl_zoo.learn.Learner, indices: Sequence[int], following: Sequence[int]
+    ) -> dict[str, Tensor]:
         taken.append((self.task, list(indices)))
-        return real(self, indices)
+        return real(self, indices, following)
 
     monkeypatch.setattr(cl_zoo.learn.Learner, "step", step)
     run = start("finetune", tiny_folder, tmp_path, tasks=TWICE)

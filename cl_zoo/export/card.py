@@ -1,0 +1,165 @@
+"""The model card of an exported run: what it was made from, how it scored, and the lines that load it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from huggingface_hub import ModelCardData, metadata_load
+
+from cl_zoo.metrics import Matrix
+
+if TYPE_CHECKING:
+    from cl_zoo.restore import Restored
+
+CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
+"""Where huggingface_hub keeps the files of a model."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that was adapted.
+
+    Attributes:
+        place: what `from_pretrained` takes: a folder or an id of the hub.
+        hub: id on the hub, where it is known.
+        licence: as its own card names it, where it has one.
+        model_class: name of its class in transformers.
+        dtype: name of the type in which it answered.
+    """
+
+    place: str
+    hub: str | None
+    licence: str | None
+    model_class: str
+    dtype: str
+
+    @classmethod
+    def of(cls, model: Any) -> Base:
+        place = str(model.name_or_path)
+        cached = CACHED.search(place)
+        hub = f"{cached[1]}/{cached[2]}" if cached else None if Path(place).is_dir() else place or None
+        dtype = str(model.dtype).removeprefix("torch.")
+        return cls(hub or place, hub, _licence(Path(place)), type(model).__name__, dtype)
+
+
+def _licence(folder: Path) -> str | None:
+    try:
+        found = (metadata_load(folder / "README.md") or {}).get("license")
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return str(found) if found else None
+
+
+def card(restored: Restored, base: Base, what: str, loading: str, *, library: str) -> str:
+    """The text of README.md.
+
+    Args:
+        what: one paragraph on what the folder holds.
+        loading: Python lines that load it, run inside the folder.
+        library: `peft` or `transformers`.
+    """
+    manifest = restored.manifest
+    names = [one["name"] for one in manifest["identity"]["stack"]]
+    data = ModelCardData(
+        base_model=base.hub,
+        library_name=library,
+        license=base.licence,
+        pipeline_tag="image-text-to-text",
+        tags=["cl-zoo", "continual-learning", *(["lora"] if library == "peft" else []), *names],
+    )
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {manifest['label']} on {', '.join(manifest['tasks'])}",
+        what,
+        *_papers(restored.plugins.instances.values()),
+        "## Lineage",
+        _table(("what", "value"), _lineage(manifest, base)),
+        "## Scores",
+        *_scores(manifest),
+        "## How to load",
+        f"Inside this folder:\n\n```python\n{loading.strip()}\n```",
+        _asking(restored),
+        "## Recipe",
+        f"```yaml\n{yaml.safe_dump(manifest['identity']['recipe'], sort_keys=True).strip()}\n```",
+        "## Licence",
+        _terms(base),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _papers(plugins: Sequence[Any] | Any) -> list[str]:
+    """The first paragraph and the source of every plugin of the stack."""
+    found = []
+    for plugin in plugins:
+        module = inspect.getmodule(type(plugin))
+        paragraphs = (inspect.getdoc(module) or "").split("\n\n")[:2]
+        if any(paragraphs):
+            found.append("\n>\n".join("> " + " ".join(text.split()) for text in paragraphs if text.strip()))
+    return found
+
+
+def _lineage(manifest: Mapping[str, Any], base: Base) -> list[tuple[str, str]]:
+    identity, environment = manifest["identity"], manifest.get("environment", {})
+    benchmark, backbone = identity["benchmark"], identity["backbone"]
+    rows = [
+        ("base model", f"`{base.place}` ({base.model_class}), hash of its files {backbone['revision']}"),
+        ("prompt template", f"`{backbone['template']}`"),
+        ("image aspect", backbone["image_aspect"]),
+    ]
+    for plugin in identity["stack"]:
+        chosen = ", ".join(f"{key}={value}" for key, value in sorted(plugin["options"].items()))
+        rows.append((f"plugin {plugin['name']}", chosen or "no options"))
+    limit = f", {benchmark['limit']} samples per split" if benchmark["limit"] is not None else ""
+    return [
+        *rows,
+        ("benchmark", f"{benchmark['name']} {benchmark['version']}, data {benchmark['data']}{limit}"),
+        ("order", ", ".join(benchmark["order"])),
+        ("seed", str(manifest["seed"])),
+        ("run", manifest["id"]),
+        ("cl_zoo", f"{identity['version']}, commit {environment.get('commit') or 'unknown'}"),
+    ]
+
+
+def _scores(manifest: Mapping[str, Any]) -> list[str]:
+    matrix = Matrix.from_json(manifest["matrix"])
+    rows = zip(manifest["tasks"], manifest["metrics"], map(_number, matrix.last_i), strict=True)
+    figures = (
+        f"Last {_number(matrix.last)}, BWT {_number(matrix.bwt)} (official scores, after the last task)."
+    )
+    return [_table(("task", "metric", "score"), list(rows)), figures]
+
+
+def _asking(restored: Restored) -> str:
+    wanted = restored.manifest["identity"]["backbone"]
+    return (
+        f"A prompt is question and instruction, separated by a newline, inside the template `{wanted['template']}`, with the "
+        f"image before it; images are brought to the vision tower's square by `{wanted['image_aspect']}`. Answers were made "
+        "greedily."
+    )
+
+
+def _terms(base: Base) -> str:
+    named = f"The base model's own card names `{base.licence}`. " if base.licence else ""
+    return (
+        f"{named}The licence of the base model applies to what is derived from it, and the terms of the data to what was "
+        "learnt from them."
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).replace("|", "\\|").split())
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
