@@ -16,20 +16,17 @@ import argparse
 import io
 import json
 import os
-import platform
 import resource
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 from PIL import Image, ImageDraw
+from results import command, machine, positive, versions, write
 
 from cl_zoo.data.described import Described
 from cl_zoo.inspection import inspect
@@ -52,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parse(arguments)
     asked.json.parent.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     result = measure(asked)
-    partial = asked.json.with_name(asked.json.name + ".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    partial.replace(asked.json)
+    write(asked.json, result)
     print(json.dumps(result["ways"], indent=1))
     return 0
 
@@ -74,8 +69,8 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "command": asked.command,
         "ways": ways,
         "setting": {"images": asked.images, "mean_bytes": size // asked.images, "formats": ["JPEG", "PNG"]},
-        "machine": {**_machine(), "load_before": load, "load_after": os.getloadavg()},
-        "versions": {"python": platform.python_version(), **{n: metadata.version(n) for n in LIBRARIES}},
+        "machine": {**machine(), "load_before": load, "load_after": os.getloadavg()},
+        "versions": versions(LIBRARIES),
     }
 
 
@@ -146,35 +141,16 @@ def _picture(number: int) -> Image.Image:
     return picture
 
 
-def _machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "usable_cores": usable,
-        "system": platform.system(),
-    }
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=_positive, default=200_000)
-    parser.add_argument("--jobs", type=_positive, nargs="+", default=[1, 2], help="processes, one check each")
+    parser.add_argument("--images", type=positive, default=200_000)
+    parser.add_argument("--jobs", type=positive, nargs="+", default=[1, 2], help="processes, one check each")
     parser.add_argument("--json", type=Path, required=True, help="file of the result")
     asked = parser.parse_args(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
-    asked.command = shlex.join(["python", "benchmarks/performance/data_check.py", *given])
+    asked.command = command("data_check.py", arguments)
     return asked
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,12 @@ is taken pair by pair, between two steps of one turn, and reported as the median
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +25,7 @@ import numpy as np
 import torch
 from contenders import Answering, Bare, Engine, at_task
 from ground import DISTINCT, SIZES, Ground, make_ground
+from results import command, machine, positive, versions, write
 
 from cl_zoo.catalogue import every_method
 from cl_zoo.choices import parse_stack, split
@@ -51,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asked.json.parent.mkdir(parents=True, exist_ok=True)  # before minutes are spent
         result = measure(asked)
-        _write(asked.json, result)
+        write(asked.json, result)
     except (ClZooError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -102,7 +99,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         },
         "setting": _setting(asked, ground, bare),
         "machine": {**_machine(world.device), "load_before": load, "load_after": os.getloadavg()},
-        "versions": {"python": platform.python_version(), **{n: metadata.version(n) for n in LIBRARIES}},
+        "versions": versions(LIBRARIES),
         "steps": wall,
         "cpu_steps": cpu,
     }
@@ -208,23 +205,8 @@ def _setting(asked: argparse.Namespace, ground: Ground, bare: Bare) -> dict[str,
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "usable_cores": usable,
-        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-    }
-
-
-def _write(file: Path, result: dict[str, Any]) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {**machine(), "accelerator": name, "threads": torch.get_num_threads()}
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -247,25 +229,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", help="stacks, comma-separated; default: every installed sequential one")
     parser.add_argument("--phase", choices=("train", "answer"), default="train", help="what a step is")
     parser.add_argument("--pairs", nargs="*", help="further ratios, such as branchlora/moelora")
-    parser.add_argument("--steps", type=_positive, help="measured steps per contender and round")
-    parser.add_argument("--rounds", type=_positive, default=6)
+    parser.add_argument("--steps", type=positive, help="measured steps per contender and round")
+    parser.add_argument("--rounds", type=positive, default=6)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--threads", type=_positive, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument(
         "--shapes", choices=("auto", "mini", "testing"), default="auto", help="whose shapes --size tiny has"
     )
     parser.add_argument("--json", type=Path, required=True, help="file of the result")
     asked = parser.parse_args(arguments)
     asked.steps = asked.steps or STEPS[asked.size]
-    given = sys.argv[1:] if arguments is None else arguments
-    asked.command = shlex.join(["python", "benchmarks/performance/train_step.py", *given])
+    asked.command = command("train_step.py", arguments)
     return asked
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
-    return int(text)
 
 
 if __name__ == "__main__":

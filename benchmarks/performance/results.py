@@ -1,0 +1,52 @@
+"""What every result file of this folder says of itself: the command, the machine, the versions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def command(script: str, arguments: Sequence[str] | None) -> str:
+    """The line that ran a script of this folder."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return shlex.join(["python", f"benchmarks/performance/{script}", *given])
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and system."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable,
+        "system": platform.system(),
+    }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of Python and of the named packages."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def write(file: Path, result: dict[str, Any]) -> None:
+    """A result under its final name in one go."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial.replace(file)
+
+
+def positive(text: str) -> int:
+    """A command line's whole number of at least 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
