@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,19 +44,20 @@ def check(
 
     from cl_zoo.data.described import benchmark_loader
     from cl_zoo.inspection import inspect
+    from cl_zoo.machine import cores
 
     plugin, file = benchmark_loader(benchmark), Path(report) if report else None
     if file is not None:
         _writable(file)
-    settings: dict[str, Any] = {"decode": decode, "overlap": overlap, "processes": jobs or _cores()}
+    settings: dict[str, Any] = {"decode": decode, "overlap": overlap, "processes": jobs or cores()}
     with _bar(Console(stderr=True)) as watch:
         found = inspect(plugin, Path(data) if data else None, name=benchmark, watch=watch, **settings)
-    if file is not None:
-        found.write(file)
     if as_json:
         print_json(found.to_json())
     else:
         found.show(Console())
+    if file is not None:  # last: what was found is shown even where a disk is full
+        found.write(file)
     if not found.ok:
         raise SystemExit(1)
 
@@ -88,15 +88,21 @@ def fetch(
 
 def _writable(path: Any) -> None:
     """Find out before hours of reading that a report could not be written."""
+    import os
+
     from cl_zoo.errors import OptionError
 
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+    what = ""
+    if os.path.isdir(path):
+        what = "is a folder"
+    elif not os.path.isdir(path.parent):
+        what = f"there is no folder {path.parent}"
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        what = f"nothing may be written in {path.parent}"
+    elif os.path.exists(path) and not os.access(path, os.W_OK):
+        what = "may not be written"
+    if what:
         raise OptionError(f"--report {path}: {what}; pass the path of a file to write")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cl_zoo.catalogue import aligned, all_importable, entries
-from cl_zoo.data.described import Described, benchmark_loader
+from cl_zoo.data.described import Described, benchmark_loader, made, resolved
 from cl_zoo.errors import ClZooError, OptionError, first_line
+from cl_zoo.machine import cores, memory_bytes
 from cl_zoo.scoring.captions import find_java
 
 Level = Literal["ok", "warning", "fault"]
@@ -200,24 +201,12 @@ def _accelerators() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = memory_bytes()
-    says = f"{cores} cores, {memory / GIB:.1f} GiB of memory"
+    says = f"{cores()} cores, {memory / GIB:.1f} GiB of memory"
     if memory < 4 * GIB:  # two workers on mini and METEOR's 2 GiB
         yield Finding("machine", "warning", says, "run one job at a time with --jobs 1")
     else:
         yield Finding("machine", "ok", says)
-
-
-def memory_bytes() -> int:
-    """Memory that processes here may use: of the machine, or of the container where that has less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(file).read_text()))
-        except (OSError, ValueError):  # another kind of container, or "max"
-            continue
-    return total
 
 
 def _disk(out: str, cache: str | None) -> Iterator[Finding]:
@@ -248,20 +237,21 @@ def _disk(out: str, cache: str | None) -> Iterator[Finding]:
 
 
 def _data(benchmark: str, data: str | None) -> Iterator[Finding]:
-    loader = benchmark_loader(benchmark)
+    loader, folder = benchmark_loader(benchmark), Path(data) if data else None
     if not isinstance(loader, Described):
-        made = loader(Path(data) if data else None)
+        tasks = made(loader, folder, benchmark).tasks
         yield Finding(
-            "data", "ok", f"{benchmark}: {_many(len(made.tasks), 'task')}, made or read by the benchmark"
+            "data", "ok", f"{benchmark}: {_many(len(tasks), 'task')}, made or read by the benchmark"
         )
         return
-    about, bases = loader.description, loader.bases(Path(data) if data else None)
+    about, bases = loader.description, loader.bases(folder)
     complete = True
     for task in about.tasks:
-        for what, source in (("train", task.train), ("test", task.test), ("references", task.references)):
-            if source is None or any((base / name).exists() for base in bases for name in source.files):
+        for what in ("train", "validation", "test", "references"):
+            source = getattr(task, what)
+            if source is None or resolved(bases, source.files) is not None:
                 continue
-            optional = what == "references" and getattr(source, "optional", False)
+            optional = what == "references" and source.optional
             complete = complete and optional
             says = f"no {what} file; looked for {', '.join(source.files[:3])} in {bases[0]}"
             remedy = f"cl-zoo data fetch {benchmark} says where it is from"

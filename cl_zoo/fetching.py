@@ -1,18 +1,22 @@
 """`cl-zoo data fetch`: what the Hugging Face hub holds of a benchmark, and where the rest comes from.
 
-A file that is there with the length that the hub names is not fetched again, whoever put it there. The library brings a file
-under its final name only when it is whole, and takes up a broken transfer where it stopped; after an interrupted command,
-the same command goes on with the files that are not there yet. Archives of a source with `unpack: true` are unpacked where they lie,
-each member under its final name only when it is whole. At a
-member that would leave the folder, or a link, unpacking stops.
+What a repository holds about itself, `README.md` and `.gitattributes` at its top, is no data and is never fetched. A file that
+is there with the length that the hub names is not fetched again, whoever put it there; one of another length is replaced: an
+older version, or cut off. The library brings a file under its final name only when it is whole, and takes up a broken transfer
+where it stopped; after an interrupted command, the same command goes on with the files that are not there yet.
+
+Archives of a source with `unpack: true` are unpacked where they lie, each member under its final name only when it is whole. At a
+member that would leave the folder, or a link, unpacking stops; of an archive that turns out to be broken nothing new stays.
 """
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
     from cl_zoo.data.descriptions import Source
 
 THREADS = 4
+ABOUT = ("README.md", ".gitattributes")
+"""What stands at the top of a repository about itself."""
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+"""What the libraries raise at a broken archive, beside OSError without a number (gzip and bz2)."""
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 GIB = 1 << 30
 
@@ -122,7 +130,9 @@ def _listing(source: Source, folder: Path, hub: HfApi) -> tuple[str, list[Wanted
         commit = str(hub.repo_info(repository, repo_type="dataset", revision=source.revision).sha)
         tree = hub.list_repo_tree(repository, recursive=True, revision=commit, repo_type="dataset")
         sizes = {one.path: one.size for one in tree if hasattr(one, "size")}
-    names = list(filter_repo_objects(sizes, allow_patterns=list(source.patterns) or None))
+    names = list(
+        filter_repo_objects(sizes, allow_patterns=list(source.patterns) or None, ignore_patterns=[*ABOUT])
+    )
     if not names:
         raise DataError(
             f"hub repository {repository}: no file matches {', '.join(source.patterns) or 'anything'}; "
@@ -197,19 +207,23 @@ def unpack(archive: Path) -> int:
     Raises:
         DataError: it is broken, or a member would leave the folder or is a link.
     """
-    written = 0
+    written: list[Path] = []
     try:
         with _opened(archive) as members:
             for name, size, opened in members:
                 path = _inside(archive.parent, name, str(archive))
                 if not (path.is_file() and path.stat().st_size == size):
                     _write(path, opened)
-                    written += 1
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
+                    written.append(path)
+    except (*BROKEN, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # the disk's fault, not the archive's
+            raise
+        for path in written:  # whole by their length, but nothing in a broken archive is sure
+            path.unlink(missing_ok=True)
         raise DataError(
             f"{archive}: cannot be unpacked ({first_line(error)}); delete it and fetch it again"
         ) from error
-    return written
+    return len(written)
 
 
 @contextmanager
@@ -229,6 +243,8 @@ def _of_tar(tar: tarfile.TarFile, archive: Path) -> Members:
             yield member.name, member.size, partial(tar.extractfile, member)
         elif not member.isdir():
             raise DataError(f"{archive}: {member.name!r} is a link or a device; unpack it by hand")
+    while tar.fileobj is not None and tar.fileobj.read(1 << 20):  # to the end, where gzip has its sum
+        pass
 
 
 def _of_zip(packed: zipfile.ZipFile, archive: Path) -> Members:

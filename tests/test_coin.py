@@ -128,7 +128,7 @@ def test_without_either_answer_the_record_is_named(data: Path):
     file = data / INSTRUCTIONS / "ScienceQA/test.json"
     edit_json(file, lambda records: [records[0], {**records[1], "answer": None}])
 
-    assert refused(data, "ScienceQA") == f"{file}, record 2: has no answer; repair or drop the record"
+    assert refused(data, "ScienceQA") == f"{file}, record 2: lacks an 'answer'; repair or drop the record"
 
 
 def test_gqa_takes_the_answers_of_its_own_file(data: Path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import json
+import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +159,26 @@ def test_an_unknown_option_is_named(birds: Path, option: str, sentence: str):
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["1.10", "no", "010", "12:30", "2e-4", "~", "[a]"])
+def test_the_value_of_an_option_is_read_as_it_is_written(birds: Path, value: str):
+    birds.write_text(YAML.replace("german: [de, de_DE]", f"'{value}': [de_DE]"))
+
+    german = load_benchmark(f"{birds}[language={value}]")
+
+    assert german.name == f"birds-{value}"
+    assert german.tasks[0].train[0].prompt == "Ä?"
+
+
+def test_images_that_come_while_a_process_runs_are_found(birds: Path):
+    (birds.parent / "pictures").rename(birds.parent / "elsewhere")
+    train = load_benchmark(str(birds)).tasks[0].train
+    with pytest.raises(DataError, match=f"record 1: image {birds.parent}/a.png: no such file"):
+        train[0]
+
+    (birds.parent / "elsewhere").rename(birds.parent / "pictures")
+    assert train[0].image == birds.parent / "pictures/a.png"
+
+
 def test_a_benchmark_without_options_says_so():
     with pytest.raises(PluginError, match="benchmark mini: has no options; write --benchmark mini"):
         benchmark_loader("mini[size=3]")
@@ -194,6 +216,15 @@ def test_a_description_is_read_without_data(birds: Path):
         (("backbone: llava-1.5-7b\n", ""), "backbone is missing; add it"),
         (("letter: S", "letter: SS"), "tasks[0].letter: string should match pattern"),
         (("letter: S", "letter: 5"), "tasks[0].letter: input should be a valid string, got 5"),
+        (("methods: [finetune, ewc]", "methods: ewc"), "methods: input should be a list, got 'ewc'"),
+        (
+            ("folders:\n  texts: [instructions, .]", "folders: a"),
+            "folders: input should be a mapping, got 'a'",
+        ),
+        (
+            ("One word.", '"\\uD800"'),
+            "tasks[0].instruction: holds half of a character ('\\ud800'); write it whole, got ",
+        ),
         (
             ("max_new_tokens: 16", "max_new_tokens: 0"),
             "tasks[0].max_new_tokens: input should be greater than",
@@ -245,6 +276,46 @@ def test_a_name_in_braces_that_stands_for_nothing_is_named(birds: Path):
         load_benchmark(str(birds))
 
 
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (("{texts}/{language}/{task}_train.json", "/etc/passwd"), "tasks[0].train.files[0]: is absolute"),
+        (("{texts}/{task}_coco.json", "../coco.json"), "tasks[1].references.files[0]: holds '..'"),
+        (("[pictures, .]", "[pictures, a/../../b]"), "images[1]: holds '..'"),
+        (("[instructions, .]", "[instructions, /]"), "folders.texts[1]: is absolute"),
+        (("[de, de_DE]", "[..]"), "options.language.values.german[0]: holds '..'"),
+        (("folders: {task: [scenes, old_scenes]}", "images: [/pictures]"), "tasks[1].images[0]: is absolute"),
+        (
+            ("folders: {task: [scenes, old_scenes]}", "sources: [{what: a, hub: a/b, into: ../c}]"),
+            "tasks[1].sources[0].into: holds '..'",
+        ),
+    ],
+)
+def test_a_path_that_leads_out_of_the_data_folder_is_refused(
+    birds: Path, change: tuple[str, str], place: str
+):
+    birds.write_text(YAML.replace(*change, 1))
+
+    with pytest.raises(DataError) as caught:
+        load_benchmark(str(birds))
+    says = str(caught.value)
+    assert says.startswith(
+        f"benchmark {birds}: {place} and may leave the data folder; write a path inside it, got '"
+    )
+
+
+@pytest.mark.parametrize("name", ["../x", "/x"])
+def test_a_path_that_leads_out_once_names_are_filled_in_is_refused(birds: Path, name: str):
+    birds.write_text(
+        YAML.replace("{texts}/{language}/{task}_", "{task}_", 1).replace("name: species", f"name: {name}")
+    )
+
+    with pytest.raises(
+        DataError, match=f"task {name}: '{{task}}_train.json' stands for '{name}_train.json', which"
+    ):
+        load_benchmark(str(birds))
+
+
 def test_two_tasks_of_one_letter_are_refused(birds: Path):
     birds.write_text(YAML.replace("letter: C", "letter: S"))
 
@@ -256,10 +327,12 @@ def test_two_tasks_of_one_letter_are_refused(birds: Path):
 
 
 def test_a_benchmark_of_a_package_asks_for_its_data(birds: Path):
-    with pytest.raises(
-        DataError,
-        match="benchmark birds needs its data; pass its folder with --data DIR; 'cl-zoo data fetch birds' gets",
-    ):
+    sentence = "benchmark birds needs its data; pass its folder with --data DIR"
+    with pytest.raises(DataError, match=f"^{sentence}$"):
+        Described(birds)(None)
+
+    birds.write_text(YAML + "    sources: [{what: all, hub: someone/birds}]\n")
+    with pytest.raises(DataError, match=f"^{sentence}; 'cl-zoo data fetch birds' gets what the hub holds$"):
         Described(birds)(None)
 
 
@@ -286,15 +359,86 @@ def test_a_missing_file_of_a_task_is_named_when_the_task_is_used(birds: Path):
     )
 
 
+def test_of_many_places_without_a_file_the_first_are_named(birds: Path):
+    (birds.parent / "old_scenes_coco.json").unlink()
+    birds.write_text(YAML.replace("[instructions, .]", "[one, two, three, .]"))
+    write(birds.parent / "en/species_train.json", [talk("<image>\nA?", "a")])
+
+    with pytest.raises(DataError) as caught:
+        len(load_benchmark(str(birds)).tasks[1].test)
+    assert str(caught.value) == (
+        f"task scenes, references: no file; looked for {birds.parent}/one/scenes_coco.json, "
+        f"{birds.parent}/one/old_scenes_coco.json, {birds.parent}/two/scenes_coco.json and 5 more; "
+        "fetch it or pass another --data"
+    )
+
+
+def closed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody read the files of this name; the superuser of a test machine may read everything."""
+    real_bytes, real_open = Path.read_bytes, builtins.open
+
+    def read_bytes(path: Path) -> bytes:
+        return real_bytes(path) if path.name != name else refuse(path)
+
+    def opened(path: Any, *more: Any, **named: Any) -> Any:
+        return real_open(path, *more, **named) if not str(path).endswith(name) else refuse(path)
+
+    def refuse(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(builtins, "open", opened)
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence_and_ends_only_its_own_task(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = load_benchmark(str(birds)).data_hash
+    with monkeypatch.context() as patched:
+        closed("species_train.json", patched)
+        (birds.parent / "instructions/en/species_train.json").chmod(0o000)
+        benchmark = load_benchmark(str(birds))
+
+        assert [task.name for task in benchmark.stream("C")] == ["scenes"]
+        with pytest.raises(DataError, match=r"species_train.json: Permission denied; check who may read it$"):
+            benchmark.stream()
+        assert benchmark.data_hash != whole
+
+    (birds.parent / "instructions/en/species_train.json").chmod(0o644)
+    assert load_benchmark(str(birds)).data_hash == whole
+
+
+def test_a_folder_that_may_not_be_entered_is_one_sentence(birds: Path, monkeypatch: pytest.MonkeyPatch):
+    real = os.stat
+
+    def stat(path: Any, *more: Any, **named: Any) -> Any:
+        if "instructions" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *more, **named)
+
+    monkeypatch.setattr(os, "stat", stat)
+    closed("species_train.json", monkeypatch)
+    with pytest.raises(DataError, match=r"species_train.json: Permission denied; check who may read it$"):
+        load_benchmark(str(birds)).stream()
+
+
+def test_a_description_that_may_not_be_read_is_one_sentence(birds: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path, **named: Any) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(DataError) as caught:
+        load_benchmark(str(birds))
+    assert str(caught.value) == f"benchmark {birds}: Permission denied; check who may read it"
+
+
 def test_missing_references_are_named_unless_the_test_file_does_without(birds: Path):
     (birds.parent / "old_scenes_coco.json").unlink()
     with pytest.raises(DataError, match="task scenes, references: no file; looked for "):
         load_benchmark(str(birds)).stream()
 
     birds.write_text(YAML.replace("format: coco,", "format: coco, optional: true,"))
-    with pytest.raises(
-        DataError, match=r"old_scenes_test.json, record 1: has no references to score a caption"
-    ):
+    with pytest.raises(DataError, match=r"old_scenes_test.json, record 1: lacks 'references'; repair"):
         load_benchmark(str(birds)).stream()
 
     write(birds.parent / "old_scenes_test.json", [asked(1, references=["a bird", "a robin"])])

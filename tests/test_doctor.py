@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -17,7 +16,7 @@ import torch
 from cl_zoo import doctor
 from cl_zoo.catalogue import Entry, all_importable
 from cl_zoo.doctor import GIB, Finding, examine, working
-from cl_zoo.errors import DataError, OptionError
+from cl_zoo.errors import DataError, OptionError, PluginError
 
 DESCRIPTION = """
 name: birds
@@ -31,6 +30,7 @@ tasks:
     metric: exact
     max_new_tokens: 16
     train: {files: [species/train.json, birds/train.json], format: llava}
+    validation: {files: [species/held_out.json], format: llava}
     test: {files: [species/test.json], format: question}
     references: {files: [coco.json], format: coco, optional: true}
 """
@@ -174,13 +174,6 @@ def test_offline_flags_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (one.level, one.says) == ("warning", "TRANSFORMERS_OFFLINE set: nothing is fetched from the hub")
 
 
-def test_a_container_has_the_memory_that_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda self: "1024\n")
-    assert doctor.memory_bytes() == 1024
-    monkeypatch.setattr(Path, "read_text", lambda self: "max\n")
-    assert doctor.memory_bytes() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 # Plugins
 
 
@@ -234,13 +227,16 @@ def test_files_of_a_benchmark_are_looked_for(birds: Path, tmp_path: Path) -> Non
     found = list(doctor._data(str(birds), str(data)))
     assert [(one.what, one.level) for one in found] == [
         ("task species", "fault"),
+        ("task species", "fault"),
         ("task species", "warning"),
     ]
-    assert found[0].says == f"no test file; looked for species/test.json in {data}"
+    assert found[0].says == f"no validation file; looked for species/held_out.json in {data}"
+    assert found[1].says == f"no test file; looked for species/test.json in {data}"
     assert f"cl-zoo data fetch {birds}" in found[0].remedy
 
     (data / "species").mkdir()
-    (data / "species" / "test.json").write_text("[]")
+    for name in ("test", "held_out"):
+        (data / "species" / f"{name}.json").write_text("[]")
     found = list(doctor._data(str(birds), str(data)))
     assert [one.level for one in found] == ["warning", "ok"]
     assert f"cl-zoo data check {birds} --data {data}" in found[1].remedy
@@ -251,6 +247,13 @@ def test_a_benchmark_that_needs_no_data_is_there() -> None:
     (one,) = doctor._data("cl_zoo.testing:load_tiny", None)
 
     assert (one.level, one.says) == ("ok", "cl_zoo.testing:load_tiny: 2 tasks, made or read by the benchmark")
+
+
+def test_a_plugin_that_gives_no_benchmark_is_named(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text("def load(data):\n    return 'text'\n")
+
+    with pytest.raises(PluginError, match=r"odd.py:load: its plugin gave a str, not a cl_zoo.Benchmark"):
+        list(doctor._data(f"{tmp_path / 'odd.py'}:load", None))
 
 
 @pytest.mark.usefixtures("quick")

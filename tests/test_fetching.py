@@ -153,6 +153,22 @@ def test_what_matches_is_fetched_into_its_folder(hub, fetched):
     assert lines == ["pictures: fetching 2 of 2 files (0.00 GiB) of someone/birds"]
 
 
+def test_what_a_repository_says_of_itself_is_left_there(hub, fetched, tmp_path):
+    """A user's own files of these names are not touched; deeper down they are data as any other."""
+    hub.files = {
+        "README.md": b"the hub's",
+        ".gitattributes": b"lfs",
+        "a.json": b"[]",
+        "a/README.md": b"about a",
+    }
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "README.md").write_bytes(b"mine")
+    lines, there = fetched(hub.source())
+
+    assert there == {"README.md": b"mine", "a.json": b"[]", "a/README.md": b"about a"}
+    assert lines == ["pictures: fetching 2 of 2 files (0.00 GiB) of someone/birds"]
+
+
 def test_a_dry_run_names_the_files_and_writes_nothing(hub, fetched, tmp_path):
     hub.files = {"a.json": b"[]"}
     lines, there = fetched(hub.source(), dry_run=True)
@@ -354,6 +370,48 @@ def test_a_truncated_archive_is_named_and_leaves_no_half_file(tmp_path):
     archive.rename(tmp_path / "pictures.zip")
     with pytest.raises(DataError, match=r"pictures.zip: cannot be unpacked"):
         unpack(tmp_path / "pictures.zip")
+
+
+def archived(path: Path, content: bytes) -> Path:
+    """A file `1.txt` in a compressed archive of the kind that the path says."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("1.txt", content)
+    else:
+        with tarfile.open(path, f"w:{path.suffix[1:]}") as file:
+            member = tarfile.TarInfo("1.txt")
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("tenth", range(10))
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.xz", "tar.bz2", "zip"])
+def test_an_archive_that_is_damaged_anywhere_is_one_sentence_and_leaves_no_file(tmp_path, kind, tenth):
+    """The libraries below raise what they like: zlib.error, LZMAError, BadGzipFile at the very end."""
+    text = " ".join(str(number * number % 997) for number in range(20_000)).encode()
+    archive = archived(tmp_path / f"pictures.{kind}", text)
+    content = bytearray(archive.read_bytes())
+    place = len(content) * (2 * tenth + 1) // 20
+    content[place : place + 16] = bytes(byte ^ 0xFF for byte in content[place : place + 16])
+    archive.write_bytes(content)
+
+    with pytest.raises(
+        DataError, match=rf"pictures.{kind}: cannot be unpacked \(.+\); delete it and fetch it"
+    ):
+        unpack(archive)
+    assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+
+
+def test_a_full_disk_is_not_a_broken_archive(tmp_path, monkeypatch):
+    archive = tarred(tmp_path / "pictures.tar.gz", "train/1.jpg")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(archive)
 
 
 # The command

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -15,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageColor
 
 from cl_zoo.data.described import Described
 from cl_zoo.entrypoints import load
-from cl_zoo.errors import DataError, OptionError, PluginError
+from cl_zoo.errors import DataError, OptionError, PluginError, RunError
 from cl_zoo.inspection import inspect
 from cl_zoo.inspection.findings import FAULTS, Report
 from cl_zoo.inspection.pictures import equal_files, looks, near_pairs, outline_of
@@ -198,6 +200,27 @@ def four_references(tree: Tree) -> None:
     edit_json(tree.files("Flickr30k")["references"], lambda content: content["annotations"].pop() and None)
 
 
+def a_caption(place: int, caption: Any) -> Spoil:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][place]["caption"] = caption
+
+    return lambda tree: edit_json(tree.files("Flickr30k")["references"], change)
+
+
+def another_image_in_the_references(tree: Tree) -> None:
+    edit_json(
+        tree.files("VizWiz")["references"], lambda content: content["images"][1].update(file_name="x.jpg")
+    )
+
+
+def setting(key: str, value: Any) -> Spoil:
+    def spoil(tree: Tree) -> None:
+        content = yaml.safe_load(tree.description.read_text())
+        tree.description.write_text(yaml.safe_dump({**content, key: value}))
+
+    return spoil
+
+
 def one_record_fewer(tree: Tree) -> None:
     edit_json(tree.files("IconQA")["train"], lambda records: records[:-1])
 
@@ -215,7 +238,7 @@ def replaced_by_a_folder(tree: Tree) -> None:
 
 PLANTED: dict[str, tuple[Spoil, str, str, str, int | None, str]] = {
     "missing": (removed("ImageNet-R", "train", 1), "missing", "ImageNet-R", "train", 2, "art_1.jpg is missing; fetch it, or drop the record"),
-    "missing and shared": (removed("ArxivQA", "train", 0), "missing", "ArxivQA", "train", 1, r"is missing \(1 more records name it\)"),
+    "missing and shared": (removed("ArxivQA", "train", 0), "missing", "ArxivQA", "train", 1, r"is missing \(1 more record names it\)"),
     "empty": (overwritten("VizWiz", "test", 3, b""), "empty", "VizWiz", "test", 4, "has no content"),
     "text": (overwritten("VizWiz", "test", 3, b"<html>sign in</html>"), "no image", "VizWiz", "test", 4, "is no image that Pillow knows"),
     "folder": (replaced_by_a_folder, "no image", "CLEVR-Math", "train", 6, "is a folder"),
@@ -228,7 +251,7 @@ PLANTED: dict[str, tuple[Spoil, str, str, str, int | None, str]] = {
     "mistyped": (record("CLEVR", "train", 2, conversations="text"), "record", "CLEVR-Math", "train", 3, "record 3: 'conversations' is a text, not a list"),
     "mistyped caption": (record("VizWiz", "test", 1, text=5), "record", "VizWiz", "test", 2, "record 2: 'text' is a number, not a text"),
     "without text": (record("ArxivQA", "test", 0, text=...), "record", "ArxivQA", "test", 1, "record 1: has no 'text'"),
-    "without answer": (record("CLEVR", "test", 0, answer=...), "record", "CLEVR-Math", "test", 1, "record 1: has no answer"),
+    "without answer": (record("CLEVR", "test", 0, answer=...), "record", "CLEVR-Math", "test", 1, "record 1: lacks an 'answer'"),
     "empty answer to learn": (answered("IconQA", 4, " "), "empty answer", "IconQA", "train", 5, "record 5: has an empty answer"),
     "empty answer to score": (record("CLEVR", "test", 3, answer=""), "empty answer", "CLEVR-Math", "test", 4, "record 4: has an empty answer"),
     "double id": (record("CLEVR", "test", 2, question_id=0), "double id", "CLEVR-Math", "test", 3, "record 3: id '0' stands in record 1 too"),
@@ -236,10 +259,19 @@ PLANTED: dict[str, tuple[Spoil, str, str, str, int | None, str]] = {
     "dots": (record("IconQA", "train", 0, image="IconQA/../../x.png"), "outside", "IconQA", "train", 1, r"record 1: image .*holds '\.\.'"),
     "link": (linked_out, "outside", "CLEVR-Math", "test", 2, "record 2: image .*: leads out of .* through a link"),
     "references": (one_image_without_references, "references", "VizWiz", "test", None, r"annotates 3 of the 4 test records .*2,999"),
-    "four references": (four_references, "references", "Flickr30k", "test", None, "1 test records have other than 5 references"),
+    "four references": (four_references, "references", "Flickr30k", "test", None, "1 test record has other than 5 references"),
     "count": (one_record_fewer, "count", "IconQA", "train", None, "holds 5 records where the official file has 6"),
-    "no file": (lambda tree: tree.files("CLEVR")["train"].unlink(), "no file", "CLEVR-Math", "train", None, "CLEVR-Math, train: no file; looked for "),
-    "no references": (lambda tree: tree.files("VizWiz")["references"].unlink(), "no file", "VizWiz", "test", None, "VizWiz, references: no file"),
+    "no file": (lambda tree: tree.files("CLEVR")["train"].unlink(), "no file", "CLEVR-Math", "train", None, "task CLEVR-Math, train: no file; looked for "),
+    "no references": (lambda tree: tree.files("VizWiz")["references"].unlink(), "no file", "VizWiz", "test", None, "task VizWiz, references: no file"),
+    "null caption": (a_caption(0, None), "references", "Flickr30k", "test", None, r"annotation 1 \(id 0\): its caption is null; write"),
+    "another image": (another_image_in_the_references, "references", "VizWiz", "test", None, "image 2 is x.jpg, but test record 2 is about VizWiz_val_00000021.jpg; fetch"),
+    "half a character": (record("CLEVR", "test", 2, text="How \ud800?"), "record", "CLEVR-Math", "test", 3, r"record 3: 'text' holds half of a character \('.ud800'\)"),
+    "half a character in an id": (record("CLEVR", "test", 2, question_id="\ud800"), "record", "CLEVR-Math", "test", 3, "record 3: 'question_id' holds half"),
+    "method": (setting("methods", ["finetune", "ewcc+lwf"]), "setting", "", "", None, "ucit, methods: no method is called 'ewcc'; did you mean 'ewc'?"),
+    "stack": (setting("methods", ["ewc[strength"]), "setting", "", "", None, r"ucit, methods: method 'ewc\[strength': cannot read"),
+    "recipe": (setting("recipe", {"epoch": 2}), "setting", "", "", None, "ucit, recipe: recipe has no key 'epoch'; did you mean 'epochs'?"),
+    "recipe of a task": (setting("recipe", {"tasks": {"CLEVR": {"epochs": 2}}}), "setting", "", "", None, "ucit, recipe: recipe.tasks names 'CLEVR', which ucit does not have"),
+    "backbone": (setting("backbone", "lava"), "setting", "", "", None, "ucit, backbone: no backbone is called 'lava'; did you mean 'llava'?"),
     "leak": (a_training_image_again, "leak", "ImageNet-R", "test", 2, "record 2 .*: the same image and question stand in .*train.json, record 3"),
 }  # fmt: skip
 
@@ -253,14 +285,14 @@ def test_a_fault_is_found_at_its_place_and_nothing_else_is(tree, planted):
     (found,) = [one for one in report.findings if one.fault]
     assert (found.kind, found.task, found.split, found.record) == (kind, task, split, number)
     assert "\n" not in found.sentence
-    assert found.file.startswith(str(tree.root)) or found.file.startswith("instructions/")
+    assert found.file.startswith((str(tree.root), "instructions/")) or kind == "setting"
     assert re.search(sentence, found.sentence), found.sentence
     assert not report.ok
 
 
 def test_every_kind_of_fault_is_planted_above():
-    """`unreadable` is what only decoding finds, below."""
-    assert {kind for _, kind, *_ in PLANTED.values()} | {"unreadable"} == set(FAULTS)
+    """`unreadable` is what only decoding finds, and `forbidden` what the superuser does not meet, below."""
+    assert {kind for _, kind, *_ in PLANTED.values()} | {"unreadable", "forbidden"} == set(FAULTS)
 
 
 def test_all_faults_of_all_files_are_reported_at_once(tree):
@@ -285,6 +317,62 @@ def test_damage_in_the_middle_of_a_file_is_found_by_decoding_only(tree):
     (found,) = [one for one in tree.check(decode=True).findings if one.fault]
     assert (found.kind, found.task, found.record) == ("unreadable", "IconQA", 1)
     assert "cannot be decoded: " in found.sentence
+
+
+def closed(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
+    """Let nobody read these files; the superuser of a test machine may read everything."""
+    real_bytes, real_open = Path.read_bytes, builtins.open
+
+    def refuse(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    def opened(path: Any, *more: Any, **named: Any) -> Any:
+        return refuse(path) if path in map(str, paths) else real_open(path, *more, **named)
+
+    monkeypatch.setattr(Path, "read_bytes", lambda path: refuse(path) if path in paths else real_bytes(path))
+    monkeypatch.setattr(builtins, "open", opened)
+
+
+def test_files_that_may_not_be_read_are_findings_beside_the_others(tree, monkeypatch):
+    PLANTED["missing"][0](tree)
+    image, records = tree.image("IconQA", "train", 0), tree.files("CLEVR")["train"]
+    closed(monkeypatch, image, records, tree.files("VizWiz")["references"])
+    found = [one for one in tree.check(overlap="none").findings if one.fault]
+
+    assert [(one.kind, one.task, one.record) for one in found] == [
+        ("broken file", "CLEVR-Math", None),
+        ("references", "VizWiz", None),
+        ("missing", "ImageNet-R", 2),
+        ("forbidden", "IconQA", 1),
+    ]
+    assert found[0].sentence == f"{records}: Permission denied; check who may read it"
+    assert found[3].sentence.endswith(f"image {image} may not be read; check who may read it")
+
+
+def test_an_unknown_scoring_rule_is_a_finding(tree):
+    content = yaml.safe_load(tree.description.read_text())
+    content["tasks"][1]["metric"] = "exakt"
+    tree.description.write_text(yaml.safe_dump(content))
+    (found,) = [one for one in tree.check().findings if one.fault]
+
+    assert (found.kind, found.task) == ("setting", "ArxivQA")
+    assert found.sentence.startswith(
+        "ucit, task ArxivQA, metric: no scoring rule is called 'exakt'; did you mean 'exact'? known: "
+    )
+
+
+def test_of_long_prompts_a_remark_shows_the_beginning(tree):
+    def change(records: list[dict[str, Any]]) -> None:
+        records[0]["conversations"][0]["value"] = "<image>\n" + "a long line " * 50
+        records[1]["conversations"][0]["value"] = "<image>\n" + "x" * 80
+
+    edit_json(tree.files("CLEVR")["train"], change)
+    (found,) = [
+        one for one in tree.check().findings if (one.kind, one.task) == ("instructions", "CLEVR-Math")
+    ]
+
+    assert f"16.7 % '{('a long line ' * 7)[:79].strip()}…'" in found.sentence
+    assert f"16.7 % '{'x' * 80}'" in found.sentence
 
 
 def test_a_link_inside_the_data_folder_is_no_fault(tree):
@@ -508,6 +596,62 @@ def test_a_plugin_s_samples_are_checked_one_by_one(tmp_path):
     ]
 
 
+def paletted(colours: tuple[str, str]) -> Image.Image:
+    """The same indices whatever the colours."""
+    image = Image.new("P", (4, 2))
+    image.putpalette([part for colour in colours for part in ImageColor.getrgb(colour)])
+    image.putdata([0, 1] * 4)
+    return image
+
+
+def test_images_in_memory_are_told_apart_by_their_colours(tmp_path):
+    """Indices that mean other colours are another image; another way to store the same colours is the same."""
+    train = (Sample("1", paletted(("red", "blue")), "What?\nName it.", "a"),)
+    test = (
+        Sample("2", paletted(("green", "white")), "What?\nName it.", "a"),
+        Sample("3", paletted(("red", "blue")).convert("RGBA"), "What?\nName it.", "a"),
+    )
+    report = inspect(lambda data: benchmark_of(*train, test=test), None, name="mine")
+
+    assert [(one.kind, one.id) for one in report.findings if one.fault] == [("leak", "3")]
+    assert report.images == {"checked": 0, "bytes": 0, "memory": 2}
+    assert report.lines()[-1] == "2 images in memory compared: 1 fault"
+    report = inspect(lambda data: benchmark_of(*train, test=test), None, name="mine", overlap="none")
+    assert report.lines()[-1] == "2 images in memory read: no faults"
+
+
+def test_half_of_a_character_in_a_plugin_s_sample_is_found(tmp_path):
+    train = (Sample("1", None, "What\ud800?", "a"), Sample("2", None, "What?", "\udc00"))
+    test = (Sample("3", None, "Which?", None, ("a", "\ud800")), Sample("4", None, "Which?", "b"))
+    report = inspect(lambda data: benchmark_of(*train, test=test), None, name="mine")
+
+    assert [(one.kind, one.split, one.record) for one in report.findings if one.fault] == [
+        ("record", "train", 1),
+        ("record", "train", 2),
+        ("record", "test", 1),
+    ]
+    report.write(tmp_path / "report.json")
+
+
+def test_a_damaged_picture_inside_a_dataset_is_found_at_its_place(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    stored = [encoded("PNG"), encoded("PNG", photograph(1))[:60]]
+    kinds = {"text": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
+    pictures = [{"bytes": content, "path": None} for content in stored]
+    rows = {"text": ["What?"] * 2, "answer": ["a"] * 2, "image": pictures}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).save_to_disk(tmp_path / "birds")
+    split = {"files": ["birds"], "format": "datasets"}
+    task = {"name": "a", "letter": "A", "instruction": "", "metric": "exact", "max_new_tokens": 8}
+    about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava"}
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({**about, "tasks": [{**task, "train": split, "test": split}]})
+    )
+    report = inspect(Described(tmp_path / "mine.yaml", beside=True), None, overlap="none")
+
+    faults = [(one.kind, one.split, one.record) for one in report.findings if one.fault]
+    assert faults == [("unreadable", "train", 2), ("unreadable", "test", 2)]
+
+
 def test_a_folder_of_datasets_is_checked_too(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = {"question": ["What?", "Who?"], "answer": ["a", "b"], "image": [photograph(0), photograph(0)]}
@@ -521,7 +665,30 @@ def test_a_folder_of_datasets_is_checked_too(tmp_path):
     report = inspect(Described(tmp_path / "mine.yaml", beside=True), None)
 
     assert [(one.kind, one.record) for one in report.findings if one.fault] == [("count", None), ("leak", 1)]
+    place = f"{tmp_path}/birds, split"
+    assert report.tasks[1].file == f"{place} test"
+    assert report.findings[1].sentence.startswith(f"{place} test, record 1 (id '1'): the same image")
     assert (report.tasks[0].records, report.tasks[0].images, report.tasks[1].records) == (2, 1, 1)
+
+
+def test_an_image_that_a_dataset_names_is_looked_at_as_others_are(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"text": ["What?"] * 2, "answer": ["a"] * 2, "image": ["gone.png"] * 2}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "birds")
+    split = {"files": ["birds"], "format": "datasets"}
+    task = {"name": "a", "letter": "A", "instruction": "", "metric": "exact", "max_new_tokens": 8}
+    about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava"}
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({**about, "tasks": [{**task, "train": split, "test": split}]})
+    )
+    report = inspect(Described(tmp_path / "mine.yaml", beside=True), None, overlap="none")
+
+    (found,) = [one for one in report.findings if one.fault]
+    assert (found.kind, found.record) == ("missing", 1)
+    assert found.sentence == (
+        f"{tmp_path}/birds, split train, record 1: image {tmp_path}/gone.png is missing (3 more records name it); "
+        "fetch it, or drop the record"
+    )
 
 
 def test_what_is_no_benchmark_is_named():
@@ -578,6 +745,46 @@ def test_the_json_report_holds_everything(cli, tree, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"data", "ucit.yaml", "report.json"}
 
 
+def test_one_fault_is_told_in_the_singular(cli, tree):
+    PLANTED["missing"][0](tree)
+    ended = cli("data", "check", tree.description, "--data", tree.root, "--jobs", 1)
+
+    assert "1 image that is missing:" in ended.out.splitlines()
+    assert ended.out.splitlines()[-1] == "48 images looked at: 1 fault"
+
+
+def test_what_was_found_is_shown_before_the_report_is_written(cli, clean, tmp_path, monkeypatch):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cl_zoo.inspection.findings.write_json", full)
+    ended = cli(
+        "data", "check", clean.description, "--data", clean.root, "--jobs", 1, "--report", tmp_path / "r.json"
+    )
+
+    assert ended.code == 2
+    assert ended.out.splitlines()[-1] == "48 images looked at: no faults"
+    assert ended.err == (
+        f"error: {tmp_path}: no space left on the device; free some and run the same command again\n"
+    )
+
+
+@pytest.mark.parametrize("place", ["folder", "file"])
+def test_a_report_that_may_not_be_written_is_refused_before_anything_is_read(
+    cli, clean, tmp_path, monkeypatch, place
+):
+    """The superuser of a test machine may write everywhere."""
+    file = tmp_path / "r.json"
+    file.touch()
+    shut = {"folder": tmp_path, "file": file}[place]
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shut)
+    ended = cli("data", "check", clean.description, "--data", clean.root, "--report", file)
+
+    assert (ended.code, ended.out) == (2, "")
+    what = f"nothing may be written in {tmp_path}" if place == "folder" else "may not be written"
+    assert ended.err == f"error: --report {file}: {what}; pass the path of a file to write\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -604,6 +811,33 @@ def test_a_folder_without_any_of_the_files_is_a_bad_argument(clean, tmp_path):
         inspect(Described(clean.description), tmp_path / "empty")
     with pytest.raises(OptionError, match="--overlap all"):
         inspect(Described(clean.description), tmp_path / "empty", overlap="all")
+
+
+def test_a_report_is_whole_or_not_there_and_keeps_its_order(tree, tmp_path, monkeypatch):
+    edit_json(tree.files("IconQA")["train"], lambda records: [records[0], *records[2:]])
+    report = tree.check()
+    (facts,) = [one for one in report.tasks if (one.task, one.split) == ("IconQA", "train")]
+    file = tmp_path / "out" / "report.json"
+    file.parent.mkdir()
+    report.write(file)
+
+    written = json.loads(file.read_text())
+    assert list(written) == list(report.to_json())
+    assert [
+        list(one["instructions"]) for one in written["tasks"] if one["instructions"] == facts.instructions
+    ] == [list(facts.instructions)]
+    before = file.read_bytes()
+    real = Path.write_text
+
+    def full(self: Path, text: str, **options: Any) -> int:
+        real(self, text[: len(text) // 2], **options)
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunError, match="out: no space left on the device"):
+        report.write(file)
+    assert [path.name for path in file.parent.iterdir()] == ["report.json"]
+    assert file.read_bytes() == before
 
 
 # The performance script

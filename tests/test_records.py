@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,25 @@ def refused(record: Any, form: str = "llava") -> str:
     message = str(caught.value)
     assert message.startswith("data/train.json, record 7: ")
     return message.removeprefix("data/train.json, record 7: ")
+
+
+# Lines
+
+
+@pytest.mark.parametrize("name", ["lines.jsonl", "lines.json"])
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85"])
+def test_only_a_newline_ends_a_line_of_json(tmp_path: Path, name: str, sign: str):
+    path = tmp_path / name
+    records = [{"text": f"a{sign}b"}, {"text": "c"}]
+    path.write_text("\r\n\n".join(json.dumps(one, ensure_ascii=False) for one in records), newline="")
+
+    assert read_records(path) == records
+    path.write_text(f'{{"text": "a{sign}b"}}\n{{"text": c}}\n{{}}')
+    with pytest.raises(DataError, match=f"{name}, line 2, column 10: broken JSON"):
+        read_records(path)
+    path.write_text(f'{{"text": "a{sign}b"}}\n{{"text": "c{sign}\n\n')
+    with pytest.raises(DataError, match=f"{name}, line 2, column 10: the file is truncated"):
+        read_records(path)
 
 
 # Conversations
@@ -322,3 +342,35 @@ def test_the_data_folder_itself_may_be_a_link(tmp_path: Path):
     (tmp_path / "data").symlink_to(tmp_path / "disk")
 
     assert image_path(tmp_path / "data", "a.jpg") == tmp_path / "data" / "a.jpg"
+
+
+# Halves of characters
+
+
+@pytest.mark.parametrize(
+    ("record", "form", "field"),
+    [
+        (talk("A\ud800?", "a"), "llava", "value"),
+        (talk("A?", "a\udfff"), "llava", "value"),
+        (talk("A?", "a", image="\ud800.png"), "llava", "image"),
+        (talk("A?", "a", id="\ud800"), "llava", "id"),
+        ({"messages": [{"role": "user", "content": "\ud800"}] * 2}, "sharegpt", "content"),
+        ({"question_id": 1, "text": "A\ud800?"}, "question", "text"),
+        ({"question_id": 1, "text": "A?", "answer": "\ud800"}, "question", "answer"),
+        ({"question_id": 1, "text": "A?", "references": ["a", "\ud800"]}, "question", "references"),
+        ({"question_id": "\ud800", "text": "A?"}, "question", "question_id"),
+    ],
+)
+def test_half_of_a_character_is_refused_with_its_field(record: dict[str, Any], form: str, field: str):
+    assert re.fullmatch(
+        rf"'{field}' holds half of a character \('.ud[0-9a-f]{{3}}'\); repair or drop the record",
+        refused(record, form),
+    )
+
+
+def test_two_halves_in_json_are_a_character_and_no_fault(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text(r'[{"question_id": 1, "text": "\ud83d\ude00?"}]')
+
+    (record,) = read_records(path)
+    assert one(record, "question").prompt == "\U0001f600?"

@@ -59,8 +59,60 @@ def test_a_caption_file_of_another_test_file_is_refused(tmp_path: Path):
 def test_a_test_file_in_another_order_than_its_captions_is_refused(tmp_path: Path):
     path = write(tmp_path, captions(1, 2, 3, names=("0.jpg", "2.jpg", "1.jpg")))
 
-    with pytest.raises(DataError, match=r"image 2 is 2.jpg, but test record 2 is about 1.jpg; restore"):
+    with pytest.raises(
+        DataError,
+        match=r"image 2 is 2.jpg, but test record 2 is about 1.jpg, and 1 more differ; restore the test",
+    ):
         referred(ASKED, path, "coco")
+
+
+def test_an_image_among_others_that_is_not_the_test_record_s_is_refused(tmp_path: Path):
+    path = write(tmp_path, captions(1, 2, 3, names=("0.jpg", "x.jpg", "2.jpg")))
+
+    with pytest.raises(DataError) as caught:
+        referred(ASKED, path, "coco")
+    assert str(caught.value) == (
+        f"{path}: image 2 is x.jpg, but test record 2 is about 1.jpg; fetch the files that belong together"
+    )
+
+
+def test_only_names_on_both_sides_are_compared(tmp_path: Path):
+    """A record that cannot be read has no image in a check, and `images` need not list all."""
+    asked = [ASKED[0], Entry("", None, ""), ASKED[2]]
+    content = captions(1, 2, 3)
+    content["images"][2]["file_name"] = None
+
+    assert referred(asked, write(tmp_path, content), "coco")
+
+
+@pytest.mark.parametrize(
+    ("caption", "sentence"),
+    [
+        (None, "is null"),
+        (["a"], "is no text"),
+        (" \n", "is blank"),
+        ("a \ud800", r"holds half of a character ('\ud800')"),
+    ],
+)
+def test_a_caption_that_is_no_sentence_is_named(tmp_path: Path, caption: Any, sentence: str):
+    content = captions(1, 2, 3)
+    content["annotations"][1] |= {"id": 70, "caption": caption}
+    path = write(tmp_path, content)
+
+    with pytest.raises(DataError) as caught:
+        referred(ASKED, path, "coco")
+    assert str(caught.value) == (
+        f"{path}, annotation 2 (id 70): its caption {sentence}; write a sentence, or fetch the file again"
+    )
+
+
+@pytest.mark.parametrize("form", ["textvqa", "gqa"])
+def test_half_of_a_character_in_an_answer_is_named(tmp_path: Path, form: str):
+    people = {"question_id": 40, "image_id": "a", "question": "?", "answers": ["a", "\udc00"]}
+    content = {"data": [people]} if form == "textvqa" else {"40": {"answer": "\udc00"}}
+
+    with pytest.raises(DataError, match=r"an answer to question '40' holds half of a character \('.udc00'\)"):
+        referred(ASKED[:1], write(tmp_path, content), form)
 
 
 def test_names_of_other_images_prove_nothing(tmp_path: Path):

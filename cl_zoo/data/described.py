@@ -6,13 +6,13 @@ The format of the file is in `cl_zoo.data.descriptions`.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cl_zoo.choices import split
-from cl_zoo.config import parse_pairs
 from cl_zoo.data.descriptions import (
     Description,
     ReferenceSource,
@@ -21,12 +21,15 @@ from cl_zoo.data.descriptions import (
     TaskSource,
     read_description,
 )
-from cl_zoo.data.splits import NEEDS, Plan, Roots, Split
+from cl_zoo.data.needs import ANSWER, NEEDS
+from cl_zoo.data.splits import Plan, Roots, Split
 from cl_zoo.entrypoints import BENCHMARKS, load
-from cl_zoo.errors import DataError, PluginError
+from cl_zoo.errors import DataError, OptionError, PluginError
 from cl_zoo.tasks import Benchmark, TaskData
 
 __all__ = ["Described", "Description", "ReferenceSource", "Source", "SplitSource", "TaskSource"]
+FEW = 3
+"""Places that a message about a missing file names."""
 
 
 class Described:
@@ -64,7 +67,7 @@ class Described:
         bases = self.bases(data)
         files = [resolved(bases, one.files) for one in _sources(self.description)]
         if not any(files):
-            looked = ", ".join(self.description.tasks[0].train.files[:3])
+            looked = ", ".join(self.description.tasks[0].train.files[:FEW])
             raise DataError(
                 f"{bases[0]}: holds none of the files of {self.description.name} (looked for {looked} and others); "
                 f"{self._remedy()}"
@@ -78,7 +81,7 @@ class Described:
         Raises:
             DataError: none is given, or it is no folder.
         """
-        if data is not None and not data.is_dir():
+        if data is not None and not os.path.isdir(data):
             raise DataError(f"--data {data}: no such folder; {self._remedy()}")
         bases = ((data,) if data is not None else ()) + ((self.path.parent,) if self.beside else ())
         if not bases:
@@ -86,8 +89,11 @@ class Described:
         return bases
 
     def _remedy(self) -> str:
-        name = str(self.path) if self.beside else read_description(self.path).name
-        return f"pass its folder with --data DIR; 'cl-zoo data fetch {name}' gets what the hub holds"
+        about = read_description(self.path)
+        remedy = "pass its folder with --data DIR"
+        if not (about.sources or any(task.sources for task in about.tasks)):
+            return remedy
+        return f"{remedy}; 'cl-zoo data fetch {self.path if self.beside else about.name}' gets what the hub holds"
 
     # Two of the same file and options are the same benchmark, for `_benchmark` below.
     def __eq__(self, other: object) -> bool:
@@ -107,11 +113,10 @@ def benchmark_loader(text: str) -> Callable[[Path | None], Any]:
 
     Raises:
         PluginError: no such benchmark, or it has no options.
+        OptionError: an option is not written as `key=value`.
     """
     name, bracket, rest = text.partition("[")
-    options = (
-        parse_pairs(split(rest.removesuffix("]"), ","), f"--benchmark {name}, option") if bracket else {}
-    )
+    options = _options(name, rest.removesuffix("]")) if bracket else {}
     if name.endswith((".yaml", ".yml")):
         return Described(Path(name), options, beside=True)
     loader: Callable[[Path | None], Any] = load(BENCHMARKS, name)
@@ -122,16 +127,62 @@ def benchmark_loader(text: str) -> Callable[[Path | None], Any]:
     raise PluginError(f"benchmark {name}: has no options; write --benchmark {name}")
 
 
+def made(loader: Callable[[Path | None], Any], data: Path | None, name: str) -> Benchmark:
+    """The benchmark that a plugin gives on a folder of data.
+
+    Args:
+        loader: as `benchmark_loader` gives it.
+        data: the folder of its data.
+        name: how the user calls it.
+
+    Raises:
+        PluginError: the plugin gives something else.
+        DataError: there is no such folder, or nothing of the benchmark in it.
+    """
+    benchmark = loader(data)
+    if not isinstance(benchmark, Benchmark):
+        raise PluginError(
+            f"benchmark {name}: its plugin gave a {type(benchmark).__name__}, not a cl_zoo.Benchmark"
+        )
+    return benchmark
+
+
+def _options(name: str, text: str) -> dict[str, str]:
+    """`key=value,key=value`; values are names, so that `no`, `010` and `1.10` stay as they are written."""
+    options = {}
+    for pair in split(text, ","):
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise OptionError(f"--benchmark {name}, option {pair!r}: write it as key=value")
+        options[key.strip()] = value.strip()
+    return options
+
+
 def resolved(bases: tuple[Path, ...], names: tuple[str, ...]) -> Path | None:
     """The first candidate that is there."""
     paths = (base / PurePosixPath(name) for base in bases for name in names)
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if _there(path)), None)
+
+
+def _there(path: Path) -> bool:
+    """Whether there is such a file, also where nobody but its owner may look: who reads it says so."""
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def roots(bases: tuple[Path, ...], names: tuple[str, ...]) -> Roots:
-    """The folders of images that are there; the bases themselves where none is."""
-    folders = tuple(base / PurePosixPath(name) for base in bases for name in names)
-    return Roots(tuple(folder for folder in folders if folder.is_dir()) or bases)
+    """Where images may lie: the folders of these names, the bases themselves where none is there."""
+    return Roots(tuple(base / PurePosixPath(name) for base in bases for name in names), bases)
+
+
+def nowhere(what: str, bases: tuple[Path, ...], names: tuple[str, ...]) -> str:
+    """The sentence for a file of which no candidate is there."""
+    places = [str(base / PurePosixPath(name)) for base in bases for name in names]
+    more = f" and {len(places) - FEW} more" if len(places) > FEW else ""
+    return f"{what}: no file; looked for {', '.join(places[:FEW])}{more}; fetch it or pass another --data"
 
 
 @lru_cache(maxsize=4)
@@ -175,15 +226,15 @@ def _split(task: TaskSource, which: str, bases: tuple[Path, ...]) -> Split:
             if file is not None:
                 references = (file, task.references.format, task.references.note)
             elif not task.references.optional:
-                raise _missing(f"task {task.name}, references", bases, task.references.files)
+                raise DataError(nowhere(f"task {task.name}, references", bases, task.references.files))
         file = resolved(bases, source.files)
         if file is None:
-            raise _missing(f"task {task.name}, {which}", bases, source.files)
+            raise DataError(nowhere(f"task {task.name}, {which}", bases, source.files))
         return Plan(
             file=file,
             form=source.format,
             roots=roots(bases, task.images),
-            needs=NEEDS.get(task.metric, "answer") if which == "test" else "answer",
+            needs=NEEDS.get(task.metric, ANSWER) if which == "test" else ANSWER,
             repeats=source.repeats or which != "test",
             references=references,
             split=source.split or which,
@@ -191,11 +242,6 @@ def _split(task: TaskSource, which: str, bases: tuple[Path, ...]) -> Split:
         )
 
     return Split(plan)
-
-
-def _missing(what: str, bases: tuple[Path, ...], names: tuple[str, ...]) -> DataError:
-    places = ", ".join(str(base / PurePosixPath(name)) for base in bases for name in names)
-    return DataError(f"{what}: no file; looked for {places}; fetch it or pass another --data")
 
 
 def _sources(about: Description) -> Iterator[SplitSource | ReferenceSource]:
@@ -208,9 +254,13 @@ def _sources(about: Description) -> Iterator[SplitSource | ReferenceSource]:
 # What the data is
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
-    about = path.stat()
-    return str(path), about.st_size, about.st_mtime_ns
+def _stamp(path: Path) -> tuple[str, int, int, int]:
+    """What changes with a file and with who may read it."""
+    try:
+        about = path.stat()
+    except OSError:  # reading it says why
+        return str(path), -1, -1, -1
+    return str(path), about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def _hash(text: bytes, about: Description, bases: tuple[Path, ...]) -> str:
@@ -218,14 +268,17 @@ def _hash(text: bytes, about: Description, bases: tuple[Path, ...]) -> str:
     digest = hashlib.sha256(text)
     for one in _sources(about):
         file = resolved(bases, one.files)
-        digest.update(b"-" if file is None else _content(*_stamp(file)).encode())
+        try:
+            digest.update(b"-" if file is None else _content(*_stamp(file)).encode())
+        except OSError:  # reading the split says why; other splits can be used
+            digest.update(b"?")
     return digest.hexdigest()[:16]
 
 
 @lru_cache(maxsize=256)
-def _content(path: str, size: int, changed: int) -> str:
+def _content(path: str, size: int, *times: int) -> str:
     """Digest of a file; of a folder, names and sizes of its files and the content of its small JSON files."""
-    if Path(path).is_file():
+    if not os.path.isdir(path):
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()

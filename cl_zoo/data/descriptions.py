@@ -30,12 +30,18 @@
         test: {files: [scenes_test.json], format: question}
         references: {files: [scenes_coco.json], format: coco, per_sample: 5}
         sources:                        # for `cl-zoo data fetch`
-          - {what: the images, hub: someone/birds, patterns: ["*.zip"], into: pictures}
+          - {what: the images, hub: someone/birds, patterns: ["*.zip"], into: pictures, unpack: true}
+          - {what: the texts, page: "https://example.org/birds", into: instructions, steps: unpack the archive there}
 
 `files` are candidates: the first that is there is read. They start from the data folder (`--data`), else from the folder of the YAML
 file. `format` is one of `cl_zoo.data.records`, or `datasets` for a folder saved by `save_to_disk` or one of parquet files. A name in
 braces stands for each of its folders in turn; `{task}` for the task's `folders.task`, else its name. `count` is the official number
 of records, for `cl-zoo data check`. A task without `validation` has none.
+
+A source is a dataset repository on the Hugging Face hub (`hub`, with `revision` and `patterns` where not all of its newest files are
+wanted) or a `page` for a person to go to. Files go `into` a folder below the data folder. With `unpack: true` zip and tar archives
+among the fetched files are unpacked into the folder in which each lies, and kept; without it they stay packed, and `steps` should say
+what to do with them.
 """
 
 from __future__ import annotations
@@ -47,13 +53,42 @@ from string import Formatter
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, model_validator
 
+from cl_zoo.data.faults import halved, unread
 from cl_zoo.errors import DataError, OptionError, nearest
 
-Text = Annotated[str, StringConstraints(min_length=1)]
+
+def _inside(path: str) -> str:
+    """The path itself.
+
+    Raises:
+        ValueError: it may lead out of the folder that it starts from.
+    """
+    name = PurePosixPath(path)
+    if name.is_absolute() or ".." in name.parts:
+        what = "is absolute" if name.is_absolute() else "holds '..'"
+        raise ValueError(f"{what} and may leave the data folder; write a path inside it")
+    return path
+
+
+def _sound(text: str) -> str:
+    """The text itself.
+
+    Raises:
+        ValueError: no tokenizer takes it.
+    """
+    if half := halved(text):
+        raise ValueError(f"holds half of a character ({half}); write it whole")
+    return text
+
+
+Sound = Annotated[str, AfterValidator(_sound)]
+Text = Annotated[Sound, StringConstraints(min_length=1)]
+Inside = Annotated[Text, AfterValidator(_inside)]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
-Folders = Mapping[str, Texts]
+Paths = Annotated[tuple[Inside, ...], Field(min_length=1)]
+Folders = Mapping[str, Paths]
 
 
 class Part(BaseModel, frozen=True, extra="forbid"):
@@ -67,7 +102,7 @@ class Source(Part):
     hub: Text | None = Field(None, description="id of a dataset repository on the hub")
     revision: Text | None = Field(None, description="branch, tag or commit there; default: the newest")
     patterns: tuple[Text, ...] = Field((), description="which files, as glob patterns; default: all")
-    into: Text = Field(".", description="folder below the data folder where it belongs")
+    into: Inside = Field(".", description="folder below the data folder where it belongs")
     unpack: bool = Field(False, description="whether archives among them are unpacked where they lie")
     page: Text | None = Field(None, description="page where a person downloads it")
     steps: Text | None = Field(None, description="what to do with it then")
@@ -82,7 +117,7 @@ class Source(Part):
 class SplitSource(Part):
     """The file of one split."""
 
-    files: Texts = Field(description="candidates, the first that is there is read")
+    files: Paths = Field(description="candidates, the first that is there is read")
     format: Literal["llava", "sharegpt", "question", "datasets"] = Field(description="how it is written")
     count: int | None = Field(None, ge=1, description="official number of records")
     repeats: bool = Field(
@@ -98,7 +133,7 @@ class SplitSource(Part):
 class ReferenceSource(Part):
     """The file of what answers are scored against."""
 
-    files: Texts = Field(description="candidates, the first that is there is read")
+    files: Paths = Field(description="candidates, the first that is there is read")
     format: Literal["coco", "textvqa", "gqa", "scienceqa"] = Field(description="how it is written")
     per_sample: int | None = Field(None, ge=1, description="official number of references per test record")
     optional: bool = Field(False, description="whether the test file's own answers do where it is missing")
@@ -110,7 +145,7 @@ class TaskSource(Part):
 
     name: Text = Field(description="unique within the benchmark")
     letter: Annotated[str, StringConstraints(pattern="^[A-Z]$")] = Field(description="for --order")
-    instruction: str = Field(description="sentence that closes the task's prompts")
+    instruction: Sound = Field(description="sentence that closes the task's prompts")
     metric: Text = Field(description="name of a scoring rule")
     max_new_tokens: int = Field(ge=1, description="token budget of one answer")
     train: SplitSource = Field(description="what is learnt")
@@ -119,7 +154,7 @@ class TaskSource(Part):
     references: ReferenceSource | None = Field(
         None, description="what answers to the test split are scored against"
     )
-    images: tuple[Text, ...] = Field(
+    images: tuple[Inside, ...] = Field(
         (), description="folders that image paths start from; default: the benchmark's"
     )
     folders: Folders = Field(default_factory=dict, description="names for folders, over the benchmark's")
@@ -149,7 +184,7 @@ class Description(Part):
     methods: Texts = Field(description="compared when no method is named")
     backbone: Text = Field(description="used when none is named")
     recipe: Mapping[str, Any] = Field(default_factory=dict, description="recipe values over the general ones")
-    images: Texts = Field((".",), description="folders that image paths start from")
+    images: Paths = Field((".",), description="folders that image paths start from")
     folders: Folders = Field(
         default_factory=dict, description="names for folders that differ from copy to copy"
     )
@@ -189,8 +224,9 @@ def read_description(path: Path) -> Description:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise DataError(f"benchmark {path}: {reason}; pass the path of a YAML file") from None
+        remedy = "pass the path of a YAML file"
+        says = unread(error, remedy) if isinstance(error, OSError) else f"is no UTF-8 text; {remedy}"
+        raise DataError(f"benchmark {path}: {says}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -231,7 +267,13 @@ def _filled(
             f"{nearest(unknown[0], folders)}"
         )
     for values in product(*(folders[key] for key in keys)):
-        yield str(PurePosixPath(name.format(**dict(zip(keys, values, strict=True)))))
+        path = str(PurePosixPath(name.format(**dict(zip(keys, values, strict=True)))))
+        try:
+            yield _inside(path)  # the name of a task, or parts that are harmless alone
+        except ValueError as error:
+            raise DataError(
+                f"benchmark {about.name}, task {task.name}: {name!r} stands for {path!r}, which {error}"
+            ) from None
 
 
 def _sentence(error: ValidationError) -> str:
@@ -248,6 +290,8 @@ def _sentence(error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"{place} is missing; add it"
     says = fault["msg"].removeprefix("Value error, ")
+    for python, words in (("a valid tuple", "a list"), ("a valid dictionary", "a mapping")):
+        says = says.replace(python, words)
     return f"{place}: {says[:1].lower()}{says[1:]}, got {repr(fault['input'])[:80]}"
 
 

@@ -20,11 +20,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from cl_zoo.data.faults import halved, unread
 from cl_zoo.errors import DataError
 
 TOKEN = "<image>"
@@ -102,6 +103,14 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: nested too deeply; fetch the file again") from None
 
 
+def lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a file of JSON lines that are not blank, with their numbers from 1.
+
+    Only a newline ends a line: inside a JSON text U+2028, U+0085 and the like are letters as others are.
+    """
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
 def read_text(path: Path) -> str:
     """A UTF-8 file.
 
@@ -111,8 +120,7 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise DataError(f"{path}: {reason}; check the data folder") from None
+        raise DataError(f"{path}: {unread(error)}") from None
     if content.startswith(LFS):
         raise DataError(f"{path}: is a Git LFS pointer, not the data; fetch the file itself")
     if not content.strip():
@@ -125,13 +133,13 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}, line {line}: {reason}; fetch the file again") from None
 
 
-def entries(record: Mapping[str, Any], number: int, file: Path, form: str) -> list[Entry]:
+def entries(record: Mapping[str, Any], number: int, file: Path | str, form: str) -> list[Entry]:
     """The questions of one record: one each, but for conversations of several.
 
     Args:
         record: as `read_records` gives it.
         number: its place in the file, from 1.
-        file: where it stands.
+        file: where it stands, for messages.
         form: `llava`, `sharegpt` or `question`.
 
     Raises:
@@ -178,7 +186,7 @@ def image_path(root: Path, text: str) -> Path:
     return path
 
 
-def fault(file: Path, number: int, says: str, remedy: str) -> NoReturn:
+def fault(file: Path | str, number: int, says: str, remedy: str) -> NoReturn:
     """Refuse one record.
 
     Raises:
@@ -190,7 +198,7 @@ def fault(file: Path, number: int, says: str, remedy: str) -> NoReturn:
 # Fields of a record
 
 
-def _question(record: Mapping[str, Any], number: int, file: Path) -> Entry:
+def _question(record: Mapping[str, Any], number: int, file: Path | str) -> Entry:
     image = _image(record, number, file)
     prompt = _text(record, "text", number, file)
     if not prompt.strip():
@@ -206,11 +214,11 @@ def _question(record: Mapping[str, Any], number: int, file: Path) -> Entry:
     return Entry(_id(record, number, file, needed=True), image, prompt, answer, references, truth)
 
 
-def _id(record: Mapping[str, Any], number: int, file: Path, *, needed: bool = False) -> str:
+def _id(record: Mapping[str, Any], number: int, file: Path | str, *, needed: bool = False) -> str:
     for key in ("question_id", "id"):
         value = record.get(key)
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
-            return str(value)
+            return _sound(str(value), key, number, file)
         if value is not None:
             fault(file, number, f"'{key}' is {_kind(value)}, not a text or a whole number", REPAIR)
     if needed:
@@ -218,7 +226,7 @@ def _id(record: Mapping[str, Any], number: int, file: Path, *, needed: bool = Fa
     return ""
 
 
-def _image(record: Mapping[str, Any], number: int, file: Path) -> str | None:
+def _image(record: Mapping[str, Any], number: int, file: Path | str) -> str | None:
     images = record.get("images", [])
     if not isinstance(images, list):
         fault(file, number, f"'images' is {_kind(images)}, not a list", REPAIR)
@@ -232,10 +240,10 @@ def _image(record: Mapping[str, Any], number: int, file: Path) -> str | None:
         return None
     if not isinstance(named[0], str) or not named[0]:
         fault(file, number, f"its image is {_kind(named[0]) if named[0] != '' else 'an empty text'}", REPAIR)
-    return str(named[0])
+    return _sound(named[0], "image", number, file)
 
 
-def _turns(value: Any, key: str, number: int, file: Path) -> list[tuple[str, str]]:
+def _turns(value: Any, key: str, number: int, file: Path | str) -> list[tuple[str, str]]:
     if not isinstance(value, list):
         what = "has no 'conversations'" if value is None else f"'{key}' is {_kind(value)}, not a list"
         fault(file, number, what, REPAIR)
@@ -252,7 +260,7 @@ def _turns(value: Any, key: str, number: int, file: Path) -> list[tuple[str, str
     return turns
 
 
-def _prompt(text: str, image: str | None, number: int, file: Path) -> str:
+def _prompt(text: str, image: str | None, number: int, file: Path | str) -> str:
     count = text.count(TOKEN)
     if not count:
         return text
@@ -262,22 +270,28 @@ def _prompt(text: str, image: str | None, number: int, file: Path) -> str:
     return text.replace(TOKEN, "").strip()  # as LLaVA does before it puts the token in front
 
 
-def _text(record: Mapping[str, Any], key: str, number: int, file: Path) -> str:
+def _text(record: Mapping[str, Any], key: str, number: int, file: Path | str) -> str:
     value = record.get(key)
     if not isinstance(value, str):
         says = f"'{key}' is {_kind(value)}, not a text" if key in record else f"has no {key!r}"
         fault(file, number, says, REPAIR)
-    return value
+    return _sound(value, key, number, file)
 
 
-def _texts(record: Mapping[str, Any], key: str, number: int, file: Path) -> tuple[str, ...]:
+def _sound(text: str, key: str, number: int, file: Path | str) -> str:
+    if half := halved(text):
+        fault(file, number, f"'{key}' holds half of a character ({half})", REPAIR)
+    return text
+
+
+def _texts(record: Mapping[str, Any], key: str, number: int, file: Path | str) -> tuple[str, ...]:
     value = record[key]
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
         fault(file, number, f"'{key}' is not a list of texts", REPAIR)
-    return tuple(value)
+    return tuple(_sound(one, key, number, file) for one in value)
 
 
-def _box(record: Mapping[str, Any], number: int, file: Path) -> dict[str, Any]:
+def _box(record: Mapping[str, Any], number: int, file: Path | str) -> dict[str, Any]:
     """`{"box": [x1, y1, x2, y2], "size": [w, h]}`; the official file writes the box as a text."""
     box, size = record["answer_bbox"], record.get("size")
     try:
@@ -306,14 +320,12 @@ def _kind(value: Any) -> str:
 
 
 def _lines(path: Path, text: str) -> list[Any]:
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                found.append(json.loads(line))
-            except ValueError as error:
-                last = not "".join(text.splitlines()[number:]).strip()
-                _broken(path, line, error, line=number, whole=last)
+    found, numbered = [], list(lines(text))
+    for number, line in numbered:
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            _broken(path, line, error, line=number, whole=number == numbered[-1][0])
     return found
 
 

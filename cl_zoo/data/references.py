@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cl_zoo.data.faults import halved
 from cl_zoo.data.records import Entry, read_json
 from cl_zoo.errors import DataError
 
@@ -46,8 +47,8 @@ def referred(asked: Sequence[Entry], path: Path, form: str, note: str = "") -> l
 
 def _coco(asked: Sequence[Entry], content: Any, path: Path) -> list[Entry]:
     captions: dict[int, list[str]] = {}
-    for annotation in content["annotations"]:
-        captions.setdefault(int(annotation["image_id"]), []).append(str(annotation["caption"]))
+    for place, annotation in enumerate(content["annotations"], 1):
+        captions.setdefault(int(annotation["image_id"]), []).append(_caption(annotation, place, path))
     wanted = range(1, len(asked) + 1)
     if missing := [number for number in wanted if number not in captions]:
         given = len(asked) - len(missing)
@@ -66,16 +67,46 @@ def _coco(asked: Sequence[Entry], content: Any, path: Path) -> list[Entry]:
     ]
 
 
+def _caption(annotation: Mapping[str, Any], place: int, path: Path) -> str:
+    """The sentence of an annotation.
+
+    Raises:
+        DataError: it is none.
+    """
+    caption = annotation["caption"]
+    says = ""
+    if not isinstance(caption, str):
+        says = "is null" if caption is None else "is no text"
+    elif not caption.strip():
+        says = "is blank"
+    elif half := halved(caption):
+        says = f"holds half of a character ({half})"
+    if says:
+        name = f"annotation {place} (id {annotation.get('id')!r})"
+        raise DataError(f"{path}, {name}: its caption {says}; write a sentence, or fetch the file again")
+    return str(caption)
+
+
 def _same_order(asked: Sequence[Entry], images: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Refuse a test file whose images are those of the references in another order: every score would be wrong."""
-    names = {int(image["id"]): PurePosixPath(str(image.get("file_name", ""))).name for image in images}
-    theirs = [names.get(number) for number in range(1, len(asked) + 1)]
+    """Refuse references that are about other images than the test records of their places: scores would be wrong.
+
+    Where most names of the references' images do not occur in the test file, names follow another scheme and prove nothing.
+    """
+    names = {int(image["id"]): PurePosixPath(str(image.get("file_name") or "")).name for image in images}
     ours = [PurePosixPath(entry.image or "").name for entry in asked]
-    if theirs != ours and sorted(map(str, theirs)) == sorted(ours):
-        number = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True), 1) if a != b)
+    pairs = [(number, names.get(number, ""), name) for number, name in enumerate(ours, 1)]
+    pairs = [one for one in pairs if one[1] and one[2]]
+    known = set(ours)
+    if 2 * sum(theirs in known for _, theirs, _ in pairs) < len(pairs):
+        return
+    wrong = [one for one in pairs if one[1] != one[2]]
+    if wrong:
+        number, theirs, name = wrong[0]
+        more = f", and {len(wrong) - 1:,} more differ" if len(wrong) > 1 else ""
+        moved = sorted(one[1] for one in wrong) == sorted(one[2] for one in wrong)
+        remedy = "restore the test file's order" if moved else "fetch the files that belong together"
         raise DataError(
-            f"{path}: image {number} is {theirs[number - 1]}, but test record {number} is about {ours[number - 1]}; "
-            "restore the test file's order"
+            f"{path}: image {number} is {theirs}, but test record {number} is about {name}{more}; {remedy}"
         )
 
 
@@ -86,14 +117,20 @@ def _textvqa(asked: Sequence[Entry], content: Any, path: Path) -> list[Entry]:
     def truth(entry: Entry) -> Entry | None:
         question = entry.prompt.splitlines()[0].lower()
         found = by_question.get((entry.id, question)) or by_id.get(entry.id)
-        return found and replace(entry, truth={**entry.truth, "answers": [str(a) for a in found["answers"]]})
+        if found is None:
+            return None
+        return replace(
+            entry, truth={**entry.truth, "answers": [_sound(a, entry, path) for a in found["answers"]]}
+        )
 
     return _each(asked, truth, path)
 
 
 def _gqa(asked: Sequence[Entry], content: Any, path: Path) -> list[Entry]:
     def truth(entry: Entry) -> Entry | None:
-        return replace(entry, answer=str(content[entry.id]["answer"])) if entry.id in content else None
+        if entry.id not in content:
+            return None
+        return replace(entry, answer=_sound(content[entry.id]["answer"], entry, path))
 
     return _each(asked, truth, path)
 
@@ -117,6 +154,13 @@ def _each(asked: Sequence[Entry], truth: Callable[[Entry], Entry | None], path: 
             "fetch the file that belongs to this test file"
         )
     return [one for one in found if one is not None]
+
+
+def _sound(answer: Any, entry: Entry, path: Path) -> str:
+    if half := halved(str(answer)):
+        says = f"an answer to question {entry.id!r} holds half of a character ({half})"
+        raise DataError(f"{path}: {says}; repair it")
+    return str(answer)
 
 
 def _few(numbers: Sequence[int] | Sequence[str]) -> str:

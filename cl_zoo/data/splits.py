@@ -1,65 +1,42 @@
 """Splits that are read when they are first used, and kept compactly: 200,000 records take little more memory than their text.
 
 A split is a JSON file in one of the formats of `cl_zoo.data.records`, or a folder of Hugging Face `datasets`. Every record is checked when the
-split is read; an image is looked for when its sample is asked for, and opened by whoever uses it.
+split is read; the file of an image must be there when its sample is asked for, and is opened by whoever uses it.
 """
 
 from __future__ import annotations
 
-import json
-from array import array
+import io
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
-from cl_zoo.data.records import Entry, entries, fault, image_path, read_records
+from PIL import Image
+
+from cl_zoo.data.faults import unread
+from cl_zoo.data.needs import ANSWER, lack
+from cl_zoo.data.packed import Packed
+from cl_zoo.data.records import REPAIR, Entry, entries, fault, image_path, read_records
 from cl_zoo.data.references import referred
 from cl_zoo.errors import DataError, first_line, nearest
 from cl_zoo.tasks import ImageSource, Sample
 
-NEEDS = {"caption": "references", "textvqa": "answers", "grounding": "box"}
-"""What a scoring rule needs beyond an answer, by its name."""
-
-
-class Packed(Sequence[tuple[int, Entry]]):
-    """Entries with the numbers of their records, kept as one block of JSON texts."""
-
-    def __init__(self, numbered: Iterable[tuple[int, Entry]]) -> None:
-        block, self._ends = bytearray(), array("Q", [0])
-        for number, one in numbered:
-            values = [number, one.id, one.image, one.prompt, one.answer, one.references, one.truth]
-            block += json.dumps(values, separators=(",", ":")).encode()
-            self._ends.append(len(block))
-        self._block = bytes(block)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[int, Entry]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[tuple[int, Entry]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[int, Entry] | Sequence[tuple[int, Entry]]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        number, name, image, prompt, answer, references, truth = json.loads(
-            self._block[self._ends[place] : self._ends[place + 1]]
-        )
-        return number, Entry(name, image, prompt, answer, tuple(references), truth)
-
 
 @dataclass(frozen=True)
 class Roots:
-    """Where the images of a split may lie: in the first folder that has the first two folders of a path.
+    """Where the images of a split may lie: in the first folder that has the first two folders of a path, or the file
+    where the path is a name alone. What is found is remembered; a folder may still come while a process runs.
 
     Attributes:
-        folders: those of the candidates that are there.
+        folders: candidates.
+        bases: in their place where none of them is there.
     """
 
     folders: tuple[Path, ...]
+    bases: tuple[Path, ...] = ()
     _found: dict[PurePosixPath, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def path(self, text: str) -> Path:
@@ -68,12 +45,17 @@ class Roots:
         Raises:
             DataError: it leaves the data folder.
         """
-        top = PurePosixPath(*PurePosixPath(text).parent.parts[:2])
-        if top not in self._found:
-            inside = not top.is_absolute() and ".." not in top.parts
-            here = (folder for folder in self.folders if inside and (folder / top).is_dir())
-            self._found[top] = next(here, self.folders[0])
-        return image_path(self._found[top], text)
+        name = PurePosixPath(text)
+        top = PurePosixPath(*name.parent.parts[:2])
+        if top in self._found:
+            return image_path(self._found[top], text)
+        there = [folder for folder in self.folders if os.path.isdir(folder)] or self.bases or self.folders
+        inside = not name.is_absolute() and ".." not in name.parts
+        wanted, has = (top, os.path.isdir) if top.parts else (name, os.path.isfile)
+        root = next((folder for folder in there if inside and has(folder / wanted)), None)
+        if root is not None and top.parts:
+            self._found[top] = root
+        return image_path(root or there[0], text)
 
 
 @dataclass(frozen=True)
@@ -100,6 +82,22 @@ class Plan:
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        """Where records stand, as a message begins."""
+        return f"{self.file}, split {self.split}" if self.form == "datasets" else str(self.file)
+
+    def column(self, *keys: str) -> str:
+        """` (column 'sentence')` where one of these keys stands in a column of another name."""
+        names = [self.columns[key] for key in keys if self.columns.get(key, key) != key]
+        return f" (column {names[0]!r})" if names else ""
+
+    def in_columns(self, says: str) -> str:
+        """A message with the columns of the dataset beside the keys that they stand for."""
+        for key in self.columns:
+            says = says.replace(f"'{key}'", f"'{key}'{self.column(key)}", 1)
+        return says
+
 
 class Split(Sequence[Sample]):
     """The samples of a file, read when first used.
@@ -108,7 +106,8 @@ class Split(Sequence[Sample]):
         plan: gives the plan; called when the split is first used.
 
     Raises:
-        DataError: on first use, what is wrong with the file; for a sample, a path that leaves the data folder.
+        DataError: on first use, what is wrong with the file; for a sample, an image that is not there or leads out of the data
+            folder.
     """
 
     def __init__(self, plan: Callable[[], Plan]) -> None:
@@ -124,6 +123,12 @@ class Split(Sequence[Sample]):
         return open_dataset(self.plan) if self.plan.form == "datasets" else None
 
     @cached_property
+    def _pictures(self) -> Any:
+        """The column of pictures as it is stored; `None` where images are names of files."""
+        column = _pictures(self._table, self.plan) if self._table is not None else None
+        return None if column is None else self._table.with_format("arrow", columns=[column])
+
+    @cached_property
     def entries(self) -> Packed:
         """What the records say, with their numbers from 1; images are names."""
         plan = self.plan
@@ -131,7 +136,10 @@ class Split(Sequence[Sample]):
             rows, form = _rows(self._table, plan), _form(self._table, plan)
         else:
             rows, form = enumerate(read_records(plan.file), 1), plan.form
-        found = [(number, one) for number, row in rows for one in entries(row, number, plan.file, form)]
+        try:
+            found = [(number, one) for number, row in rows for one in entries(row, number, plan.place, form)]
+        except DataError as error:
+            raise DataError(plan.in_columns(str(error))) from None
         return Packed(_checked(found, plan, by_id=form == "question"))
 
     def __len__(self) -> int:
@@ -145,17 +153,48 @@ class Split(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         number, one = self.entries[index]
-        return Sample(one.id, self._image(number, one), one.prompt, one.answer, one.references, one.truth)
+        return replace(_text(one), image=self._image(number, one, looked_for=True))
 
-    def _image(self, number: int, one: Entry) -> ImageSource | None:
+    def as_named(self, index: int) -> Sample:
+        """A sample whose image may be the path of a file that is not there."""
+        number, one = self.entries[index]
+        return replace(_text(one), image=self._image(number, one, looked_for=False))
+
+    def without_images(self, index: int) -> Sample:
+        """A sample whose image is neither looked for nor opened; it is `None` here."""
+        _, one = self.entries[index]
+        return _text(one)
+
+    def _image(self, number: int, one: Entry, *, looked_for: bool) -> ImageSource | None:
         if one.image is None:
             return None
-        if self._table is not None and (column := _pictures(self._table, self.plan)):
-            return _picture(self._table[number - 1][column], number, self.plan.file)
+        found: ImageSource | None
         try:
-            return self.plan.roots.path(one.image)
+            if self._pictures is not None:
+                found = _picture(self._pictures[number - 1].column(0)[0].as_py(), self.plan.roots)
+            else:
+                found = self.plan.roots.path(one.image)
+            if looked_for and isinstance(found, Path):
+                _look_for(found)
         except DataError as error:
-            raise DataError(f"{self.plan.file}, record {number}: {error}") from None
+            where = f"{self.plan.place}, record {number}{self.plan.column('image', 'images')}"
+            raise DataError(f"{where}: {error}") from None
+        return found
+
+
+def _look_for(path: Path) -> None:
+    """Refuse an image file that is not there while its record is known; who opens it later knows the path alone."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        remedy = "fetch it, or drop the record; 'cl-zoo data check' finds all"
+        raise DataError(f"image {path}: no such file; {remedy}") from None
+    except OSError as error:
+        raise DataError(f"image {path}: {unread(error)}") from None
+
+
+def _text(one: Entry) -> Sample:
+    return Sample(one.id, None, one.prompt, one.answer, one.references, one.truth)
 
 
 def _checked(found: Sequence[tuple[int, Entry]], plan: Plan, *, by_id: bool) -> Iterable[tuple[int, Entry]]:
@@ -166,30 +205,22 @@ def _checked(found: Sequence[tuple[int, Entry]], plan: Plan, *, by_id: bool) -> 
     """
     numbers, asked = [number for number, _ in found], [one for _, one in found]
     if not asked:
-        raise DataError(f"{plan.file}: holds no records; fetch the file again")
+        raise DataError(f"{plan.place}: holds no records; fetch the file again")
     if by_id and not plan.repeats:
         first: dict[str, int] = {}
         for number, one in found:
             if first.setdefault(one.id, number) != number:
                 says = f"question_id {one.id!r} stands in record {first[one.id]} already"
-                fault(plan.file, number, says, "give every test record an id of its own")
+                fault(plan.place, number, says, "give every test record an id of its own")
     if plan.references is not None:
         asked = referred(asked, *plan.references)
     for place, (number, one) in enumerate(zip(numbers, asked, strict=True)):
-        if lack := _lack(one, plan.needs):
-            fault(plan.file, number, lack, "repair or drop the record")
+        if what := lack(plan.needs, one.answer, one.references, one.truth):
+            fault(plan.place, number, plan.in_columns(f"lacks {what}"), REPAIR)
+        if plan.needs == ANSWER and not (one.answer or "").strip():
+            fault(plan.place, number, f"has an empty answer{plan.column('answer')}", REPAIR)
         name = str(place) if not by_id else f"{one.id}-{place}" if plan.repeats else one.id
         yield number, replace(one, id=name)
-
-
-def _lack(one: Entry, needs: str) -> str:
-    if needs == "references" and not one.references:
-        return "has no references to score a caption against"
-    if needs in ("answers", "box") and needs not in one.truth:
-        return f"has no {needs} to score an answer against"
-    if needs == "answer" and not (one.answer or "").strip():
-        return "has no answer" if one.answer is None else "has an empty answer"
-    return ""
 
 
 # Hugging Face datasets
@@ -215,6 +246,8 @@ def open_dataset(plan: Plan) -> Any:
             table = _from_files(datasets, plan)
     except DataError:
         raise
+    except PermissionError as error:
+        raise DataError(f"{plan.file}: {unread(error)}") from None
     except Exception as error:  # datasets and pyarrow raise whatever they meet
         raise DataError(f"{plan.file}: {first_line(error)}; save the dataset again") from None
     if isinstance(table, datasets.DatasetDict):
@@ -248,7 +281,9 @@ def _rows(table: Any, plan: Plan) -> Iterable[tuple[int, dict[str, Any]]]:
     """Rows as records, numbered from 1; pictures inside the dataset stay there and are named by their row."""
     renamed = {column: key for key, column in plan.columns.items()}
     if unknown := sorted(renamed.keys() - set(table.column_names)):
-        raise DataError(f"{plan.file}: has no column {unknown[0]!r}{nearest(unknown[0], table.column_names)}")
+        raise DataError(
+            f"{plan.place}: has no column {unknown[0]!r}{nearest(unknown[0], table.column_names)}"
+        )
     pictures = _pictures(table, plan)
     labels = {name: kind for name, kind in table.features.items() if hasattr(kind, "int2str")}
     texts = table.remove_columns([pictures]) if pictures else table
@@ -280,11 +315,25 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _picture(value: Any, number: int, file: Path) -> ImageSource | None:
+def _picture(value: Any, roots: Roots) -> ImageSource | None:
+    """A picture as RGB with its pixels as they are stored, as files are opened: `datasets` would turn it by its EXIF tag.
+
+    Args:
+        value: {"bytes": …, "path": …}, or a list of one.
+        roots: where it lies if only its path is stored.
+
+    Raises:
+        DataError: there are several, it is damaged, or its path leaves the data folder.
+    """
     pictures = value if isinstance(value, list) else [value]
     if len(pictures) > 1:
-        fault(
-            file, number, f"names {len(pictures)} images where a sample has one", "repair or drop the record"
-        )
-    image: ImageSource | None = pictures[0] if pictures else None
-    return image
+        raise DataError(f"names {len(pictures)} images where a sample has one; {REPAIR}")
+    if not pictures or pictures[0] is None:
+        return None
+    if pictures[0]["bytes"] is None:
+        return roots.path(pictures[0]["path"] or "")
+    try:
+        with Image.open(io.BytesIO(pictures[0]["bytes"])) as opened:
+            return opened.convert("RGB")
+    except Exception as error:  # a damaged picture raises nearly anything, SyntaxError included
+        raise DataError(f"its image cannot be decoded: {first_line(error)}; {REPAIR}") from None

@@ -1,6 +1,6 @@
 """`cl-zoo data check`: every record read, every image looked at, and what is wrong or worth knowing, in one report.
 
-The order of work: files and records (`cl_zoo.inspection.readings`), image files in parallel (`cl_zoo.inspection.pictures`), what records have in common
+The order of work: what the benchmark names for its runs (`cl_zoo.inspection.settings`), files and records (`cl_zoo.inspection.readings`), image files in parallel (`cl_zoo.inspection.pictures`), what records have in common
 (`cl_zoo.inspection.survey`). `cl_zoo.inspection.findings` says what the report holds.
 """
 
@@ -10,19 +10,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.errors import OptionError, PluginError, nearest
-from cl_zoo.inspection.findings import FAULTS, Facts, Finding, Report
+from cl_zoo.data.described import made
+from cl_zoo.errors import OptionError, nearest
+from cl_zoo.inspection.findings import FAULTS, Facts, Finding, Report, counted
 from cl_zoo.inspection.pictures import Look, equal_files, looks
 from cl_zoo.inspection.readings import Reading, readings
+from cl_zoo.inspection.settings import refused
 from cl_zoo.inspection.survey import Row, double_ids, facts, leaks, oddities, shared_images, similar_images
-from cl_zoo.tasks import Benchmark
 
 OVERLAPS = ("exact", "perceptual", "none")
 Watch = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
 MEMORY = "memory:"
 AGAIN = "fetch the file again"
-REMEDIES = {"missing": "fetch it, or drop the record"}
+REMEDIES = {"missing": "fetch it, or drop the record", "forbidden": "check who may read it"}
 
 
 def inspect(
@@ -55,11 +56,7 @@ def inspect(
     """
     if overlap not in OVERLAPS:
         raise OptionError(f"--overlap {overlap}{nearest(overlap, OVERLAPS)}")
-    benchmark = plugin(data)
-    if not isinstance(benchmark, Benchmark):
-        raise PluginError(
-            f"benchmark {name}: its plugin gave a {type(benchmark).__name__}, not a cl_zoo.Benchmark"
-        )
+    benchmark = made(plugin, data, name)
     read: list[Reading] = []
     jobs = readings(plugin, benchmark, data, outline=overlap == "perceptual")
     for job in jobs:
@@ -74,9 +71,15 @@ def inspect(
         version=benchmark.version,
         data=str(data or ""),
         options={"decode": decode, "overlap": overlap},
-        images={"checked": len(seen), "bytes": sum(look.size for look in seen.values())},
+        images={
+            "checked": len(seen),
+            "bytes": sum(look.size for look in seen.values()),
+            "memory": len({row.image for reading in read for row in reading.rows if _in_memory(row)}),
+        },
         tasks=tuple(tables),
-        findings=tuple(sorted(_findings(read, tables, users, seen, same, overlap), key=_order)),
+        findings=tuple(
+            sorted([*refused(benchmark), *_findings(read, tables, users, seen, same, overlap)], key=_order)
+        ),
     )
 
 
@@ -122,9 +125,13 @@ def _users(read: Sequence[Reading]) -> dict[str, list[Row]]:
     users: dict[str, list[Row]] = {}
     for reading in read:
         for row in reading.rows:
-            if row.image is not None and not row.image.startswith(MEMORY):
+            if row.image is not None and not _in_memory(row):
                 users.setdefault(row.image, []).append(row)
     return users
+
+
+def _in_memory(row: Row) -> bool:
+    return row.image is not None and row.image.startswith(MEMORY)
 
 
 def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Iterator[Finding]:
@@ -132,7 +139,7 @@ def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Ite
     for path, look in seen.items():
         if look.fault:
             row, others = users[path][0], len(users[path]) - 1
-            more = f" ({others:,} more records name it)" if others else ""
+            more = f" ({counted(others, 'more record names', 'more records name')} it)" if others else ""
             sentence = f"{row.place}: image {path} {look.words}{more}; {REMEDIES.get(look.fault, AGAIN)}"
             yield Finding(look.fault, sentence, row.task, row.split, row.file, row.record, row.id or None)
 

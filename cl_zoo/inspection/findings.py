@@ -8,7 +8,7 @@ The JSON report is one object::
     {
       "benchmark": "ucit", "version": "1", "data": "DIR", "ok": false,
       "options": {"decode": false, "overlap": "exact"},
-      "images": {"checked": 231857, "bytes": 21474836480},
+      "images": {"checked": 231857, "bytes": 21474836480, "memory": 0},
       "tasks": [{"task": "ArxivQA", "split": "train", "file": "DIR/instructions/…", "records": 40000, "official": 40000,
                  "instruction": "Answer with …", "samples": 40000, "images": 39000, "text_only": 0, "multi_turn": 0, "records_per_image": [1, 8], "repeated_ids": 0,
                  "identical": 0, "rationales": 39000, "instructions": {"Answer with …": 40000}}, …],
@@ -16,7 +16,8 @@ The JSON report is one object::
                     "record": 12, "id": "00015790", "count": 1, "sentence": "…"}, …]
     }
 
-`official` is null where the benchmark names no count. `samples` are questions of records that can be used: a conversation may
+`images` counts files, their bytes, and distinct images that are in memory or inside a dataset. `file` of a folder of `datasets`
+ends with the name of the split. `official` is null where the benchmark names no count. `samples` are questions of records that can be used: a conversation may
 hold several. `images` of a split are distinct ones; `records_per_image` holds least and
 most. `identical` counts records beyond the first of each group with the same image, prompt and answer. `rationales` are
 prompts with a line that starts with `Rationale`; `instruction` is the task's; `instructions` say how often it is a line of a
@@ -26,8 +27,6 @@ records or images a finding stands for.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,27 +34,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo.errors import full_disk_named
+from cl_zoo.runs import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FAULTS = {
-    "no file": "files that are not there",
-    "broken file": "files that cannot be read as records",
-    "count": "numbers of records that are not the official ones",
-    "record": "records that cannot be used",
-    "empty answer": "empty answers",
-    "double id": "test ids that stand twice",
-    "outside": "paths that leave the data folder",
-    "references": "reference captions that do not fit the test file",
-    "missing": "images that are missing",
-    "empty": "image files without content",
-    "no image": "files that are no images",
-    "truncated": "images that are cut off",
-    "unreadable": "images that cannot be read",
-    "leak": "test questions about an image that training holds too",
+    "setting": ("setting that a run refuses", "settings that a run refuses"),
+    "no file": ("file that is not there", "files that are not there"),
+    "broken file": ("file that cannot be read as records", "files that cannot be read as records"),
+    "count": (
+        "number of records that is not the official one",
+        "numbers of records that are not the official ones",
+    ),
+    "record": ("record that cannot be used", "records that cannot be used"),
+    "empty answer": ("empty answer", "empty answers"),
+    "double id": ("test id that stands twice", "test ids that stand twice"),
+    "outside": ("path that leaves the data folder", "paths that leave the data folder"),
+    "references": ("fault of references for the test file", "faults of references for the test file"),
+    "missing": ("image that is missing", "images that are missing"),
+    "forbidden": ("image that may not be read", "images that may not be read"),
+    "empty": ("image file without content", "image files without content"),
+    "no image": ("file that is no image", "files that are no images"),
+    "truncated": ("image that is cut off", "images that are cut off"),
+    "unreadable": ("image that cannot be read", "images that cannot be read"),
+    "leak": (
+        "test question about an image that training holds too",
+        "test questions about an image that training holds too",
+    ),
 }
-"""Kinds of fault, in the order in which they are shown."""
+"""Kinds of fault in the order in which they are shown, in words for one and for several."""
 SHOWN = 3
 
 
@@ -144,15 +152,8 @@ class Report:
         Raises:
             RunError: the disk is full.
         """
-        draft = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            with full_disk_named(path.parent):
-                draft.write_text(
-                    json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-                )
-                draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with full_disk_named(path.parent):
+            write_json(path, self.to_json(), sort=False)  # instructions stand in the order of their counts
 
     def show(self, console: Console) -> None:
         """A line per task and split, then faults by kind (the first few of each), then remarks."""
@@ -171,15 +172,27 @@ class Report:
         for kind, words in FAULTS.items():
             found = groups.get(kind, [])
             if found:
-                lines.append(f"{sum(one.count for one in found):,} {words}:")
+                lines.append(f"{counted(sum(one.count for one in found), *words)}:")
                 lines += [f"  {one.sentence}" for one in found[:SHOWN]]
                 if len(found) > SHOWN:
                     lines.append(f"  … and {len(found) - SHOWN:,} more; --report FILE writes all")
         if groups.get(""):
             lines += ["worth knowing:", *(f"  {one.sentence}" for one in groups[""])]
         faults = sum(one.count for one in self.findings if one.fault)
-        looked = f"{self.images['checked']:,} images looked at"
-        return [*lines, f"{looked}: {f'{faults:,} faults' if faults else 'no faults'}"]
+        return [*lines, f"{self._looked()}: {counted(faults, 'fault', 'faults') if faults else 'no faults'}"]
+
+    def _looked(self) -> str:
+        files, memory = self.images["checked"], self.images["memory"]
+        parts = [f"{counted(files, 'image', 'images')} looked at"] if files or not memory else []
+        if memory:
+            done = "read" if self.options["overlap"] == "none" else "compared"
+            parts.append(f"{counted(memory, 'image', 'images')} in memory {done}")
+        return ", ".join(parts)
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def _table(tasks: Sequence[Facts]) -> Any:

@@ -44,7 +44,7 @@ class Look(NamedTuple):
     """What one file is.
 
     Attributes:
-        fault: empty where the file is fine, else `missing`, `empty`, `no image`, `truncated` or `unreadable`.
+        fault: empty where the file is fine, else `missing`, `forbidden`, `empty`, `no image`, `truncated` or `unreadable`.
         words: what is wrong, to follow the file's name in a sentence.
         size: bytes.
         tail: hash of the last bytes; equal files have equal ones.
@@ -183,6 +183,8 @@ def _look_at(path: str, decode: bool, outline: bool) -> Look:
         return Look("missing", "is missing")
     except IsADirectoryError:
         return Look("no image", "is a folder")
+    except PermissionError:
+        return Look("forbidden", "may not be read")
     except OSError as error:
         return Look("unreadable", f"cannot be read: {error.strerror or error}")
 

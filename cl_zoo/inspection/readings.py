@@ -15,16 +15,18 @@ from typing import Any
 
 from PIL import Image
 
-from cl_zoo.data.described import Described, resolved, roots
+from cl_zoo.data.described import Described, nowhere, resolved, roots
 from cl_zoo.data.descriptions import ReferenceSource, SplitSource, TaskSource
-from cl_zoo.data.records import Entry, entries, read_records
+from cl_zoo.data.faults import halved
+from cl_zoo.data.needs import ANSWER, NEEDS, lack
+from cl_zoo.data.records import REPAIR, Entry, entries, read_records
 from cl_zoo.data.references import referred
-from cl_zoo.data.splits import NEEDS, Roots
+from cl_zoo.data.splits import Roots
 from cl_zoo.errors import DataError
-from cl_zoo.inspection.findings import Finding
+from cl_zoo.inspection.findings import Finding, counted
 from cl_zoo.inspection.pictures import outline_of
 from cl_zoo.inspection.survey import Row
-from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData
+from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
 
 SPLITS = ("train", "validation", "test")
 UNREAD = Entry("", None, "")
@@ -100,9 +102,11 @@ def _described(
     source: SplitSource = getattr(task, split)
     file = resolved(bases, source.files)
     where = str(file or source.files[0])
+    if source.format == "datasets":
+        where = f"{where}, split {source.split or split}"
     reading = Reading(task.name, split, where, 0, source.count, source.repeats, task.instruction)
     if file is None:
-        words = _nowhere(f"{task.name}, {split}", bases, source.files)
+        words = nowhere(f"task {task.name}, {split}", bases, source.files)
         return replace(reading, findings=[reading.finding("no file", words)])
     if source.format == "datasets":
         return _samples(reading, samples, outline)
@@ -113,9 +117,9 @@ def _described(
     reading = replace(reading, records=len(records))
     findings = _count(reading)
     numbered = _entries(reading, records, file, source.format, findings)
-    needs = "answer"
+    needs = ANSWER
     if split == "test":
-        needs = NEEDS.get(task.metric, "answer")
+        needs = NEEDS.get(task.metric, ANSWER)
         if task.references is not None:
             numbered = _referred(reading, numbered, task.references, bases, findings)
     rows = _rows(reading, numbered, needs, roots(bases, task.images), findings)
@@ -145,7 +149,8 @@ def _entries(
         except DataError as error:
             kind = "empty answer" if "empty answer" in str(error) else "record"
             name = record.get("question_id", record.get("id"))
-            findings.append(reading.finding(kind, str(error), number, None if name is None else str(name)))
+            shown = None if name is None or halved(str(name)) else str(name)
+            findings.append(reading.finding(kind, str(error), number, shown))
             asked = [UNREAD]
         numbered += [(number, entry, len(asked)) for entry in asked]
     return numbered
@@ -162,7 +167,7 @@ def _referred(
     file = resolved(bases, source.files)
     if file is None:
         if not source.optional:
-            words = _nowhere(f"{reading.task}, references", bases, source.files)
+            words = nowhere(f"task {reading.task}, references", bases, source.files)
             findings.append(reading.finding("no file", words))
         return numbered
     try:
@@ -173,7 +178,8 @@ def _referred(
     wanted = source.per_sample
     odd = [one for one in found if wanted and len(one.references or one.truth.get("answers", ())) != wanted]
     if odd:
-        words = f"{file}: {len(odd):,} test records have other than {wanted} references; fetch the file again"
+        records = counted(len(odd), "test record has", "test records have")
+        words = f"{file}: {records} other than {wanted} references; fetch the file again"
         findings.append(Finding("references", words, reading.task, reading.split, str(file), count=len(odd)))
     return [(number, entry, turns) for (number, _, turns), entry in zip(numbered, found, strict=True)]
 
@@ -190,10 +196,8 @@ def _rows(
         if entry.answer is not None and not entry.answer.strip():
             words = f"{where}: has an empty answer; repair or drop the record"
             findings.append(reading.finding("empty answer", words, number, name))
-        elif not lacks_file and (lack := _lack(entry, needs)):
-            findings.append(
-                reading.finding("record", f"{where}: {lack}; repair or drop the record", number, name)
-            )
+        elif not lacks_file and (what := lack(needs, entry.answer, entry.references, entry.truth)):
+            findings.append(reading.finding("record", f"{where}: lacks {what}; {REPAIR}", number, name))
         image = None
         if entry.image is not None:
             try:
@@ -207,19 +211,6 @@ def _rows(
 
 def _row(reading: Reading, number: int, *values: Any) -> Row:
     return Row(reading.task, reading.split, reading.file, number, *values)
-
-
-def _lack(entry: Entry, needs: str) -> str:
-    if needs == "answer":
-        return "has no answer" if entry.answer is None else ""
-    if needs == "references":
-        return "" if entry.references else "has no references to score a caption against"
-    return "" if needs in entry.truth else f"has no {needs} to score an answer against"
-
-
-def _nowhere(what: str, bases: tuple[Path, ...], names: tuple[str, ...]) -> str:
-    places = ", ".join(str(base / name) for base in bases for name in names)
-    return f"{what}: no file; looked for {places}; fetch it or pass another --data"
 
 
 # Samples
@@ -236,33 +227,46 @@ def _samples(reading: Reading, samples: Sequence[Sample], outline: bool) -> Read
     for number in range(1, reading.records + 1):
         where = f"{reading.file}, record {number}"
         try:
-            sample = samples[number - 1]
+            sample = as_named(samples, number - 1)
             image = _named(sample.image, outlines if outline else None)
         except DataError as error:
-            kind = "outside" if "leave" in str(error) or "leads out" in str(error) else "record"
-            findings.append(reading.finding(kind, str(error), number))
+            findings.append(reading.finding(_kind(error), str(error), number))
             continue
         except (
             Exception
-        ) as error:  # a picture inside a dataset is decoded here, and a damaged one raises anything
+        ) as error:  # a plugin may open its images only here, and a damaged one raises anything
             words = f"{where}: its image cannot be decoded: {' '.join(str(error).split())}"
             findings.append(reading.finding("unreadable", words, number))
+            continue
+        texts = (sample.id, sample.prompt, sample.answer or "", *sample.references)
+        if half := next(filter(None, map(halved, texts)), None):
+            words = f"{where}: holds half of a character ({half}); {REPAIR}"
+            findings.append(reading.finding("record", words, number))
             continue
         if sample.answer is not None and not sample.answer.strip():
             words = f"{where}: has an empty answer; repair or drop the record"
             findings.append(reading.finding("empty answer", words, number, sample.id))
         elif sample.answer is None and not (sample.references or sample.truth):
-            words = f"{where}: has no answer; repair or drop the record"
+            words = f"{where}: lacks {lack(ANSWER, None, (), {})}; {REPAIR}"
             findings.append(reading.finding("record", words, number, sample.id))
         rows.append(_row(reading, number, sample.id, image, sample.prompt, sample.answer))
     return replace(reading, rows=rows, findings=findings, outlines=outlines)
 
 
+def _kind(error: DataError) -> str:
+    says = str(error)
+    if "leave the data folder" in says or "leads out" in says:
+        return "outside"
+    return "unreadable" if "cannot be decoded" in says else "record"
+
+
 def _named(image: ImageSource | None, outlines: dict[str, bytes] | None) -> str | None:
     if not isinstance(image, Image.Image):
         return None if image is None else str(image)
-    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
-    digest.update(image.tobytes())
+    # As a model sees it: the same indices under another palette are another picture.
+    seen = image.convert("RGB")
+    digest = hashlib.blake2b(f"{seen.size}".encode(), digest_size=16)
+    digest.update(seen.tobytes())
     name = f"memory:{digest.hexdigest()}"
     if outlines is not None and (outline := outline_of(image)) is not None:
         outlines[name] = outline

@@ -16,6 +16,8 @@ from cl_zoo.inspection.pictures import near_pairs
 
 RATIONALE = re.compile(r"^\W*rationale\b", re.IGNORECASE | re.MULTILINE)
 INSTRUCTIONS, SHOWN = 12, 3
+WIDTH = 80
+"""Letters of a prompt's line that a remark shows."""
 NEAR = 10
 """Bits of 256 in which perceptual hashes of one picture may differ. Of rendered scenes saved again as JPEG most differ in 2 to 6, at half
 their size in 2 to 10; different scenes mostly in more than 20, though simple icons may fall below."""
@@ -162,12 +164,17 @@ def oddities(found: Facts) -> Iterator[Finding]:
             yield _remark(kind, found, f"{share} {words}", count)
     if len(found.instructions) > 1:
         parts = [
-            f"{100 * count / found.samples:.1f} % {line!r}" for line, count in found.instructions.items()
+            f"{100 * count / found.samples:.1f} % {_shortened(line)!r}"
+            for line, count in found.instructions.items()
         ]
         more = ", …" if len(parts) > SHOWN else ""
         yield _remark(
             "instructions", found, f"prompts end in different ways: {', '.join(parts[:SHOWN])}{more}"
         )
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1].rstrip()}…"
 
 
 def _remark(kind: str, found: Facts, words: str, count: int = 1) -> Finding:
