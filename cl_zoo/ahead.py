@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from cl_zoo.machine import cores
 from cl_zoo.tasks import ImageSource
 
 Key = TypeVar("Key")
@@ -21,21 +23,23 @@ class Ahead(Generic[Key]):
     What comes out does not depend on the number of threads, nor on whether it was begun.
 
     Args:
-        prepare: what is done to one image; it may raise, and does so in `take`.
+        prepare: what is done to one image; it may raise, and does so in `take`. The object of a method is not kept alive: it may
+            own this one.
         threads: how many; with none everything is done when it is taken.
     """
 
     def __init__(self, prepare: Callable[[ImageSource], Any], threads: int) -> None:
-        self._prepare, self._threads = prepare, threads
+        self._prepare = weakref.WeakMethod(prepare) if inspect.ismethod(prepare) else lambda: prepare
+        self.threads = threads
         self._begun: dict[Key, Future[Any]] = {}
 
     def begin(self, images: Mapping[Key, ImageSource]) -> None:
         """Start on the images that are wanted next; what was begun before and not taken is forgotten."""
         for key in self._begun.keys() - images.keys():
             self._begun[key].cancel()
-        if self._threads:
+        if self.threads:
             self._begun = {
-                key: self._begun[key] if key in self._begun else self._pool.submit(self._prepare, image)
+                key: self._begun[key] if key in self._begun else self._pool.submit(self._one, image)
                 for key, image in images.items()
             }
 
@@ -45,21 +49,26 @@ class Ahead(Generic[Key]):
         Raises:
             DataError: an image cannot be read.
         """
-        if not self._threads:
-            return [self._prepare(image) for image in images.values()]
+        if not self.threads:
+            return [self._one(image) for image in images.values()]
         ready = [
-            self._begun.pop(key) if key in self._begun else self._pool.submit(self._prepare, image)
+            self._begun.pop(key) if key in self._begun else self._pool.submit(self._one, image)
             for key, image in images.items()
         ]
         return [one.result() for one in ready]
 
+    def _one(self, image: ImageSource) -> Any:
+        prepare = self._prepare()
+        # Where its object is gone, nobody is left to take what was begun.
+        return None if prepare is None else prepare(image)
+
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._threads, thread_name_prefix="images")
+        return ThreadPoolExecutor(self.threads, thread_name_prefix="images")
 
 
 def reading_threads(device: torch.device) -> int:
     """Threads that may read beside a device: none beside the CPU, which they would take the cores from."""
     if device.type == "cpu":
         return 0
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(8, cores())

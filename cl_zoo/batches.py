@@ -86,6 +86,30 @@ class Batch:
         return Batch(tuple(self.samples[place] for place in places), inputs, targets, chosen)
 
 
+def padded(
+    rows: Sequence[tuple[list[int], list[int]]], pad: int, device: torch.device, *, answers: bool
+) -> tuple[dict[str, Any], Tensor | None]:
+    """Token ids of prompts and answers to the inputs of a batch, and its targets where it has answers.
+
+    Args:
+        rows: ids of a prompt and of its answer with the end token.
+        pad: id of the padding.
+    """
+    # The end token is a target but never an input: nothing is predicted from it.
+    sequences = [prompt + answer[:-1] if answers else prompt for prompt, answer in rows]
+    longest = max(len(sequence) for sequence in sequences)
+    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in sequences])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in sequences])
+    inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    if not answers:
+        return inputs, None
+    kept = max(len(answer) for _, answer in rows)
+    targets = torch.tensor([[IGNORED] * (kept - len(answer)) + answer for _, answer in rows])
+    inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(device)
+    inputs["logits_to_keep"] = kept
+    return inputs, targets.to(device)
+
+
 def answer_losses(outputs: Any, batch: Batch) -> Tensor:
     """−log p of each answer token, (batch, K) in fp32, zero off the answer (Eq. 1 of the HiDe-LLaVA paper)."""
     if batch.targets is None:

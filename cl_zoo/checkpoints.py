@@ -6,6 +6,7 @@ Only names and JSON are looked at here; the weights are read by transformers.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,14 @@ FAMILIES = {"llava": "llava", "internvl": "internvl", "qwen2_5_vl": "qwen2.5-vl"
 
 TITLES = {"llava": "LLaVA", "internvl": "InternVL", "qwen2_5_vl": "Qwen2.5-VL"}
 
-WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
+NEEDED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
 """Files of a hub repository that a backbone is made of."""
+
+WANTED = (*NEEDED, "README.md", "LICENSE*")
+"""Files that are downloaded: a model that is exported from this one takes over what its card says of the licence."""
+
+INDEX = "model.safetensors.index.json"
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 
 def read_config(folder: Path, title: str = "supported") -> dict[str, Any]:
@@ -55,6 +62,12 @@ def family_of(folder: Path) -> str:
     return FAMILIES[kind]
 
 
+def read_by(backbone: str) -> str | None:
+    """The `model_type` that a backbone of this package reads, by its name; `None` for anybody else's."""
+    named = (kind for kind, name in FAMILIES.items() if backbone == name or backbone.startswith(f"{name}-"))
+    return next(named, None)
+
+
 def check_folder(folder: Path, kind: str) -> None:
     """That a folder holds a complete checkpoint of a model type, as far as names and JSON tell.
 
@@ -80,41 +93,75 @@ def check_folder(folder: Path, kind: str) -> None:
     missing = missing_shards(folder)
     if missing:
         raise BackboneError(
-            f"backbone {folder}: lacks {missing[0]}, which its index names ({len(missing)} missing); download it into the folder"
+            f"backbone {folder}: lacks {missing[0]}, which its other files name ({len(missing)} missing); download it into the folder"
         )
 
 
 def missing_shards(folder: Path) -> list[str]:
-    """Files that the index of a checkpoint in several files names and that are not there."""
+    """What a checkpoint in several files lacks: files that its index or their own numbers name, and the index itself."""
     try:
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         files = sorted(set(index["weight_map"].values()))
+    except FileNotFoundError:
+        files = _numbered(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []  # in one file, or broken: transformers says so
+        return []  # broken: transformers says so
     return [file for file in files if not (folder / file).is_file()]
 
 
+def _numbered(folder: Path) -> list[str]:
+    """The files of a checkpoint whose index is not there, as the names of some of them tell, and the index."""
+    if (folder / "model.safetensors").is_file():
+        return []  # in one file
+    found = [SHARD.fullmatch(file.name) for file in sorted(folder.glob("*.safetensors"))]
+    names = {
+        f"{one[1]}-{number:05d}-of-{one[3]}.safetensors"
+        for one in found
+        if one
+        for number in range(1, int(one[3]) + 1)
+    }
+    return [*sorted(names), INDEX] if names else []
+
+
+def _lacking(folder: Path) -> list[str]:
+    """What a downloaded folder lacks before a backbone can be made of it; a download may have been interrupted."""
+    weights = [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
+    kinds = (
+        ("config.json",),
+        ("preprocessor_config.json", "processor_config.json"),
+        ("tokenizer.json", "tokenizer.model", "vocab.json"),
+    )
+    others = [names[0] for names in kinds if not any((folder / name).is_file() for name in names)]
+    return [*others, *weights, *missing_shards(folder)]
+
+
 def hub_folder(name: str, repository: str) -> Path:
-    """A folder with a repository of the hub: from the local cache, else downloaded.
+    """A folder with a repository of the hub: from the local cache, else downloaded, as is what an interrupted download left out.
 
     Raises:
-        BackboneError: it is not in the cache and cannot be downloaded.
+        BackboneError: it is not in the cache, or not all of it, and cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=list(WANTED), local_files_only=True))
-        if any(folder.glob("*.safetensors")) and not missing_shards(folder):
+        folder = Path(snapshot_download(repository, allow_patterns=list(NEEDED), local_files_only=True))
+        lacking = _lacking(folder)
+        if not lacking:
             return folder
+        state = f"is in the local cache without {lacking[0]}"
     except Exception:  # not in the cache; huggingface_hub has a class for each reason
-        pass
+        state = "is not in the local cache"
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(WANTED)))
+        folder = Path(snapshot_download(repository, allow_patterns=list(WANTED)))
+        lacking = _lacking(folder)  # without a network, huggingface_hub may answer with what was there before
+        reason = f"{lacking[0]} is still missing" if lacking else ""
     except Exception as error:  # no network, offline mode, a gate, no space
+        reason = first_line(error).partition(". ")[0]
+    if reason:
         raise BackboneError(
-            f"backbone {name}: {repository} is not in the local cache and cannot be downloaded "
-            f"({first_line(error).partition('. ')[0]}); run `hf download {repository}` where there is a network, or pass {name}:FOLDER"
-        ) from None
+            f"backbone {name}: {repository} {state} and cannot be downloaded ({reason}); run `hf download {repository}` where there is a network, or pass {name}:FOLDER"
+        )
+    return folder
 
 
 def _refuse_original(folder: Path, config: dict[str, Any]) -> None:

@@ -52,7 +52,16 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     micro_batch: int | None = Field(
         None, ge=1, description="samples per forward; default: the whole batch of a process"
     )
-    eval_batch: int = Field(64, ge=1, description="samples per generation; changes speed, never an answer")
+    eval_batch: int = Field(
+        64,
+        ge=1,
+        description="samples per generation; changes speed, and an answer only where rounding decides between two tokens, as it may in bf16",
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="longest prompt with its image and answer, in tokens; a longer one is refused, as is what has more than the model has positions",
+    )
     lr: dict[str, Rate] = Field(
         default_factory=lambda: {"adapters": 2e-4, "projector": 2e-5},
         description="learning rate by part; a part without its own takes that of `adapters`",
@@ -96,11 +105,13 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             )
 
     @model_serializer(mode="wrap")
-    def _without_empty_tasks(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A recipe that treats all tasks alike is written, and hashed into a run's id, without the word."""
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A recipe that treats all tasks alike, or bounds no prompt, is written, and hashed into a run's id, without the word."""
         values: dict[str, Any] = dump(self)
         if not self.tasks:
             values.pop("tasks", None)
+        if self.max_tokens is None:
+            values.pop("max_tokens", None)
         return values
 
     def rate(self, part: str) -> float:
@@ -114,7 +125,7 @@ def build_recipe(*layers: Mapping[str, Any]) -> Recipe:
     Raises:
         OptionError: a key is unknown or a value out of range.
     """
-    values: dict[str, Any] = {**Recipe().model_dump(), "tasks": {}}
+    values: dict[str, Any] = {**Recipe().model_dump(), "tasks": {}, "max_tokens": None}
     for key, value in layered(*layers).items():
         _assign(values, key, value)
     return validated(Recipe, values, "recipe")
@@ -246,7 +257,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
+    parents, leaf = _parts(key)
     place = values
     known = flatten(values)
     if parents[:1] == ["tasks"] and len(parents) == 2:  # which tasks there are is the benchmark's to say
@@ -262,6 +273,16 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     if leaf not in place and not free:
         raise OptionError(f"recipe has no key {key!r}{nearest(key, known)}")
     place[leaf] = value
+
+
+def _parts(key: str) -> tuple[list[str], str]:
+    """A dotted key to where it stands and its last word; the name of a task may have dots of its own."""
+    first, _, rest = key.partition(".")
+    task, _, leaf = rest.rpartition(".")
+    if first == "tasks" and task:
+        return [first, task], leaf
+    *parents, leaf = key.split(".")
+    return parents, leaf
 
 
 def _number(value: Any) -> Any:

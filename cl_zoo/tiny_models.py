@@ -168,7 +168,7 @@ def _decoder(tokenizer: Any, layers: int) -> dict[str, Any]:
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
         "vocab_size": len(tokenizer),
-        "max_position_embeddings": 128,
+        "max_position_embeddings": 512,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,

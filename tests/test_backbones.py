@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cl_zoo.backbones.loading import revision_of
 from cl_zoo.backbones.towers import FrozenTower
 from cl_zoo.batches import forward, task_loss
 from cl_zoo.errors import BackboneError, DataError
+from cl_zoo.features.encoders import encoder_revision
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import TEMPLATE, square
 
@@ -278,6 +280,113 @@ def test_the_revision_changes_with_the_weights(tiny_folder: Path, tmp_path: Path
     weights.write_bytes(bytes(content))
 
     assert revision_of(folder) != before
+
+
+def test_the_revision_is_that_of_the_vocabulary_too(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = broken(tiny_folder, tmp_path)
+    before = revision_of(folder)
+    (folder / "chat_template.jinja").write_text("not what is used here")
+    (folder / "README.md").write_text("nor this")
+    assert revision_of(folder) == before
+
+    for name in ("tokenizer.model", "merges.txt", "vocab.txt"):
+        (folder / name).write_text("pieces")
+        assert revision_of(folder) != before
+        before = revision_of(folder)
+
+
+def test_the_shipped_base_has_the_revision_that_stands_in_the_shipped_results() -> None:
+    import cl_zoo_bench_mini
+
+    folder = Path(cl_zoo_bench_mini.__file__).parent
+    assert revision_of(folder / "base") == "52cb8f072532ad46"
+    assert encoder_revision(str(folder / "clip")) == "0e5b92e3eb3911a1"
+
+
+def test_a_file_that_was_overwritten_is_looked_at_again(tiny: Backbone, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    for number in (0, 1):
+        square(number)[0].save(file)
+        os.utime(file, (number, number))
+        torch.testing.assert_close(tiny.encode([file]), tiny.encode([square(number)[0]]))
+
+
+@pytest.mark.parametrize("change", ["code", "device"])
+def test_a_shelf_is_of_one_device_and_of_todays_code(
+    change: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shelves() -> set[str]:
+        backbone = load(tiny_folder / "llava")
+        backbone.adjust(cache=tmp_path)
+        if change == "device" and len(list(tmp_path.iterdir())) == 2:
+            backbone.model.to("meta")
+        backbone._seen._shelf.put(b"key", torch.zeros(1))  # type: ignore[union-attr]
+        if change == "code":
+            monkeypatch.setattr("cl_zoo.backbones.source_hash", lambda *files: "0123456789abcdef")
+        return {file.name for file in tmp_path.iterdir()}
+
+    monkeypatch.setattr("cl_zoo.features.shelves.RESERVE", 0)
+    assert len(shelves()) == 2
+    assert len(shelves()) == 4
+
+
+def test_the_code_of_a_shelf_is_the_familys_the_towers_and_what_opens_images(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def noted(*files: str) -> str:
+        hashed.extend("/".join(Path(file).parts[-2:]) for file in files)
+        return "0" * 16
+
+    monkeypatch.setattr("cl_zoo.backbones.source_hash", noted)
+    tiny.adjust(cache=tmp_path)
+    _ = tiny._seen
+    assert hashed == [
+        "backbones/llava.py",
+        "backbones/__init__.py",
+        "backbones/towers.py",
+        "features/__init__.py",
+    ]
+
+
+# Lengths
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_prompt_beyond_the_limit_is_refused_with_its_length(tiny: Backbone, answers: bool) -> None:
+    """11 tokens: USER:, four of the image, five of the question, ASSISTANT:; in training four more: three words and the end."""
+    length = 11 + 4 * answers
+    tiny.adjust(max_tokens=length)
+    assert tiny.with_model(tiny.model).max_tokens == length
+    tiny.batch(samples(0), answers=answers)
+
+    tiny.adjust(max_tokens=length - 1)
+    with pytest.raises(
+        DataError,
+        match=rf"sample '0' takes {length} tokens with its image.*, more than the recipe's max_tokens {length - 1}; .*--set max_tokens={length}",
+    ):
+        tiny.batch(samples(0), answers=answers)
+
+
+def test_a_prompt_beyond_the_models_positions_is_refused_whatever_the_recipe_says(tiny: Backbone) -> None:
+    tiny.adjust(max_tokens=10_000)
+    prompt = "What " * 506
+    tiny.batch([Sample("7", square(0)[0], prompt)], answers=False)  # with USER:, ASSISTANT: and the image 512
+
+    with pytest.raises(
+        DataError,
+        match="sample '7' takes 513 tokens with its image, more than the 512 positions of backbone tiny",
+    ):
+        tiny.batch([Sample("7", square(0)[0], prompt + "?")], answers=False)
+
+
+def test_a_prompt_that_marks_an_image_itself_is_refused_in_whose_name(tiny: Backbone) -> None:
+    tiny.check_prompt("What is it ?", "prompt 3")
+    with pytest.raises(
+        DataError, match="prompt 3 holds <image>, which stands for the image itself; take it out"
+    ):
+        tiny.check_prompt("<image> What is it ?", "prompt 3")
 
 
 def test_a_backbone_without_features_says_how_to_name_some(tiny_folder: Path) -> None:

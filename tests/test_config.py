@@ -207,9 +207,29 @@ def test_a_recipe_for_all_tasks_alike_is_written_without_the_word():
     }
 
 
+def test_the_name_of_a_task_may_have_dots():
+    nested = {"tasks": {"OCR v1.5": {"epochs": 2}, "v2.": {"global_batch": 7}}}
+    recipe = build_recipe(nested, {"tasks.OCR v1.5.global_batch": 5})
+
+    assert recipe.for_task("OCR v1.5") == build_recipe({"epochs": 2, "global_batch": 5})
+    assert recipe.for_task("v2.").global_batch == 7
+    assert recipe.tasks.keys() == {"OCR v1.5", "v2."}
+    assert build_recipe(flatten(recipe.model_dump(mode="json"))) == recipe
+
+
+def test_a_bound_of_prompts_stands_in_a_recipe_only_where_it_is_set():
+    """What is hashed into a run's id does not change because prompts may be bounded."""
+    assert "max_tokens" not in build_recipe({"epochs": 2, "max_tokens": None}).model_dump(mode="json")
+    assert build_recipe({"max_tokens": 2048}).model_dump(mode="json")["max_tokens"] == 2048
+    assert build_recipe(read_recipe("paper"), {"max_tokens": None}).max_tokens is None
+    with pytest.raises(OptionError, match=r"recipe\.max_tokens: .*greater than or equal to 1, got 0"):
+        build_recipe({"max_tokens": 0})
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
+        ({"tasks.epochs": 1}, r"recipe has no key 'tasks.epochs'"),
         ({"tasks.Med.epoch": 1}, r"recipe has no key 'tasks.Med.epoch'; did you mean 'tasks.Med.epochs'\?"),
         ({"tasks.Med": 1}, r"recipe has no key 'tasks.Med'"),
         ({"tasks": 1}, r"recipe.tasks: .*dictionary, got 1"),
@@ -241,7 +261,7 @@ def test_every_value_of_a_named_recipe_has_a_source():
         settings = recipe_settings(name)
         keys = {setting.key for setting in settings if not setting.key.startswith("tasks.")}
 
-        assert keys == set(flatten(Recipe().model_dump()))
+        assert keys == {*flatten(Recipe().model_dump()), "max_tokens"}
         assert all(len(setting.source) > 20 for setting in settings), name
         assert about.endswith(".")
         build_recipe(read_recipe(name))
@@ -272,6 +292,7 @@ def test_the_named_recipes_hold_the_numbers_of_their_sources():
     for one in (paper, released, mcitlib, coin):
         assert one.lr == {"adapters": 2e-4, "projector": 2e-5}
         assert (one.epochs, one.schedule, one.warmup, one.weight_decay) == (1, "cosine", 0.03, 0.0)
+        assert one.max_tokens == 2048
         assert (one.precision, one.checkpointing, one.adapter.dropout) == ("bf16", True, 0.05)
 
 

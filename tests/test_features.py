@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
 from cl_zoo.errors import BackboneError, DataError
-from cl_zoo.features import FeatureEncoder, Remembered, content_key, image_key
-from cl_zoo.features.encoders import encoder_revision
+from cl_zoo.features import FeatureEncoder, Remembered, content_key, encoders, image_key, open_image
+from cl_zoo.features.encoders import encoder_revision, files_hash
 from cl_zoo.features.shelves import Shelf
 from cl_zoo.testing import square
 
@@ -169,14 +171,142 @@ def test_what_is_remembered_is_not_computed_again() -> None:
 
 
 def test_images_of_equal_bytes_but_another_shape_or_mode_differ() -> None:
-    from PIL import Image
-
     wide, high = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
     grey = Image.new("L", (8, 3))
     rgb = Image.new("RGB", (8, 1))
 
     assert len({image_key(one) for one in (wide, high, grey, rgb)}) == 4
     assert image_key(wide) == image_key(wide.copy())
+
+
+def test_an_image_in_memory_goes_by_what_the_model_is_shown_of_it() -> None:
+    """The pixels of a palette image are numbers of colours; which colours is another part of it."""
+    red, blue = Image.new("P", (4, 4)), Image.new("P", (4, 4))
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    assert red.tobytes() == blue.tobytes()
+
+    for key in (image_key, content_key):
+        assert key(red) != key(blue)
+        assert key(red) == key(red.convert("RGB"))
+
+
+def test_a_file_goes_by_its_place_its_size_and_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.png"
+    square(0)[0].save(file)
+    before = image_key(file)
+    monkeypatch.chdir(tmp_path)
+    assert image_key(Path("a.png")) == before
+
+    os.utime(file, (1, 1))
+    changed = image_key(file)
+    file.write_bytes(file.read_bytes() + b" ")
+    os.utime(file, (1, 1))
+    assert len({before, changed, image_key(file)}) == 3
+    for wrong in (tmp_path / "gone.png", tmp_path / "nul\0.png"):
+        assert str(wrong) in image_key(wrong)
+        with pytest.raises(DataError, match="check the data folder"):
+            open_image(wrong)
+
+
+def test_a_file_that_was_overwritten_is_looked_at_again(encoder: FeatureEncoder, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    square(0)[0].save(file)
+    before = encoder.images([file])
+    square(1)[0].save(file)
+    os.utime(file, (1, 1))
+
+    torch.testing.assert_close(encoder.images([file]), encoder.images([square(1)[0]]))
+    assert not torch.allclose(encoder.images([file]), before)
+
+
+@pytest.mark.parametrize(
+    "error", [SyntaxError("broken PNG"), struct.error("unpack"), ValueError("bad"), EOFError(), KeyError(3)]
+)
+def test_whatever_pillow_makes_of_a_broken_file_is_one_sentence(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.Image.Image.convert", fail)
+    square(0)[0].save(tmp_path / "a.png")
+
+    with pytest.raises(DataError, match=r"image .*a\.png: not a readable image; check the data folder"):
+        open_image(tmp_path / "a.png")
+    with pytest.raises(DataError, match="image in memory: not a readable image"):
+        open_image(square(0)[0])
+
+
+def test_an_image_of_too_many_pixels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    square(0)[0].save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)  # 16 × 16 is more than twice that
+
+    with pytest.raises(DataError, match=r"a\.png: has more than the 200 pixels that Pillow opens; check"):
+        open_image(tmp_path / "a.png")
+
+
+def test_a_lack_of_memory_is_nobodys_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.Image.Image.convert", fail)
+    square(0)[0].save(tmp_path / "a.png")
+
+    with pytest.raises(MemoryError):
+        open_image(tmp_path / "a.png")
+
+
+# Files as a hash
+
+
+def checkpoint(file: Path, **changed: float) -> str:
+    """The hash of a file of three tensors of one shape, all zeros but for `changed`."""
+    from safetensors.torch import save_file
+
+    tensors = {name: torch.zeros(3, 5000) for name in ("a", "b", "c")}
+    for name, value in changed.items():
+        tensors[name][:] = value
+    save_file(tensors, file)
+    return files_hash([file])
+
+
+def test_every_tensor_of_a_large_checkpoint_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two checkpoints that were merged from adapters of one base differ neither in size nor in their first and last bytes."""
+    monkeypatch.setattr(encoders, "LARGE", 1000)
+    file = tmp_path / "model.safetensors"
+    before = checkpoint(file)
+
+    assert len({before, *(checkpoint(file, **{name: 0.5}) for name in "abc")}) == 4
+    assert checkpoint(file) == before
+    content = file.read_bytes()
+    assert (content.count(b'"a"'), content.count(b'"c"')) == (1, 1)
+    file.write_bytes(content.replace(b'"a"', b'"d"'))
+    assert files_hash([file]) != before
+
+
+def test_a_large_file_of_another_kind_is_read_whole_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, content = tmp_path / "tokenizer.json", bytearray(b"{" + b" " * 50_000 + b"}")
+    file.write_bytes(content)
+    small = files_hash([file])
+    monkeypatch.setattr(encoders, "LARGE", 1000)
+    before = files_hash([file])
+    assert before != small
+    content[20_000] = ord("1")
+    file.write_bytes(content)
+    os.utime(file, (1, 1))
+    assert files_hash([file]) != before
+
+    for header in (b'{"a": {"data_offsets": [-9, 4]}}', b'{"a": {"data_offsets": [0, 999999]}}', b"[]"):
+        broken = len(header).to_bytes(8, "little") + header + bytes(5000)
+        (tmp_path / "broken.safetensors").write_bytes(broken)
+        assert files_hash([tmp_path / "broken.safetensors"])
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert files_hash([file]) != before
 
 
 def test_an_unknown_encoder_is_refused(tmp_path: Path) -> None:
@@ -238,8 +368,6 @@ def test_an_image_goes_by_what_it_holds_wherever_it_lies(tmp_path: Path) -> None
 
 
 def test_images_in_memory_of_another_shape_or_mode_have_another_key() -> None:
-    from PIL import Image
-
     images = [
         Image.new("RGB", (4, 2)),
         Image.new("RGB", (2, 4)),
@@ -274,6 +402,32 @@ def test_memory_asks_the_shelf_before_it_computes(tmp_path: Path) -> None:
 
     assert computed == [[0, 1], [1]]
     assert [row.tolist() for row in rows] == [[1.0] * 3, [0.0] * 3, [1.0] * 3]
+    assert [memory.knows(key) for memory in (first, second) for key in (b"a", b"c", b"d")] == [
+        True,
+        True,
+        False,
+    ] * 2
+
+
+def test_memory_alone_knows_what_it_has_not_dropped() -> None:
+    memory: Remembered[str] = Remembered(12)
+    memory.rows(["a"], lambda places: [torch.zeros(3)])
+    assert (memory.knows("a"), memory.knows("b")) == (True, False)
+    memory.rows(["b"], lambda places: [torch.zeros(3)])
+
+    assert (memory.knows("a"), memory.knows("b")) == (False, True)
+
+
+def test_changed_code_does_not_serve_what_older_code_computed(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shelves() -> set[str]:
+        FeatureEncoder(str(tiny_folder / "clip"), cache=tmp_path).texts(["red"])
+        return {file.name for file in tmp_path.iterdir()}
+
+    assert len(shelves()) == len(shelves()) == 2
+    monkeypatch.setattr("cl_zoo.features.source_hash", lambda *files: "0123456789abcdef")
+    assert len(shelves()) == 4
 
 
 def test_an_encoder_with_a_cache_looks_at_each_image_once_in_all_processes(
@@ -295,9 +449,9 @@ def test_an_encoder_with_a_cache_looks_at_each_image_once_in_all_processes(
     assert torch.equal(second.images(images), first.images(images))
     torch.testing.assert_close(second.images(images), plain.images(images))
     assert torch.equal(second.texts(["red"]), plain.texts(["red"]))
-    assert sorted(path.name for path in cache.iterdir()) == [
-        f"features-{encoder_revision(folder)}.{kind}" for kind in ("data", "index")
-    ]
+    files = sorted(path.name for path in cache.iterdir())
+    assert [file.partition(".")[2] for file in files] == ["data", "index"]
+    assert all(file.startswith(f"features-{encoder_revision(folder)}-cpu-") for file in files)
 
 
 def test_a_text_and_its_states_are_two_entries(tiny_folder: Path, tmp_path: Path) -> None:

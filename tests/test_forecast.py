@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
 from cl_zoo.errors import BackboneError, OptionError
-from cl_zoo.forecast import ANSWER_BYTES, OF_BANDWIDTH, Forecast, Planner, planned_backbone
+from cl_zoo.features.shelves import STRIDE
+from cl_zoo.forecast import ANSWER_BYTES, CLIP, OF_BANDWIDTH, Forecast, Planner, planned_backbone
 from cl_zoo.forecast.gpus import GPUS, find_gpu
 from cl_zoo.forecast.outlook import plan, totals
 from cl_zoo.forecast.plans import Look, TaskLoad, look
@@ -177,8 +179,37 @@ def test_images_pass_through_the_tower_once_where_their_features_are_kept() -> N
     assert of("zeroshot").flops["tower"] == each * (100 + 200)
     shelved = of("finetune", shelved=True)
     assert shelved.flops["tower"] == each * (3001 + 300)
-    assert shelved.disk["features"] == 3301 * 577 * 1024 * 2
+    assert shelved.disk["features"] == 3301 * (577 * 1024 * 2 + STRIDE)
+    assert of("zeroshot", shelved=True).disk["features"] == 300 * (577 * 1024 * 2 + STRIDE)
     assert of("finetune").disk["features"] == 0
+
+
+def test_who_looks_through_the_encoder_holds_and_stores_its_features_too() -> None:
+    """HiDe compares 3,301 images and as many prompts by features of width 768 in fp32; L2P has keys of that width."""
+    hide = of("hide", shelved=True)
+    extra = 2 * 3301 * (4 * 768 + STRIDE)
+
+    assert hide.disk["features"] == of("finetune", shelved=True).disk["features"] + extra
+    assert of("finetune").memory["encoder"] == 0
+    assert hide.memory["encoder"] == of("l2p").memory["encoder"] == 4 * CLIP
+    assert hide.peak_memory > 4 * CLIP + hide.memory["weights"]
+
+
+def test_the_encoder_that_stands_in_is_as_large_as_that_of_the_papers() -> None:
+    import open_clip
+
+    with torch.device("meta"):
+        model = open_clip.CLIP(**open_clip.get_model_config("ViT-L-14-336"))
+    assert sum(weight.numel() for weight in model.parameters()) == CLIP
+
+
+def test_an_encoder_that_is_there_is_counted_itself(tiny: Backbone) -> None:
+    prepared, _, _ = plan(*TINY, {})
+    planned = prepared.forecast(parse_stack("hide"))
+
+    assert planned.memory["encoder"] == 4 * tiny.features.size
+    assert tiny.features.size == sum(weight.numel() for weight in tiny.features._model.parameters())
+    assert prepared.forecast(parse_stack("finetune")).memory["encoder"] == 0
 
 
 @pytest.mark.parametrize(

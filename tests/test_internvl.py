@@ -14,9 +14,9 @@ from cl_zoo.backbones import Backbone
 from cl_zoo.backbones.internvl import load
 from cl_zoo.batches import Batch, forward
 from cl_zoo.config import build_recipe
-from cl_zoo.engine import TaskBatches
 from cl_zoo.errors import BackboneError
 from cl_zoo.prompts import Prompted
+from cl_zoo.streams import TaskBatches
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import square, tiny_internvl
 

@@ -298,7 +298,7 @@ def test_a_checkpoint_in_several_files_is_one(checkpoint: Path, tiny_folder: Pat
     whole = logits(load(tiny_folder / "llava", CPU, torch.float32))
     assert torch.equal(logits(load(checkpoint, CPU, torch.float32)), whole)
     (checkpoint / shards[1]).unlink()
-    with pytest.raises(BackboneError, match=f"lacks {shards[1]}, which its index names"):
+    with pytest.raises(BackboneError, match=f"lacks {shards[1]}, which its other files name"):
         load(checkpoint, CPU, torch.float32)
 
 
@@ -332,6 +332,71 @@ def test_llava_by_name_comes_from_the_hubs_cache(
     assert (backbone.name, backbone.feature_revision) == ("llava-1.5-7b", "ViT-L-14-336/openai")
     assert backbone.template.startswith("A chat between a curious user")
     assert backbone.image_aspect == "pad"
+
+
+@pytest.fixture
+def interrupted(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache with a checkpoint in several files, of which one and the index have not arrived."""
+    from transformers import LlavaForConditionalGeneration
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--llava-hf--llava-1.5-7b-hf"
+    folder = Path(shutil.copytree(tiny_folder / "llava", kept / "snapshots" / "abc"))
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="60KB")
+    shutil.copytree(folder, tmp_path / "whole")
+    (folder / "model.safetensors.index.json").unlink()
+    return folder
+
+
+def test_an_interrupted_download_is_taken_up_again(
+    interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its index, and without one of the files that the names of the others tell of."""
+    import huggingface_hub
+
+    snapshot, asked = huggingface_hub.snapshot_download, []
+
+    def download(repository: str, **settings: Any) -> str:
+        if settings.get("local_files_only"):
+            return str(snapshot(repository, **settings))
+        asked.append(settings["allow_patterns"])
+        shutil.copytree(tmp_path / "whole", interrupted, dirs_exist_ok=True)
+        return str(interrupted)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    load_7b(None, CPU, torch.float32)
+    assert len(asked) == 1
+    assert {"README.md", "LICENSE*"} <= set(asked[0])
+    sorted(interrupted.glob("*.safetensors"))[1].unlink()
+    (interrupted / "model.safetensors.index.json").unlink()
+    load_7b(None, CPU, torch.float32)
+    (interrupted / "tokenizer.json").unlink()
+    load_7b(None, CPU, torch.float32)
+    load_7b(None, CPU, torch.float32)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_an_interrupted_download_without_a_network_says_what_is_missing(
+    interrupted: Path, offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """huggingface_hub may answer with the old folder where it cannot reach the network."""
+    if not offline:
+        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(interrupted))
+    with pytest.raises(BackboneError) as raised:
+        load_7b(None, CPU, torch.float32)
+
+    assert "is in the local cache without model.safetensors.index.json" in str(raised.value)
+    assert "run `hf download llava-hf/llava-1.5-7b-hf`" in str(raised.value)
+
+
+def test_a_folder_without_its_index_is_refused(interrupted: Path) -> None:
+    with pytest.raises(BackboneError, match=r"lacks model\.safetensors\.index\.json, which its other files"):
+        load(interrupted, CPU, torch.float32)
 
 
 def test_llava_by_name_that_is_nowhere_says_how_to_get_it(

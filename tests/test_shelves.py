@@ -126,13 +126,28 @@ def test_what_a_shelf_cannot_hold_is_refused(tmp_path: Path, tensor: Tensor) -> 
 
 def test_nothing_is_stored_beyond_the_limit(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, "tower", limit_bytes=100)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for key in range(4):
-            shelf.put(b"%d" % key, torch.zeros(10))
+    for key in range(2):
+        shelf.put(b"%d" % key, torch.zeros(10))
+    with pytest.warns(UserWarning, match=r"tower\.data: the limit of 100 bytes is reached; no further"):
+        shelf.put(b"2", torch.zeros(10))
+    shelf.put(b"3", torch.zeros(10))
 
     assert [shelf.get(b"%d" % key) is not None for key in range(4)] == [True, True, False, False]
     assert shelf.data.stat().st_size == 80
+
+
+def test_the_disk_alone_bounds_a_shelf_that_nobody_bounds(tmp_path: Path) -> None:
+    assert Shelf(tmp_path, "tower").limit_bytes is None
+
+
+def test_a_shelf_says_what_it_holds_without_reading_it(tmp_path: Path) -> None:
+    shelf, other = Shelf(tmp_path, "tower"), Shelf(tmp_path, "tower")
+    shelf.put(b"a", torch.ones(3))
+    shelf.data.unlink()
+
+    assert b"a" in shelf
+    assert b"a" in other
+    assert b"b" not in other
 
 
 def test_a_full_disk_ends_storing_and_not_the_run(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ A backbone plugin is a function `load(path, device, dtype) -> Backbone` under th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -14,22 +15,25 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
+from cl_zoo import features
 from cl_zoo.ahead import Ahead, reading_threads
+from cl_zoo.backbones import towers
 from cl_zoo.backbones.towers import FrozenTower as FrozenTower
 from cl_zoo.backbones.towers import frame
-from cl_zoo.batches import IGNORED, Batch
+from cl_zoo.backbones.wording import Worded
+from cl_zoo.batches import Batch, padded
 from cl_zoo.errors import BackboneError, DataError, OptionError, first_line, nearest
 from cl_zoo.features import FeatureEncoder, Remembered, content_key, image_key, open_image
 from cl_zoo.features.encoders import encoder_revision
 from cl_zoo.features.shelves import Shelf
-from cl_zoo.tasks import ImageSource, Sample
-from cl_zoo.templates import TEMPLATES, around, resolve
+from cl_zoo.tasks import ImageSource, Sample, source_hash
+from cl_zoo.templates import TEMPLATES, resolve
 
 LINEARS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"
 """All linears of a decoder. A bare `q_proj` would match a vision tower as well."""
 
 
-class Backbone:
+class Backbone(Worded):
     """A frozen multimodal model with its tokenizer, image processor, chat template and feature encoder.
 
     Args:
@@ -57,8 +61,6 @@ class Backbone:
     model_type: ClassVar[str]
     model_class: ClassVar[str]
     style: ClassVar[str]
-    image_frame: ClassVar[tuple[str, str]]
-    image_text: ClassVar[str]
     end: ClassVar[str | None] = None
     aspects: ClassVar[tuple[str, ...]] = ("pad", "crop", "stretch")
     tower_at: ClassVar[str] = "model.vision_tower"
@@ -127,8 +129,12 @@ class Backbone:
         template: str | None = None,
         image_aspect: str | None = None,
         cache: Path | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         """Put a user's choices in the place of the backbone's own; `None` leaves one as it is.
+
+        Args:
+            max_tokens: the longest prompt with its image and its answer; a longer one is refused when its batch is made.
 
         Raises:
             OptionError: no template is called so, or this family does not treat images so.
@@ -141,6 +147,7 @@ class Backbone:
         self.template = resolve(template) if template else self.template
         self.image_aspect = image_aspect or self.image_aspect
         self.cache = cache or self.cache
+        self.max_tokens = max_tokens or self.max_tokens
         if image_aspect or cache:
             self.__dict__.pop("_seen", None)
         if features or cache:
@@ -158,6 +165,7 @@ class Backbone:
             features=self.feature_name,
         )
         other.image_aspect, other.cache = self.image_aspect, self.cache
+        other.max_tokens = self.max_tokens
         if "features" in self.__dict__:
             other.features = self.features
         return other
@@ -225,7 +233,7 @@ class Backbone:
             answers: with targets, for training; without, answers and references are taken off the samples.
 
         Raises:
-            DataError: a sample has no answer to learn, or its image cannot be read.
+            DataError: a sample has no answer to learn, is too long, or its image cannot be read.
         """
         if not answers:
             samples = [sample.question_only() for sample in samples]
@@ -235,7 +243,7 @@ class Backbone:
         rows = [
             self._tokens(sample, 0 if sample.image is None else next(widths), answers) for sample in samples
         ]
-        inputs, targets = self._pad(rows, answers)
+        inputs, targets = padded(rows, self.tokenizer.pad_token_id, self.device, answers=answers)
         inputs.update(seen)
         self.finish(inputs)
         return Batch(tuple(samples), inputs, targets, spans)
@@ -249,7 +257,8 @@ class Backbone:
         """
 
         def compute(places: list[int]) -> Sequence[Tensor]:
-            pixels = self._ahead.take({keys[place]: images[place] for place in places})
+            made = self._ahead.take({keys[place]: images[place] for place in places})
+            pixels = [{**one, "pixel_values": one["pixel_values"].to(self.device)} for one in made]
             # The same features whether they are first asked for inside or outside an autocast region.
             with torch.autocast(self.device.type, enabled=False):
                 return self.look(pixels)
@@ -257,17 +266,19 @@ class Backbone:
         keys = [self._key(image) for image in images]
         return self._seen.rows(keys, compute)
 
-    def expect(self, samples: Sequence[Sample]) -> None:
-        """Begin to read the images of the samples that the next batch is made of, where threads are free for it."""
-        self._ahead.begin({self._key(one.image): one.image for one in samples if isinstance(one.image, Path)})
+    def expect(self, samples: Iterable[Sample]) -> None:
+        """Begin to read the images of the samples that the next batch is made of, where threads are free for it.
+
+        Not those whose features are known already.
+        """
+        if not self._ahead.threads:
+            return  # a sample may be drawn when it is asked for
+        images = {self._key(one.image): one.image for one in samples if isinstance(one.image, Path)}
+        self._ahead.begin({key: image for key, image in images.items() if not self._seen.knows(key)})
 
     def _key(self, image: ImageSource) -> bytes:
-        """On a shelf an image goes by what it holds; in memory the path of a file is enough, and need not be read."""
+        """On a shelf an image goes by what it holds; in memory path, size and time of a file are enough: it is not read."""
         return content_key(image) if self.cache else image_key(image).encode(errors="surrogateescape")
-
-    def decode(self, tokens: Tensor) -> list[str]:
-        """Generated tokens (batch, n) to answers, without special tokens and outer white space."""
-        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     @cached_property
     def _ahead(self) -> Ahead[bytes]:
@@ -279,11 +290,15 @@ class Backbone:
         if self.cache is None:
             return Remembered()
         precision = str(self.model.dtype).removeprefix("torch.")
-        shelf = Shelf(self.cache, f"tower-{self.revision}-{self.image_aspect}-{precision}")
-        return Remembered(shelf=shelf, device=self.device)
+        # Changed code does not serve what older code computed.
+        modules = (sys.modules[kind.__module__] for kind in type(self).__mro__ if issubclass(kind, Backbone))
+        files = [getattr(module, "__file__", None) for module in (*modules, towers, features)]
+        code = source_hash(*filter(None, files))[:8]
+        parts = ("tower", self.revision, self.image_aspect, precision, self.device.type, code)
+        return Remembered(shelf=Shelf(self.cache, "-".join(parts)), device=self.device)
 
     def _pixels(self, image: ImageSource) -> dict[str, Any]:
-        """What the image processor makes of one image, on the model's device and in its type."""
+        """What the image processor makes of one image, in the model's type; on the CPU, as this runs in a thread."""
         framed = frame(open_image(image), self.image_aspect, self.image_processor)
         try:
             made = self.image_processor(images=[framed], return_tensors="pt")
@@ -291,56 +306,4 @@ class Backbone:
             raise DataError(
                 f"image {image if isinstance(image, Path) else 'in memory'}: {first_line(error)}; leave it out of the data"
             ) from None
-        return {**made, "pixel_values": made["pixel_values"].to(self.device, self.model.dtype)}
-
-    @cached_property
-    def _start(self) -> list[int]:
-        """The token that the tokenizer puts before every text, if it does."""
-        start = self.tokenizer.bos_token_id
-        return [start] if start is not None and self.tokenizer("x")["input_ids"][0] == start else []
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-    def _tokens(self, sample: Sample, image_tokens: int, answers: bool) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt, image tokens repeated, and of the answer with its end token.
-
-        What stands before and behind the image are texts of their own to the tokenizer, as in LLaVA's code: a SentencePiece
-        vocabulary puts its dummy prefix before both, whatever the version of the tokenizer makes of one text with a gap.
-        """
-        if self.image_text in sample.prompt:
-            raise DataError(
-                f"sample {sample.id!r}: its prompt holds {self.image_text}, which stands for the image itself; take it out of the text"
-            )
-        head, tail = around(self.template)
-        if sample.image is None:
-            prompt = self._start + self._ids(head + sample.prompt + tail)
-        else:
-            before, behind = self.image_frame
-            shown = [self.model.config.image_token_id] * image_tokens
-            prompt = self._start + self._ids(head + before) + shown + self._ids(behind + sample.prompt + tail)
-        if not answers:
-            return prompt, []
-        if not sample.answer:
-            raise DataError(
-                f"sample {sample.id!r} ({sample.prompt[:40]!r}…) has no answer to learn; drop it from the training split"
-            )
-        return prompt, [*self._ids(sample.answer), self.tokenizer.eos_token_id]
-
-    def _pad(
-        self, rows: Sequence[tuple[list[int], list[int]]], answers: bool
-    ) -> tuple[dict[str, Any], Tensor | None]:
-        # The end token is a target but never an input: nothing is predicted from it.
-        sequences = [prompt + answer[:-1] if answers else prompt for prompt, answer in rows]
-        longest = max(len(sequence) for sequence in sequences)
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in sequences])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in sequences])
-        inputs: dict[str, Any] = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-        if not answers:
-            return inputs, None
-        kept = max(len(answer) for _, answer in rows)
-        targets = torch.tensor([[IGNORED] * (kept - len(answer)) + answer for _, answer in rows])
-        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(self.device)
-        inputs["logits_to_keep"] = kept
-        return inputs, targets.to(self.device)
+        return {**made, "pixel_values": made["pixel_values"].to(self.model.dtype)}

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.backbones.loading import load_checkpoint
-from cl_zoo.errors import BackboneError
 
 TILES = 32
 """Tiles that pass through the tower together."""
@@ -59,8 +58,6 @@ def load(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbon
     """Any `InternVLForConditionalGeneration` checkpoint in a local folder.
 
     Raises:
-        BackboneError: no path, no such folder, another class, missing or corrupt weights.
+        BackboneError: as for `load_checkpoint`.
     """
-    if path is None:
-        raise BackboneError("backbone internvl needs a checkpoint; pass --backbone internvl:FOLDER")
     return load_checkpoint(InternVL, path, device, dtype, name="internvl")

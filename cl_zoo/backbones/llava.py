@@ -17,7 +17,6 @@ from torch import Tensor
 from cl_zoo.backbones import Backbone
 from cl_zoo.backbones.loading import load_checkpoint
 from cl_zoo.checkpoints import hub_folder
-from cl_zoo.errors import BackboneError
 
 ENCODER = "ViT-L-14-336/openai"
 """The CLIP that LLaVA-1.5's vision tower was taken from; the papers' anchors are its features."""
@@ -56,10 +55,8 @@ def load(
     """Any `LlavaForConditionalGeneration` checkpoint in a local folder.
 
     Raises:
-        BackboneError: no path, no such folder, another class, missing or corrupt weights.
+        BackboneError: as for `load_checkpoint`.
     """
-    if path is None:
-        raise BackboneError(f"backbone {name} needs a checkpoint; pass --backbone {name}:FOLDER")
     return load_checkpoint(Llava, path, device, dtype, name=name, template=template, features=features)
 
 

@@ -17,7 +17,7 @@ Family = TypeVar("Family", bound=Backbone)
 
 def load_checkpoint(
     family: type[Family],
-    path: Path,
+    path: Path | None,
     device: torch.device,
     dtype: torch.dtype,
     *,
@@ -28,9 +28,11 @@ def load_checkpoint(
     """A checkpoint of a family from a local folder.
 
     Raises:
-        BackboneError: no such folder, another class, missing or corrupt weights.
+        BackboneError: no path, no such folder, another class, missing or corrupt weights.
         OptionError: no template is called so.
     """
+    if path is None:
+        raise BackboneError(f"backbone {name} needs a checkpoint; pass --backbone {name}:FOLDER")
     check_folder(path, family.model_type)
     import transformers
 
@@ -73,5 +75,10 @@ def _mark(tokenizer: Any, family: type[Backbone], path: Path) -> None:
 
 
 def revision_of(folder: Path) -> str:
-    """A hash that changes with a checkpoint: its configuration and weights, large files by size, head and tail."""
-    return files_hash([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+    """A hash that changes with a checkpoint: its configuration, vocabulary and weights, as `files_hash` has them.
+
+    Its chat template is not among them: what stands around a prompt is this package's own, and part of a run's id.
+    """
+    vocabulary = (folder / name for name in ("tokenizer.model", "merges.txt", "vocab.txt"))
+    there = [file for file in vocabulary if file.is_file()]
+    return files_hash([*folder.glob("*.json"), *folder.glob("*.safetensors"), *there])

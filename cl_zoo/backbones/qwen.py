@@ -5,7 +5,9 @@ tokens as its size asks for; tokens of an image have positions in height and wid
 `image_grid_thw` and `mm_token_type_ids`. The merger, which makes one token of four neighbouring patches, is the projector.
 What is kept of an image is what enters the merger, in the order of the tokens.
 
-Large photographs make long prompts: `size.longest_edge` in the checkpoint's `preprocessor_config.json` bounds their pixels.
+An image has as many tokens as its pixels ask for. `preprocessor_config.json` in the checkpoint's folder bounds the pixels: as
+`min_pixels` and `max_pixels`, or as `size.shortest_edge` and `size.longest_edge`, which are areas too. Where large photographs
+make prompts longer than a recipe's `max_tokens`, lower the upper bound there: it counts as another revision.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from torch import Tensor, nn
 from cl_zoo.backbones import Backbone
 from cl_zoo.backbones.loading import load_checkpoint
 from cl_zoo.backbones.towers import FrozenTower
-from cl_zoo.errors import BackboneError
 
 
 class FrozenVisual(FrozenTower):
@@ -120,8 +121,6 @@ def load(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbon
     """Any `Qwen2_5_VLForConditionalGeneration` checkpoint in a local folder.
 
     Raises:
-        BackboneError: no path, no such folder, another class, missing or corrupt weights.
+        BackboneError: as for `load_checkpoint`.
     """
-    if path is None:
-        raise BackboneError("backbone qwen2.5-vl needs a checkpoint; pass --backbone qwen2.5-vl:FOLDER")
     return load_checkpoint(Qwen, path, device, dtype, name="qwen2.5-vl")

@@ -10,6 +10,7 @@ end, the end token takes the last place: of a question with its instruction it i
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,15 +18,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from cl_zoo.ahead import Ahead, reading_threads
 from cl_zoo.errors import BackboneError, DataError
+from cl_zoo.features import encoders
 from cl_zoo.features.encoders import encoder_revision, load_encoder
 from cl_zoo.features.shelves import Shelf
-from cl_zoo.tasks import ImageSource
+from cl_zoo.tasks import ImageSource, source_hash
 
 Key = TypeVar("Key")
 
@@ -65,6 +67,10 @@ class Remembered(Generic[Key]):
             self._keep(key, row)
         return rows
 
+    def knows(self, key: Key) -> bool:
+        """Whether `rows` would give the tensor of a key without computing it."""
+        return key in self._kept or (self._shelf is not None and cast(bytes, key) in self._shelf)
+
     def _shelved(self, keys: Iterable[Key]) -> dict[Key, Tensor]:
         if self._shelf is None:
             return {}
@@ -101,7 +107,11 @@ class FeatureEncoder:
     def __init__(self, name: str, device: torch.device | str = "cpu", cache: Path | None = None) -> None:
         self.name, self.device = name, torch.device(device)
         self._model, self._transform, self._tokenizer, self.width = load_encoder(name, self.device)
-        shelf = Shelf(cache, f"features-{encoder_revision(name)}") if cache is not None else None
+        code = source_hash(__file__, encoders.__file__)[
+            :8
+        ]  # changed code does not serve what older code computed
+        label = f"features-{encoder_revision(name)}-{self.device.type}-{code}"
+        shelf = Shelf(cache, label) if cache is not None else None
         self._by_content = shelf is not None
         transform = self._transform
         self._ahead: Ahead[bytes] = Ahead(
@@ -110,6 +120,11 @@ class FeatureEncoder:
         self._images: Remembered[bytes] = Remembered(2**28, shelf, self.device)
         self._texts: Remembered[bytes] = Remembered(2**27, shelf, self.device)
         self._states: Remembered[bytes] = Remembered(2**27, shelf, self.device)
+
+    @property
+    def size(self) -> int:
+        """Parameters of image and text tower together."""
+        return sum(weight.numel() for weight in self._model.parameters())
 
     @property
     def text_width(self) -> int:
@@ -166,7 +181,7 @@ class FeatureEncoder:
         return torch.stack(self._states.rows([b"state" + text.encode() for text in texts], compute))
 
     def _image_key(self, image: ImageSource) -> bytes:
-        """On a shelf an image goes by what it holds; in memory the path of a file is enough, and need not be read."""
+        """On a shelf an image goes by what it holds; in memory path, size and time of a file are enough: it is not read."""
         return content_key(image) if self._by_content else image_key(image).encode(errors="surrogateescape")
 
     def _encode(self, texts: list[str]) -> Tensor:
@@ -196,16 +211,20 @@ def cosines(features: Tensor, others: Tensor) -> Tensor:
 
 
 def image_key(image: ImageSource) -> str:
-    """Identifies an image: the path of a file, the content of an image in memory."""
+    """Identifies an image: path, size and time of a file, what `open_image` makes of an image in memory."""
     if isinstance(image, Path):
-        return str(image)
-    return hashlib.blake2b(image.tobytes(), digest_size=16, person=image.mode.encode()).hexdigest() + str(
-        image.size
-    )
+        place = os.path.abspath(image)
+        try:
+            status = os.stat(place)
+        except (OSError, ValueError):
+            return place  # `open_image` says what is wrong with it
+        return f"{place} {status.st_size} {status.st_mtime_ns}"
+    seen = _rgb(image)
+    return hashlib.blake2b(seen.tobytes(), digest_size=16, person=b"RGB").hexdigest() + str(seen.size)
 
 
 def content_key(image: ImageSource) -> bytes:
-    """Identifies an image by what it holds, wherever it lies: the bytes of a file, mode, size and pixels of one in memory.
+    """Identifies an image by what it holds, wherever it lies: the bytes of a file, size and RGB pixels of one in memory.
 
     Raises:
         DataError: the file cannot be read.
@@ -214,10 +233,11 @@ def content_key(image: ImageSource) -> bytes:
         try:
             status = image.stat()
             return _file_key(image, status.st_size, status.st_mtime_ns)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise DataError(f"image {image}: {_why(error)}; check the data folder") from None
-    about = f"{image.mode} {image.size}".encode()
-    return hashlib.blake2b(about + b"\0" + image.tobytes(), digest_size=32, person=b"pixels").digest()
+    seen = _rgb(image)
+    about = f"RGB {seen.size}".encode()
+    return hashlib.blake2b(about + b"\0" + seen.tobytes(), digest_size=32, person=b"pixels").digest()
 
 
 @lru_cache(maxsize=2**18)
@@ -226,7 +246,14 @@ def _file_key(image: Path, size: int, changed: int) -> bytes:
     return hashlib.blake2b(image.read_bytes(), digest_size=32, person=b"file").digest()
 
 
+def _rgb(image: Image.Image) -> Image.Image:
+    """An image in memory as RGB; its pixels alone would leave out a palette."""
+    return image if image.mode == "RGB" else open_image(image)
+
+
 def _why(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more than the {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels that Pillow opens"
     return "no such file" if isinstance(error, FileNotFoundError) else "not a readable image"
 
 
@@ -236,10 +263,13 @@ def open_image(image: ImageSource) -> Image.Image:
     Raises:
         DataError: the file is missing or not a readable image.
     """
-    if not isinstance(image, Path):
-        return image.convert("RGB")
     try:
+        if not isinstance(image, Path):
+            return image.convert("RGB")
         with Image.open(image) as opened:
             return opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"image {image}: {_why(error)}; check the data folder") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+        place = image if isinstance(image, Path) else "in memory"
+        raise DataError(f"image {place}: {_why(error)}; check the data folder") from None

@@ -60,13 +60,13 @@ class Shelf:
     Args:
         folder: made where it is missing.
         name: says what computed the tensors; a shelf never mixes encoders.
-        limit_bytes: size of the data file after which nothing more is stored.
+        limit_bytes: size of the data file after which nothing more is stored; `None` fills the disk up to `RESERVE`.
 
     Raises:
         RunError: the folder cannot be used, or the index is damaged.
     """
 
-    def __init__(self, folder: Path, name: str, limit_bytes: int = 2**37) -> None:
+    def __init__(self, folder: Path, name: str, limit_bytes: int | None = None) -> None:
         stem = file_stem(name)
         self.index, self.data = folder / f"{stem}.index", folder / f"{stem}.data"
         self.limit_bytes = limit_bytes
@@ -83,6 +83,13 @@ class Shelf:
     def __len__(self) -> int:
         self._refresh()
         return len(self._places)
+
+    def __contains__(self, key: bytes) -> bool:
+        """Whether the index tells of a key; its data is not read."""
+        digest = _digest(key)
+        if digest not in self._places:
+            self._refresh()
+        return digest in self._places
 
     def get(self, key: bytes) -> Tensor | None:
         """A copy of the tensor on the CPU; `None` where the key is unknown or its data was lost with the machine's power.
@@ -132,8 +139,8 @@ class Shelf:
         self._refresh()
         if digest in self._places:
             return
-        if self._end + len(content) > self.limit_bytes:
-            self._storing = False
+        if self.limit_bytes is not None and self._end + len(content) > self.limit_bytes:
+            self._stop(f"the limit of {self.limit_bytes} bytes is reached")
             return
         if shutil.disk_usage(self.data.parent).free < len(content) + RESERVE:
             self._stop("the disk is almost full")

@@ -13,9 +13,13 @@ a hook computes besides (a teacher, Fisher information, anchors, rehearsed sampl
                    With checkpointing: 2 h per layer (4 h in fp32), and one layer in full
       answering    keys and values of a batch of answers; it is not there at the same time as the activations
       features     of images that the tower has seen, up to 1 GiB
+      encoder      4 bytes per parameter of the feature encoder, where a stack asks for it while it is built
     seconds
       training     (training + recomputed FLOPs) / (efficiency × peak); the tower likewise
       answering    prompt FLOPs / (efficiency × peak) + answer tokens of a batch × bytes of the weights / (0.6 × bandwidth)
+    disk
+      features     with a cache, those of every image that is looked at, each once, with a record of 92 bytes; where a stack asks for
+                   the feature encoder, its features in fp32 of every image and, as if no prompt came twice, of every prompt
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from cl_zoo.choices import Choice
 from cl_zoo.config import Recipe
 from cl_zoo.entrypoints import BACKBONES, load
 from cl_zoo.errors import BackboneError
+from cl_zoo.features.shelves import STRIDE
 from cl_zoo.forecast.gpus import Gpu
 from cl_zoo.forecast.plans import Look, TaskLoad
 from cl_zoo.jobs import backbone_parts
@@ -45,6 +50,8 @@ EFFICIENCY = 0.35
 OF_BANDWIDTH = 0.6
 """Share of a GPU's memory bandwidth that writing an answer is taken to reach."""
 KEPT_FEATURES = 2**30
+CLIP = 427_944_193
+"""Parameters of ViT-L-14-336, the encoder of the papers, which stands in where a backbone has shapes alone."""
 ANSWER_BYTES = 300
 """Of a record of an answer file: id, prompt, answer and route."""
 
@@ -68,6 +75,20 @@ def planned_backbone(name: str) -> Backbone:
             f"{str(error).partition(';')[0]}; or name one of the published shapes: {', '.join(published())}"
         ) from None
     return loaded
+
+
+class Watched:
+    """A feature encoder that tells whether anything was asked of it; it is loaded only then."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone, self.asked = backbone, False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)  # no plugin's business, and no copy's
+        found = getattr(self._backbone.features, name)
+        self.asked = True
+        return found
 
 
 @dataclass(frozen=True)
@@ -145,7 +166,8 @@ class Planner:
         Raises:
             PluginError: its hooks cannot be placed without values and data.
         """
-        backbone = self.backbone.with_model(deepcopy(self.backbone.model))
+        backbone, looked = self.backbone.with_model(deepcopy(self.backbone.model)), Watched(self.backbone)
+        vars(backbone)["features"] = looked
         protocol = Plugins(choices).protocol
         found = sizes(choices, backbone, self.recipe, len(self.stream))
         tasks = self._learnt(protocol, found, backbone)
@@ -164,18 +186,19 @@ class Planner:
             task.seconds = seconds["training"] * task.tokens / sum(other.tokens for other in tasks)
         kept = sum(found[-1].continuing.values())
         answers = sum(place.test for _, place in cells)
+        learns = bool(tasks)
         return Forecast(
             label="+".join(choice.label for choice in choices if not choice.probe),
             tasks=tuple(tasks),
             sizes=tuple(found),
             answers=answers,
             flops=flops,
-            memory=self._memory(found),
+            memory=self._memory(found, learns, looked.asked),
             seconds=seconds,
             disk={
                 "checkpoint": 4.0 * kept,
                 "answers": float(ANSWER_BYTES * answers),
-                "features": float(self._feature_bytes) if self.shelved else 0.0,
+                "features": self._stored(learns, looked.asked) if self.shelved else 0.0,
             },
         )
 
@@ -242,15 +265,14 @@ class Planner:
 
     def _looks(self, cells: Sequence[tuple[int, TaskLoad]], learns: bool) -> float:
         """Images that pass through the tower: each once where all features are kept, else at every use."""
-        distinct = self._distinct
-        if self.shelved or self._feature_bytes <= KEPT_FEATURES:
-            return sum((task.train_images if learns else 0) + task.test_images for task in distinct)
+        if self.shelved or self._feature_bytes(learns) <= KEPT_FEATURES:
+            return self._images(learns)
         used = sum(task.train_images * self.recipe.for_task(task.name).epochs for task in self.stream)
         return (used if learns else 0) + sum(task.test_images for _, task in cells)
 
     # Bytes
 
-    def _memory(self, found: Sequence[Size]) -> dict[str, float]:
+    def _memory(self, found: Sequence[Size], learns: bool, looks: bool) -> dict[str, float]:
         recipe, config = self.recipe, self.backbone.model.config.get_text_config()
         trained = max(sum(size.trained.values()) for size in found)
         kept = sum(found[-1].continuing.values())
@@ -271,7 +293,8 @@ class Planner:
             "weights": float(self._weight_bytes),
             "learning": 16.0 * trained,
             "kept": 4.0 * max(0, kept - trained),
-            "features": float(min(self._feature_bytes, KEPT_FEATURES)),
+            "features": float(min(self._feature_bytes(learns), KEPT_FEATURES)),
+            "encoder": 4.0 * getattr(self.backbone.features, "size", CLIP) if looks else 0.0,
             "activations": float(tokens * held) if trained else 0.0,
             "answering": float(answering * pairs),
         }
@@ -292,12 +315,22 @@ class Planner:
     def _distinct(self) -> list[TaskLoad]:
         return list({task.name: task for task in self.stream}.values())
 
-    @property
-    def _feature_bytes(self) -> int:
-        """Of all images of the stream, each once."""
+    def _images(self, learns: bool) -> float:
+        """Of the stream, each once; a stack that learns nothing only sees those of the questions."""
+        return sum((task.train_images if learns else 0) + task.test_images for task in self._distinct)
+
+    def _feature_bytes(self, learns: bool) -> int:
+        """Of all images."""
         size = 2 if self.recipe.precision == "bf16" else 4
-        images = sum(task.train_images + task.test_images for task in self._distinct)
-        return round(size * self.look.features * images)
+        return round(size * self.look.features * self._images(learns))
+
+    def _stored(self, learns: bool, looks: bool) -> float:
+        """Bytes on disk for images, and for images and prompts that the feature encoder looks at."""
+        stored = self._feature_bytes(learns) + STRIDE * self._images(learns)
+        if looks:
+            prompts = sum((task.train if learns else 0) + task.test for task in self._distinct)
+            stored += (4 * self.backbone.features.width + STRIDE) * (self._images(learns) + prompts)
+        return float(stored)
 
 
 def _written(task: TaskLoad) -> float:

@@ -15,7 +15,7 @@ from cl_zoo.data.described import Described, Description, benchmark_loader
 from cl_zoo.data.descriptions import TaskSource
 from cl_zoo.errors import DataError, OptionError
 from cl_zoo.jobs import load_benchmark
-from cl_zoo.tasks import Benchmark, Sample, TaskData
+from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named
 from cl_zoo.templates import around
 
 CHARACTERS = 4.0
@@ -151,7 +151,7 @@ def _load(task: TaskData, backbone: Backbone, seen: Look, counts: bool) -> TaskL
 
 def _probe(split: Sequence[Sample]) -> list[Sample]:
     count = min(PROBED, len(split))
-    return [split[place * len(split) // count] for place in range(count)]
+    return [as_named(split, place * len(split) // count) for place in range(count)]
 
 
 def _tokenized(
