@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from cl_zoo.data.described import benchmark_loader
 from cl_zoo.entrypoints import BACKBONES, BENCHMARKS, METHODS, Installed, find, installed, load
 from cl_zoo.errors import ClZooError, OptionError, nearest
 from cl_zoo.jobs import load_benchmark
+from cl_zoo.machine import cores
 from cl_zoo.plugins import HOOKS, load_class
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def entries(*, check: bool = False) -> list[Entry]:
             return f"claimed by {claims} distributions; uninstall all but one"
         return _import_fault(*found[place]) if check else ""
 
-    with ThreadPoolExecutor(os.cpu_count() if check else 1) as pool:
+    with ThreadPoolExecutor(cores() if check else 1) as pool:
         faults = list(pool.map(fault, range(len(found))))
     return [
         Entry(KINDS[group], one.name, one.distribution, one.version, one.value, says)

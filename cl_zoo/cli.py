@@ -53,7 +53,7 @@ app = typer.Typer(
 @app.command()
 def run(
     method: Annotated[
-        str, typer.Argument(help="hide, hide[variant=released], moelora+ewc, module:Class or file.py:Class")
+        str, typer.Argument(help=r"hide, hide\[variant=released], moelora+ewc, module:Class or file.py:Class")
     ],
     with_: With = None,
     probe: Probe = None,
@@ -135,7 +135,8 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            "--methods", help="finetune,moelora+ewc,'hide[variant=released]'; all; default: the benchmark's."
+            "--methods",
+            help=r"finetune,moelora+ewc,'hide\[variant=released]'; all; default: the benchmark's.",
         ),
     ] = None,
     with_: With = None,
@@ -190,7 +191,7 @@ def compare(
     )
     names = (
         expanded([part for part in split(methods, ",") if part.strip()])
-        if methods
+        if methods is not None
         else list(load_benchmark(benchmark, data).default_methods)
     )
     chosen = chosen_seeds(seed, seeds)

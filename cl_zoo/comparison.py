@@ -21,6 +21,7 @@ from typing import Any
 
 from cl_zoo.errors import ClZooError, PluginError, full_disk_named
 from cl_zoo.jobs import Job, load_benchmark
+from cl_zoo.machine import cores
 from cl_zoo.manifests import finish
 from cl_zoo.metrics import Matrix
 from cl_zoo.report import Table
@@ -76,7 +77,7 @@ def compare(
     devices = accelerators(jobs[0].device)
     # Each worker sees one device only, and sees it as the first; `auto` may still find that torch cannot use it.
     jobs = [replace(job, device="cuda") if devices and job.device != "auto" else job for job in jobs]
-    processes = min(processes or len(devices) or os.cpu_count() or 1, len(jobs))
+    processes = min(processes or len(devices) or cores(), len(jobs))
     results: dict[int, Result] = {}
     with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
         workers.check(jobs)

@@ -13,19 +13,20 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cl_zoo.backbones import Backbone
 from cl_zoo.bank import adapters, standing_still
-from cl_zoo.batches import Batch, seed_everything
+from cl_zoo.batches import seed_everything
 from cl_zoo.config import Recipe
 from cl_zoo.errors import PluginError
 from cl_zoo.generate import answers
 from cl_zoo.learn import Learner, Report, assign_parts, recompute_activations
 from cl_zoo.ledger import Ledger, active, own_state, peak_memory_mb, stored
 from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder, State, fill
-from cl_zoo.tasks import Sample, Task, TaskData
+from cl_zoo.runs import RunFolder, State, cells_of_row, fill
+from cl_zoo.streams import Share, TaskBatches, Union, expected
+from cl_zoo.tasks import Sample, Task, TaskData, without_image
 from cl_zoo.world import World
 
 
@@ -65,6 +66,7 @@ class Run:
         done = self._restore()
         if self.world.main:
             self.folder.begin()
+            self.folder.check_answers(self._answered(done))
             for place, task in enumerate(self.stream):
                 self.folder.write_lines(f"expected/{place}.jsonl", expected(task))
         for lesson in lessons[done:]:
@@ -135,7 +137,7 @@ class Run:
         with unchanged(self.model, self.backbone):
             with self._autocast():
                 answering = answering_model(self.plugins, self.model, seen, self.seed)
-            for place in self._cells(row, len(lessons)):
+            for place in cells_of_row(self.cells, self.plugins.protocol, row, len(self.stream)):
                 self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
                 records = self._write_answers(answering, row, place)
                 if lesson:
@@ -147,13 +149,14 @@ class Run:
             self.ledger.active = sum(active(answering, self.ledger.stored["inference"]).values())
         self.ledger.evaluation_seconds += time.perf_counter() - started
 
-    def _cells(self, row: int, lessons: int) -> list[int]:
-        everything = list(range(len(self.stream)))
-        if self.plugins.protocol != "sequential" or self.cells == "full":
-            return everything
-        if self.cells == "last":
-            return everything if row == lessons - 1 else []
-        return everything[: row + 1]
+    def _answered(self, rows: int) -> dict[str, int]:
+        """Number of answers in each file that was written in the first rows."""
+        protocol, tasks = self.plugins.protocol, len(self.stream)
+        return {
+            f"answers/{row}-{place}.jsonl": len(self.stream[place].test)
+            for row in range(rows)
+            for place in cells_of_row(self.cells, protocol, row, tasks)
+        }
 
     def _measure(self, measured: Mapping[str, Any]) -> None:
         """Add to the measurements of the task just learnt."""
@@ -165,7 +168,7 @@ class Run:
     def _write_answers(self, answering: nn.Module, row: int, place: int) -> list[dict[str, Any]]:
         """Answer the test samples at a place of the stream; returns the records of all processes in their order."""
         task = self.stream[place]
-        mine = [task.test[i] for i in range(self.world.rank, len(task.test), self.world.size)]
+        mine = Share(task.test, self.world.rank, self.world.size)
         with self._autocast():
             records = list(
                 answers(
@@ -176,7 +179,7 @@ class Run:
                     batch=self.recipe.eval_batch,
                 )
             )
-        places = {sample_id: i for i, sample_id in enumerate(sample.id for sample in task.test)}
+        places = {without_image(task.test, i).id: i for i in range(len(task.test))}
         gathered = sorted(self.world.gather(records), key=lambda one: places[one["id"]])
         if self.world.main:
             self.folder.write_lines(f"answers/{row}-{place}.jsonl", gathered)
@@ -256,73 +259,6 @@ class Lesson:
 
     task: Task
     train: Sequence[Sample]
-
-
-class Union(Sequence[Sample]):
-    """Several sequences of samples, one after the other, none of them read before it is asked for."""
-
-    def __init__(self, sequences: Sequence[Sequence[Sample]]) -> None:
-        self._sequences = [sequence for sequence in sequences if len(sequence)]
-
-    def __len__(self) -> int:
-        return sum(len(sequence) for sequence in self._sequences)
-
-    def __getitem__(self, index: Any) -> Any:
-        for sequence in self._sequences:
-            if index < len(sequence):
-                return sequence[index]
-            index -= len(sequence)
-        raise IndexError(index)
-
-
-class TaskBatches(Sequence[Batch]):
-    """A task's training data as batches in the order of the data; each is made when it is asked for, its tensors
-    when they are."""
-
-    def __init__(self, backbone: Backbone, samples: Sequence[Sample], recipe: Recipe) -> None:
-        self._backbone, self._samples = backbone, samples
-        self._size = recipe.micro_batch or recipe.global_batch
-
-    def __len__(self) -> int:
-        return -(-len(self._samples) // self._size)
-
-    def __getitem__(self, place: Any) -> Any:
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        start = place * self._size
-        samples = [self._samples[i] for i in range(start, min(start + self._size, len(self._samples)))]
-        return Later(samples, self._backbone)
-
-
-class Later(Batch):
-    """A batch whose tensors are made when they are asked for: who looks at samples only pays for no image features."""
-
-    def __init__(self, samples: Sequence[Sample], backbone: Backbone) -> None:
-        self.samples, self._backbone = tuple(samples), backbone
-
-    @cached_property
-    def _made(self) -> Batch:
-        return self._backbone.batch(self.samples, answers=True)
-
-    @property
-    def inputs(self) -> dict[str, Any]:  # type: ignore[override]
-        return self._made.inputs
-
-    @property
-    def targets(self) -> Tensor | None:  # type: ignore[override]
-        return self._made.targets
-
-    @property
-    def spans(self) -> tuple[int, ...]:  # type: ignore[override]
-        return self._made.spans
-
-
-def expected(task: TaskData) -> Iterator[dict[str, Any]]:
-    """What the answers to a task are scored against, one record per test sample."""
-    for i in range(len(task.test)):
-        sample = task.test[i]
-        wanted = {"id": sample.id, "answer": sample.answer, "references": list(sample.references)}
-        yield {**wanted, "truth": dict(sample.truth)} if sample.truth else wanted
 
 
 @contextmanager

@@ -19,7 +19,7 @@ RecipeFile = Annotated[
 BenchmarkName = Annotated[
     str,
     typer.Option(
-        "--benchmark", help="An installed name, my.yaml, or either with [option=value]; see show benchmark."
+        "--benchmark", help=r"An installed name, my.yaml, or either with \[option=value]; see show benchmark."
     ),
 ]
 BackboneName = Annotated[
@@ -36,7 +36,7 @@ ImageAspect = Annotated[
 ]
 Cache = Annotated[str | None, typer.Option("--cache", help="Folder for image features that all runs share.")]
 Data = Annotated[str | None, typer.Option("--data", help="Folder of the benchmark's data.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="One seed; default: 0.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="One seed; default: 0.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="N seeds, 0 to N-1.")]
 Order = Annotated[str | None, typer.Option("--order", help="Letters (RAVICF) or comma-separated task names.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Samples per split.")]

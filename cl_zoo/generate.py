@@ -30,7 +30,7 @@ def answers(
     """
     for piece in pieces(len(samples), batch):
         prompts = backbone.batch(samples[piece], answers=False)
-        backbone.expect(samples[piece.stop : piece.stop + batch])
+        backbone.expect(samples[i] for i in range(piece.stop, min(piece.stop + batch, len(samples))))
         prepare(model, prompts)
         tokens = model.generate(  # type: ignore[operator]
             **prompts.inputs,

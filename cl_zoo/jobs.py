@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,11 +19,11 @@ from cl_zoo import __version__
 from cl_zoo.checkpoints import family_of
 from cl_zoo.choices import Choice
 from cl_zoo.config import Recipe, build_recipe
-from cl_zoo.data.described import benchmark_loader
+from cl_zoo.data.described import benchmark_loader, made
 from cl_zoo.entrypoints import BACKBONES, installed, load
-from cl_zoo.errors import BackboneError, OptionError, PluginError, nearest
+from cl_zoo.errors import BackboneError, OptionError, nearest
 from cl_zoo.manifests import scorable
-from cl_zoo.plugins import Plugins
+from cl_zoo.plugins import Plugins, source_of
 from cl_zoo.runs import RunFolder, run_id
 from cl_zoo.tasks import Benchmark, TaskData, source_hash
 from cl_zoo.templates import resolve
@@ -41,6 +41,7 @@ DECIDING = (
     "bank",
     "batches",
     "checkpoints",
+    "config",
     "data",
     "engine",
     "features",
@@ -49,6 +50,7 @@ DECIDING = (
     "mixes",
     "plugins",
     "prompts",
+    "streams",
     "tasks",
     "templates",
     "world",
@@ -142,12 +144,7 @@ def load_benchmark(name: str, data: str | None = None) -> Benchmark:
         OptionError: it has no such option or value.
         DataError: its description or its data cannot be used.
     """
-    benchmark = benchmark_loader(name)(Path(data) if data else None)
-    if not isinstance(benchmark, Benchmark):
-        raise PluginError(
-            f"benchmark {name}: its plugin gave a {type(benchmark).__name__}, not a cl_zoo.Benchmark"
-        )
-    return benchmark
+    return made(benchmark_loader(name), Path(data) if data else None, name)
 
 
 def load_backbone(job: Job, default: str, recipe: Recipe, device: Any) -> Backbone:
@@ -168,6 +165,7 @@ def load_backbone(job: Job, default: str, recipe: Recipe, device: Any) -> Backbo
         template=job.template,
         image_aspect=job.image_aspect,
         cache=Path(job.cache) if job.cache else None,
+        max_tokens=recipe.max_tokens,
     )
     return backbone
 
@@ -200,6 +198,7 @@ def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
     import torch
 
     from cl_zoo.engine import Run
+    from cl_zoo.ledger import forget_memory
     from cl_zoo.world import World
 
     prepared = prepare(job)
@@ -208,6 +207,7 @@ def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
         torch.set_num_threads(
             1
         )  # threads spin at barriers; a run's bits must not depend on the number of cores
+    forget_memory(world.device)
     backbone = load_backbone(job, prepared.benchmark.default_backbone, prepared.recipe, world.device)
     identity = identify(prepared, backbone)
     run = run_id(identity, job.label, job.seed)
@@ -236,10 +236,19 @@ def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
     return folder, facts
 
 
+def found_again(job: Job, default: str) -> Job:
+    """The job with its backbone named and its paths absolute, so that the model can be built again from any folder."""
+    name, path = backbone_parts(job.backbone or default)
+    named = name if path is None else f"{name}:{path.resolve()}"
+    features = job.features
+    if features and Path(features).exists():
+        features = str(Path(features).resolve())
+    return replace(job, backbone=named, features=features)
+
+
 def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:
     return {
-        "job": prepared.job.to_json()
-        | {"backbone": prepared.job.backbone or prepared.benchmark.default_backbone},
+        "job": found_again(prepared.job, prepared.benchmark.default_backbone).to_json(),
         "label": prepared.job.label,
         "protocol": prepared.plugins.protocol,
         "seed": prepared.job.seed,
@@ -279,6 +288,7 @@ def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
             "template": backbone.template,
             "image_aspect": backbone.image_aspect,
             "features": backbone.feature_revision,
+            "source": source_of(type(backbone)),
         },
         "stack": [plugin for plugin in prepared.plugins.options() if not plugin["probe"]],
         "probes": [plugin for plugin in prepared.plugins.options() if plugin["probe"]],

@@ -155,27 +155,34 @@ class Learner:
             shard(indices, rank, self.world.size, self.recipe.micro_batch) for rank in range(self.world.size)
         ]
         forwards = sum(bool(piece) for mine in micros for piece in mine)
-        batches = [
-            self.backbone.batch([self.pool[i] for i in piece], answers=True)
-            for piece in micros[self.world.rank]
-            if piece
-        ]
-        self.backbone.expect([self.pool[i] for i in following[self.world.rank :: self.world.size]])
-        answer_tokens = self.world.sum(float(sum(int(batch.answer_mask.sum()) for batch in batches)))
+        mine = [[self.pool[i] for i in piece] for piece in micros[self.world.rank] if piece]
+        answer_tokens = self.world.sum(
+            float(sum(self.backbone.answer_tokens(sample) for samples in mine for sample in samples))
+        )
         terms: dict[str, Tensor] = {}
-        for batch in batches:
+        tokens = 0
+        for samples, coming in zip(mine, [*mine[1:], None], strict=True):
+            batch = self.backbone.batch(samples, answers=True)
+            self._expect(coming, following)
+            tokens += batch.tokens
             for name, term in self._terms(batch).items():
                 share = reduce_term(
                     name, term, batch, samples=len(indices), answer_tokens=answer_tokens, forwards=forwards
                 )
                 terms[name] = terms[name] + share if name in terms else share
-            # One backward per micro-batch frees its activations before the next forward.
+            # One backward per micro-batch frees its images and activations before the next forward.
             objective = torch.stack(list(terms.values())).sum()
             objective.backward()  # type: ignore[no-untyped-call]
             terms = {name: term.detach() for name, term in terms.items()}
         self._update()
-        self._count(indices, batches, answer_tokens)
+        self._count(indices, tokens, answer_tokens)
         return terms
+
+    def _expect(self, coming: Sequence[Sample] | None, following: Sequence[int]) -> None:
+        """Let the images of the next forward be read: of this step's next micro-batch, else of the following step's first."""
+        rank, size, micro = self.world.rank, self.world.size, self.recipe.micro_batch
+        first = shard(following, rank, size, micro)[:1] if following else []
+        self.backbone.expect(coming or (self.pool[i] for piece in first for i in piece))
 
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
         with self.world.autocast(self.recipe.precision):
@@ -197,11 +204,11 @@ class Learner:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _count(self, indices: Sequence[int], batches: Sequence[Batch], answer_tokens: float) -> None:
+    def _count(self, indices: Sequence[int], tokens: int, answer_tokens: float) -> None:
         self.cost.steps += 1
         self.cost.samples += len(indices)
         self.cost.rehearsed += sum(index >= self.task.size for index in indices)
-        self.cost.tokens += round(self.world.sum(float(sum(batch.tokens for batch in batches))))
+        self.cost.tokens += round(self.world.sum(float(tokens)))
         self.cost.answer_tokens += round(answer_tokens)
 
     def _finite(self, terms: Mapping[str, Tensor], step: int) -> dict[str, float]:

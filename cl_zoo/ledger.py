@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import resource
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +19,9 @@ from cl_zoo.bank import BankLayer
 
 AROUND = ("build_model", "before_task", "rehearse", "after_task")
 """Hooks that run neither inside the training steps nor inside the evaluation."""
+
+STATUS, PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+"""Where Linux tells the peak of a process's resident memory (VmHWM), and lets it begin anew."""
 
 
 @dataclass
@@ -170,9 +176,24 @@ def state_tensors(state: Any, place: str = "") -> dict[str, Tensor]:
     return {at: t for key, value in items for at, t in state_tensors(value, f"{place}/{key}").items()}
 
 
+def forget_memory(device: torch.device) -> None:
+    """Free what earlier runs of this process left to the collector, and let `peak_memory_mb` begin anew where that can be done."""
+    gc.collect()  # a model and what was put around it refer to each other
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    elif PEAK_RESET.exists():
+        with contextlib.suppress(OSError):  # some containers forbid it; the peak is then that of the process
+            PEAK_RESET.write_text("5")
+
+
 def peak_memory_mb(device: torch.device) -> float:
-    """Highest memory so far: of the accelerator, else resident memory of this process."""
+    """Highest memory since `forget_memory`: of the accelerator, else resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if STATUS.exists():
+        lines = dict(line.partition(":")[::2] for line in STATUS.read_text().splitlines())
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) / 2**10
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return resident / (2**20 if sys.platform == "darwin" else 2**10)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cl_zoo.errors import DataError, nearest
 from cl_zoo.metrics import Matrix
-from cl_zoo.runs import RunFolder, read_manifest
+from cl_zoo.runs import RunFolder, cells_of_row, read_manifest
 from cl_zoo.scoring import Cell, Score, Scorer
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.scoring.rules import RULES, lacking
@@ -47,9 +47,14 @@ def finish(folder: RunFolder, facts: Mapping[str, Any], scorer: Scorer) -> dict[
     with folder:
         if folder.finished:
             return read_manifest(folder.final)
-        scores = score_answers(folder.partial, facts["metrics"], scorer)
         tasks = len(facts["tasks"])
         rows = 1 if facts["protocol"] != "sequential" else tasks
+        cells = [
+            (row, place)
+            for row in range(rows)
+            for place in cells_of_row(folder.identity["cells"], facts["protocol"], row, tasks)
+        ]
+        scores = score_answers(folder.partial, cells, facts["metrics"], scorer)
         manifest = {
             **facts,
             "identity": folder.identity,
@@ -63,15 +68,31 @@ def finish(folder: RunFolder, facts: Mapping[str, Any], scorer: Scorer) -> dict[
         return manifest
 
 
-def score_answers(folder: Path, metrics: Sequence[str], scorer: Scorer) -> dict[str, Score]:
-    """Scores of all answer files of a run, by `row-place`."""
-    files = sorted((folder / "answers").glob("*.jsonl"))
-    places = [int(file.stem.partition("-")[2]) for file in files]
-    cells = [
-        Cell(metrics[place], file, folder / "expected" / f"{place}.jsonl")
-        for place, file in zip(places, files, strict=True)
+def score_answers(
+    folder: Path, cells: Sequence[tuple[int, int]], metrics: Sequence[str], scorer: Scorer
+) -> dict[str, Score]:
+    """Scores of a run's answer files, by `row-place`.
+
+    Args:
+        folder: of the run, with `answers` and `expected`.
+        cells: rows and places that were asked about.
+        metrics: rule of each place.
+
+    Raises:
+        DataError: an answer file is missing or incomplete.
+    """
+    remedy = f"delete {folder} and run the same command again, which begins anew"
+    named = {f"{row}-{place}": place for row, place in cells}
+    files = [
+        Cell(
+            metrics[place],
+            folder / "answers" / f"{name}.jsonl",
+            folder / "expected" / f"{place}.jsonl",
+            remedy,
+        )
+        for name, place in named.items()
     ]
-    return {file.stem: score for file, score in zip(files, scorer.score(cells), strict=True)}
+    return dict(zip(named, scorer.score(files), strict=True))
 
 
 def _matrix(values: Mapping[str, float], rows: int, tasks: int) -> dict[str, Any]:

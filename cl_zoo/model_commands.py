@@ -99,6 +99,7 @@ def _asked(images: list[str], prompts: list[str], file: str | None) -> tuple[lis
     Raises:
         OptionError: both are given, neither is, or there is not one image per prompt.
     """
+    from cl_zoo.data.faults import halved
     from cl_zoo.errors import OptionError
 
     if file is not None:
@@ -111,6 +112,9 @@ def _asked(images: list[str], prompts: list[str], file: str | None) -> tuple[lis
         raise OptionError(
             f"there are {len(images)} --image and {len(prompts)} --prompt; pass one image per prompt, or none at all"
         )
+    for text in prompts:
+        if half := halved(text):
+            raise OptionError(f"--prompt {text!r}: holds half of a character ({half}); write it in UTF-8")
     return [*images] or [None] * len(prompts), prompts
 
 
@@ -122,17 +126,17 @@ def _lines(file: str) -> tuple[list[str | None], list[str]]:
     """
     from pathlib import Path
 
+    from cl_zoo.data.faults import halved
+    from cl_zoo.data.records import lines
     from cl_zoo.errors import DataError, first_line
 
     images: list[str | None] = []
     prompts: list[str] = []
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--input {file}: {first_line(error)}; pass a file of JSON lines") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines(text):
         try:
             record = json.loads(line)
         except ValueError as error:
@@ -143,6 +147,10 @@ def _lines(file: str) -> tuple[list[str | None], list[str]]:
         if not known or not isinstance(record.get("image"), str | None):
             raise DataError(
                 f'--input {file}, line {number}: is no {{"image": FILE or null, "prompt": TEXT}}; give each line both'
+            )
+        if half := halved(record["prompt"]) or halved(record.get("image") or ""):
+            raise DataError(
+                f"--input {file}, line {number}: holds half of a character ({half}); repair the line"
             )
         images.append(record.get("image"))
         prompts.append(record["prompt"])

@@ -168,13 +168,8 @@ class Plugins:
 
     def sources(self) -> dict[str, str]:
         """A hash of each plugin's source module, by class path; decides a run's identity."""
-        hashes = {}
-        for plugin in self.instances.values():
-            file = inspect.getsourcefile(type(plugin))
-            hashes[f"{type(plugin).__module__}:{type(plugin).__qualname__}"] = (
-                source_hash(file) if file else ""
-            )
-        return hashes
+        kinds = [type(plugin) for plugin in self.instances.values()]
+        return {f"{kind.__module__}:{kind.__qualname__}": source_of(kind) for kind in kinds}
 
     def options(self) -> list[dict[str, Any]]:
         """Name and complete options of every plugin, defaults included."""
@@ -279,3 +274,9 @@ def _check_options(name: str, options: Any) -> None:
         raise PluginError(
             f'{name}: Options must refuse misspelt names and stay as it is; write class Options(BaseModel, frozen=True, extra="forbid")'
         )
+
+
+def source_of(kind: type) -> str:
+    """A hash of the module that a class stands in; empty where it has no source."""
+    file = inspect.getsourcefile(kind)
+    return source_hash(file) if file else ""

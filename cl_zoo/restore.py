@@ -106,15 +106,11 @@ class Restored:
             raise OptionError(
                 f"there are {len(images)} images and {len(prompts)} prompts; pass one image per prompt, None where there is none"
             )
-        placeholder = self.backbone.image_text
         made = []
         for place, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise OptionError(f"prompt {place} is {prompt!r}; pass a question as text")
-            if placeholder in prompt:
-                raise OptionError(
-                    f"prompt {place} holds {placeholder}; leave it out, the image is shown before the prompt"
-                )
+            self.backbone.check_prompt(prompt, f"prompt {place}")
             if not isinstance(image, str | Path | Image.Image | None):
                 raise OptionError(
                     f"image {place} is a {type(image).__name__}; pass a PIL image, the path of a file or None"
@@ -160,6 +156,7 @@ def restore(
         put_back(found, plugins, model, loaded, folder)
     with world.autocast(recipe.precision):
         answering = answering_model(plugins, model, tasks, job.seed)
+    _same_encoder(folder, manifest["identity"]["backbone"]["features"], loaded)
     return Restored(folder, manifest, recipe, plugins, loaded, answering, tuple(tasks), world)
 
 
@@ -195,8 +192,8 @@ def _backbone(
         job,
         backbone=name,
         features=features or job.features,
-        template=wanted["template"],
-        image_aspect=wanted["image_aspect"],
+        template=None,
+        image_aspect=None,
         cache=None,
     )
     loaded = load_backbone(job, name, recipe, world.device)
@@ -204,9 +201,19 @@ def _backbone(
         raise BackboneError(
             f"run {folder} was made on {wanted['name']} of revision {wanted['revision']}, but {name} is of revision {loaded.revision}; pass the run's own weights with --backbone"
         )
-    seen = loaded.feature_revision
-    if seen is not None and wanted["features"] is not None and seen != wanted["features"]:
-        raise BackboneError(
-            f"run {folder} looked through the feature encoder {wanted['features']}, but {loaded.feature_name} is {seen}; pass the run's own with --features"
-        )
+    loaded.adjust(template=wanted["template"], image_aspect=wanted["image_aspect"])
     return loaded
+
+
+def _same_encoder(folder: Path, wanted: str | None, backbone: Backbone) -> None:
+    """Whether a stack that looks through the feature encoder has got the run's own; one that does not needs none.
+
+    Raises:
+        BackboneError: it is another one.
+    """
+    if wanted is None or "features" not in vars(backbone):
+        return
+    if backbone.feature_revision != wanted:
+        raise BackboneError(
+            f"run {folder} looked through a feature encoder of revision {wanted}, but {backbone.feature_name} is of revision {backbone.feature_revision}; pass the run's own with --features"
+        )

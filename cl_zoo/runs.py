@@ -42,6 +42,21 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
+def cells_of_row(cells: str, protocol: str, row: int, tasks: int) -> list[int]:
+    """Places of the stream that are asked about after learning the task at `row`.
+
+    Args:
+        cells: `lower` (all tasks seen so far), `last` (only after the last task) or `full` (future tasks too).
+        protocol: of the method; where tasks are not learnt one after the other there is one row, of all tasks.
+        tasks: length of the stream.
+    """
+    if protocol != "sequential" or cells == "full":
+        return list(range(tasks))
+    if cells == "last":
+        return list(range(tasks)) if row == tasks - 1 else []
+    return list(range(row + 1))
+
+
 class RunFolder:
     """The folder of one run, held by one process at a time.
 
@@ -136,6 +151,23 @@ class RunFolder:
         draft = target.with_suffix(".draft")
         draft.write_text("".join(f"{canonical(record)}\n" for record in records), encoding="utf-8")
         draft.rename(target)
+
+    def check_answers(self, sizes: Mapping[str, int]) -> None:
+        """Whether the answers of an interrupted run are all there, before anything more is learnt.
+
+        Args:
+            sizes: number of answers by name of the file, for all that were written.
+
+        Raises:
+            RunError: a file is missing or has another number of lines.
+        """
+        for name, size in sizes.items():
+            file = self.partial / name
+            lines = file.read_bytes().count(b"\n") if file.is_file() else 0
+            if lines != size:
+                raise RunError(
+                    f"{file}: holds {lines} of {size} answers; delete {self.partial} and run the same command again, which begins anew"
+                )
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Keep the facts for the manifest until the answers are scored."""
@@ -235,11 +267,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file under its final name in one go."""
+def write_json(path: Path, value: Any, *, sort: bool = True) -> None:
+    """Write a JSON file under its final name in one go, its keys in alphabetical order or as they are."""
     draft = path.with_name(path.name + ".draft")
-    draft.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.rename(path)
+    text = json.dumps(value, indent=1, sort_keys=sort, ensure_ascii=False) + "\n"
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _split_tensors(value: Any, path: str, flat: dict[str, Tensor]) -> Any:

@@ -158,6 +158,20 @@ class Benchmark:
         raise OptionError(f"--order: {self.name} has no task {part!r}{nearest(part, known)}")
 
 
+def without_image(split: Sequence[Sample], index: int) -> Sample:
+    """A sample of a split whose image does not matter; a split that has to decode it may define this as a method."""
+    look = getattr(split, "without_images", None) or split.__getitem__
+    sample: Sample = look(index)
+    return sample
+
+
+def as_named(split: Sequence[Sample], index: int) -> Sample:
+    """A sample of a split whose image may be the path of a file that is not there; a split that looks may define this as a method."""
+    look = getattr(split, "as_named", None) or split.__getitem__
+    sample: Sample = look(index)
+    return sample
+
+
 class Limited(Sequence[Sample]):
     """The first samples of a split, still read only when asked for."""
 
@@ -177,6 +191,12 @@ class Limited(Sequence[Sample]):
         if not -self._limit <= index < self._limit:
             raise IndexError(index)
         return self._split[index % self._limit]
+
+    def without_images(self, index: int) -> Sample:
+        return without_image(self._split, index)
+
+    def as_named(self, index: int) -> Sample:
+        return as_named(self._split, index)
 
 
 def source_hash(*files: str | Path) -> str:

@@ -44,6 +44,7 @@ def main() -> None:
 
 def check(jobs: list[dict[str, Any]]) -> None:
     """Look up everything that the jobs name, before any of them starts."""
+    from cl_zoo.checkpoints import check_folder, read_by
     from cl_zoo.entrypoints import BACKBONES, load
     from cl_zoo.jobs import Job, backbone_parts, prepare
     from cl_zoo.world import World
@@ -51,9 +52,15 @@ def check(jobs: list[dict[str, Any]]) -> None:
     for values in jobs:
         job = Job.from_json(values)
         prepared = prepare(job)
-        name, _ = backbone_parts(job.backbone or prepared.benchmark.default_backbone)
+        name, path = backbone_parts(job.backbone or prepared.benchmark.default_backbone)
         load(BACKBONES, name)
+        if path is not None and (kind := read_by(name)):
+            check_folder(path, kind)
         World(job.device)
+    for features in {values["features"] for values in jobs if values["features"]}:
+        from cl_zoo.features.encoders import encoder_source
+
+        encoder_source(features)
 
 
 def run(values: dict[str, Any], send: Any) -> None:
@@ -67,7 +74,10 @@ def run(values: dict[str, Any], send: Any) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An unexpected error in one sentence."""
+    """An unexpected error in one sentence; one about a file with the file and what to look at."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        about = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        return f"{about}: {error.strerror.lower()}; check the path and who may read and write it"
     text = " ".join(str(error).split()) or "no further words"
     return f"{type(error).__name__}: {text}"
 

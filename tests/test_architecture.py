@@ -15,8 +15,8 @@ from cl_zoo.entrypoints import BENCHMARKS, METHODS, installed
 
 ENGINE = Path(cl_zoo.__file__).parent
 LAYERS = (
-    "errors hookspecs config choices tasks entrypoints plugins data templates checkpoints "  # what a run consists of; no torch
-    "batches ahead features backbones mixes bank prompts world anchors ledger learn generate "  # tensors
+    "errors machine hookspecs config choices tasks entrypoints plugins data templates checkpoints "  # what a run consists of; no torch
+    "batches ahead features backbones mixes bank prompts world anchors ledger learn generate streams "  # tensors
     "runs engine "  # one run
     "scoring metrics stats sheets report "  # from answers to a table; no torch
     "manifests jobs restore results comparison worker catalogue inspection fetching "  # from names to results

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import cl_zoo
 
 TINY = ("--benchmark", "cl_zoo.testing:load_tiny", "--device", "cpu")
@@ -223,3 +225,60 @@ def test_one_seed_and_several_seeds_together_are_refused(cli: Callable[..., Any]
 
     assert ended.code == 2
     assert ended.err == "error: --seed 3 and --seeds 2 are both given; use one of them\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "finetune", "--seed", "-1"), "greater than or equal to 0"),
+        (("compare", "--methods", ""), "nothing to compare: 0 methods"),
+    ],
+)
+def test_what_asks_for_nothing_sensible_starts_nothing(
+    cli: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], said: str
+):
+    ended = cli(*arguments, *TINY, "--out", tmp_path / "runs")
+
+    assert ended.code == 2
+    assert said in ended.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_shows_brackets_as_they_are_typed(cli: Callable[..., Any]):
+    assert "hide[variant=released]" in "".join(cli("run", "--help").out.split())
+    assert "[option=value]" in cli("compare", "--help").out
+
+
+def test_a_folder_that_cannot_be_written_is_named(cli: Callable[..., Any], tmp_path: Path):
+    (tmp_path / "runs").write_text("a file")
+
+    ended = cli("run", "finetune", *TINY, "--out", tmp_path / "runs")
+
+    assert ended.code == 2
+    assert ended.err.strip().splitlines()[-1].startswith(f"error: {tmp_path / 'runs'}: ")
+    assert "check the path" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "sentence"),
+    [
+        (
+            "--backbone",
+            "llava:none",
+            "backbone none: no such folder; pass the path of a downloaded checkpoint",
+        ),
+        (
+            "--features",
+            "none",
+            "--features none: neither a folder nor a model of open_clip; see open_clip.list_pretrained()",
+        ),
+    ],
+)
+def test_a_comparison_without_its_weights_starts_nothing(
+    cli: Callable[..., Any], tmp_path: Path, flag: str, value: str, sentence: str
+):
+    ended = cli("compare", *TINY, flag, value, "--out", tmp_path / "runs", "--jobs", 1)
+
+    assert ended.code == 2
+    assert ended.err.strip() == f"error: {sentence}"
+    assert not list((tmp_path / "runs").glob("tiny-*"))

@@ -19,10 +19,11 @@ from cl_zoo.backbones import Backbone
 from cl_zoo.bank import adapters
 from cl_zoo.choices import parse_stack
 from cl_zoo.config import build_recipe
-from cl_zoo.engine import Run, TaskBatches, Union
+from cl_zoo.engine import Run
 from cl_zoo.errors import PluginError, RunError
 from cl_zoo.plugins import Plugins
 from cl_zoo.runs import RunFolder
+from cl_zoo.streams import TaskBatches, Union
 from cl_zoo.tasks import TaskData
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
 from cl_zoo.world import World
@@ -459,6 +460,27 @@ def test_a_joint_run_resumes_too(tiny_folder: Path, tmp_path: Path) -> None:
         start("multitask", tiny_folder, tmp_path / "cut", kind=stopping(1))
 
     assert_equal(start("multitask", tiny_folder, tmp_path / "cut"), plain)
+
+
+@pytest.mark.parametrize("damage", ["a line lost", "a file lost"])
+def test_answers_that_were_damaged_are_found_before_anything_more_is_learnt(
+    tiny_folder: Path, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stop):
+        start("finetune", tiny_folder, tmp_path, kind=stopping(1))
+    file = tmp_path / "run.partial" / "answers" / "0-0.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    if damage == "a line lost":
+        file.write_text("".join(lines[1:]))
+    else:
+        file.unlink()
+    monkeypatch.setattr(cl_zoo.learn.Learner, "run", lambda self, report: pytest.fail("learnt"))
+
+    left = len(lines) - 1 if damage == "a line lost" else 0
+    with pytest.raises(
+        RunError, match=rf"0-0\.jsonl: holds {left} of {len(lines)} answers; delete .*run\.partial"
+    ):
+        start("finetune", tiny_folder, tmp_path)
 
 
 def test_answers_and_what_is_expected_stand_in_the_order_of_the_test_split(

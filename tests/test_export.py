@@ -427,9 +427,12 @@ class Wrong(nn.Module):
         return torch.cat(list(downs), 0), torch.cat(list(ups), 1)
 
 
-def test_a_wrong_fold_never_gets_out(make: Make):
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_a_wrong_fold_never_gets_out_however_small_it_is_beside_the_weights(make: Make, size: float):
     restored = restore(make("finetune"))
     restored.model.mix(lambda layer: Wrong())
+    for layer in restored.model.layers:
+        layer.base_layer.weight.data *= size
 
     with pytest.raises(OptionError, match="adds more than its folded experts do"):
         fold(restored.model, restored.backbone)

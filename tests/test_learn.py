@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -456,3 +457,24 @@ def test_training_teaches_the_answers(tiny: Backbone) -> None:
     assert right() < 0.5
     teacher.run(silent)
     assert right() >= 0.75
+
+
+def test_images_of_one_micro_batch_at_a_time_are_in_memory(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve samples in pieces of three: a batch is made after the one before it was learnt from."""
+    alive: list[int] = []
+    made: list[weakref.ref[Batch]] = []
+    real = tiny.batch
+
+    def batch(samples: Sequence[Sample], *, answers: bool) -> Batch:
+        alive.append(sum(one() is not None for one in made))
+        one = real(samples, answers=answers)
+        made.append(weakref.ref(one))
+        return one
+
+    monkeypatch.setattr(tiny, "batch", batch)
+    learner(tiny, global_batch=12, micro_batch=3).run(silent)
+
+    assert len(made) == 4
+    assert max(alive) <= 1

@@ -22,6 +22,7 @@ from cl_zoo.ledger import (
     TaskCost,
     answering_state,
     count,
+    forget_memory,
     own_state,
     peak_memory_mb,
     tensors_in,
@@ -169,3 +170,17 @@ def test_seconds_are_those_of_training_of_the_hooks_around_it_and_of_the_answers
     )
 
     assert ledger.seconds == 45.0
+
+
+def test_the_peak_of_memory_is_that_of_one_run_and_not_of_those_before_it() -> None:
+    """300 MB that are used and given back before the second run are not in its peak."""
+    cpu = torch.device("cpu")
+    forget_memory(cpu)
+    before = peak_memory_mb(cpu)
+    large = torch.ones(75, 2**20)
+    del large
+    during = peak_memory_mb(cpu)
+    forget_memory(cpu)
+
+    assert during > before + 250
+    assert peak_memory_mb(cpu) < during - 150

@@ -18,6 +18,7 @@ from cl_zoo.comparison import Result
 from cl_zoo.errors import BackboneError, DataError, OptionError, PluginError, RunError
 from cl_zoo.tasks import Benchmark, Sample
 from cl_zoo.testing import TEMPLATE, tiny_checkpoint, tiny_clip
+from cl_zoo.tiny_models import tiny_qwen
 
 Make = Callable[..., Result]
 
@@ -28,11 +29,18 @@ def make(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Make:
     out = tmp_path_factory.mktemp("runs")
 
     def made(method: str, **settings: Any) -> Result:
-        given = {"backbone": str(tiny_folder / "llava"), "features": str(tiny_folder / "clip"), **settings}
+        given = {
+            "backbone": str(tiny_folder / "llava"),
+            "features": str(tiny_folder / "clip"),
+            "template": TEMPLATE,
+            "device": "cpu",
+            "out": out,
+            **settings,
+        }
         result = cl_zoo.run(
             method,
             benchmark="cl_zoo.testing:load_tiny",
-            **{"template": TEMPLATE, "device": "cpu", "out": out, **given},
+            **given,
         )
         assert result.folder is not None
         return cl_zoo.load(result.folder)
@@ -195,7 +203,7 @@ def test_another_encoder_is_refused(make: Make, tmp_path: Path):
     assert folder is not None
 
     with pytest.raises(
-        BackboneError, match=r"looked through the feature encoder .*pass the run's own with --features"
+        BackboneError, match=r"looked through a feature encoder .*pass the run's own with --features"
     ):
         cl_zoo.load(folder, features=str(tiny_clip(tmp_path / "other", seed=1))).generate([None], [QUESTION])
 
@@ -209,7 +217,7 @@ def test_another_encoder_is_refused(make: Make, tmp_path: Path):
         ([None], [QUESTION] * 2, {}, "there are 1 images and 2 prompts; pass one image per prompt"),
         ([None], [" "], {}, "prompt 0 is ' '; pass a question as text"),
         ([None], [None], {}, "prompt 0 is None; pass a question as text"),
-        ([None], [f"<image>\n{QUESTION}"], {}, "prompt 0 holds <image>; leave it out"),
+        ([None], [f"<image>\n{QUESTION}"], {}, "prompt 0 holds <image>"),
         ([3], [QUESTION], {}, "image 0 is a int; pass a PIL image, the path of a file or None"),
         ("a.png", [QUESTION], {}, "pass a list of either"),
         ([None], QUESTION, {}, "pass a list of either"),
@@ -220,7 +228,7 @@ def test_another_encoder_is_refused(make: Make, tmp_path: Path):
 def test_a_question_that_is_none_is_refused(
     make: Make, images: Any, prompts: Any, settings: dict[str, int], sentence: str
 ):
-    with pytest.raises(OptionError) as refused:
+    with pytest.raises((OptionError, DataError)) as refused:
         make("finetune").generate(images, prompts, **settings)
     assert sentence in str(refused.value)
 
@@ -332,6 +340,19 @@ def test_predict_answers_a_file_of_lines_with_lines(
     assert len(records[0]["route"]) == 2
 
 
+def test_predict_reads_a_line_to_its_newline(make: Make, cli: Any, tmp_path: Path):
+    """Line and paragraph separators may stand inside a text; only a newline ends a line."""
+    prompts = ["What\u2028now ?", "What\x85then ?"]
+    lines = [json.dumps({"prompt": one}, ensure_ascii=False) for one in prompts]
+    (tmp_path / "asked.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+    file = tmp_path / "asked.jsonl"
+    ended = cli("predict", make("finetune").folder, "--input", file, "--json", "--device", "cpu")
+
+    assert ended.code == 0, ended.err
+    assert [one["prompt"] for one in json.loads(ended.out)] == prompts
+
+
 def test_predict_as_json_is_one_list(make: Make, cli: Any):
     ended = cli("predict", make("finetune").folder, "--prompt", QUESTION, "--json", "--device", "cpu")
 
@@ -347,6 +368,10 @@ def test_predict_as_json_is_one_list(make: Make, cli: Any):
         (("--image", "a.png", "--image", "b.png", "--prompt", "it"), "there are 2 --image and 1 --prompt"),
         (("--image", "missing.png", "--prompt", "it"), "image missing.png: no such file"),
         (("--prompt", ""), "prompt 0 is ''"),
+        (
+            ("--prompt", "\udcff"),
+            r"--prompt '\udcff': holds half of a character ('\udcff'); write it in UTF-8",
+        ),
         (("--prompt", "it", "--device", "tpu"), "--device tpu: unknown"),
         (("--prompt", "it", "--backbone", "./nowhere"), "backbone ./nowhere: no such folder"),
         (("--input", "missing.jsonl"), "--input missing.jsonl: "),
@@ -369,6 +394,8 @@ def test_predict_refuses_in_one_sentence(make: Make, cli: Any, arguments: tuple[
         ('{"image": null}', "line 2: is no {"),
         ('["it"]', "line 2: is no {"),
         ('{"prompt": "it", "image": 3}', "line 2: is no {"),
+        (r'{"prompt": "it \ud800"}', r"line 2: holds half of a character ('\ud800'); repair the line"),
+        (r'{"prompt": "it", "image": "\ud800.png"}', r"line 2: holds half of a character ('\ud800')"),
     ],
 )
 def test_predict_names_the_line_that_is_no_question(
@@ -387,3 +414,31 @@ def test_predict_on_a_folder_that_is_no_run_is_refused(cli: Any, tmp_path: Path)
 
     assert (ended.code, len(ended.err.splitlines())) == (2, 1)
     assert "is no finished run" in ended.err
+
+
+def test_an_encoder_that_nothing_looks_through_is_not_asked_for(make: Make, tmp_path: Path):
+    result = make("finetune")
+    assert result.folder is not None
+
+    answers = cl_zoo.load(result.folder, features=str(tmp_path / "gone")).generate([None], [QUESTION])
+
+    assert answers == result.generate([None], [QUESTION])
+
+
+def test_a_run_made_with_relative_paths_answers_from_anywhere(
+    make: Make, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tiny_folder)
+    made = make("hide", backbone="./llava", features="clip", out=tmp_path / "runs")
+    before = made.generate([None], [QUESTION])
+
+    monkeypatch.chdir(tmp_path)
+    assert made.folder is not None
+    assert cl_zoo.load(made.folder).generate([None], [QUESTION]) == before
+
+
+def test_a_model_of_another_family_is_refused_before_anything_else_of_it_is(make: Make, tmp_path: Path):
+    other = tiny_qwen(tmp_path / "qwen")
+
+    with pytest.raises(BackboneError, match=r"is of revision .*pass the run's own weights with --backbone"):
+        cl_zoo.load(make("finetune").folder, backbone=str(other)).generate([None], [QUESTION])

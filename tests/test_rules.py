@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cl_zoo.data.needs import ANSWER, NEEDS
 from cl_zoo.scoring.judges import APOSTROPHES, Expected, agreement, iou, never_empty, normalised
 from cl_zoo.scoring.rules import RULES, lacking
 
@@ -387,6 +388,10 @@ def test_overlap_is_common_area_over_the_area_of_both():
 
 
 # What a rule needs
+
+
+def test_what_a_split_is_checked_for_is_what_the_rules_need():
+    assert {name: rule.needs for name, rule in RULES.items() if rule.needs != ANSWER} == NEEDS
 
 
 @pytest.mark.parametrize(

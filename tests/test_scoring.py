@@ -295,7 +295,7 @@ def test_answers_that_do_not_fit_are_an_error_with_place_and_remedy(cell, edit, 
         value(cell)
 
     assert str(caught.value).startswith(str(cell.answers))
-    assert "delete the file and run the same command again" in str(caught.value)
+    assert "get or write the whole file again" in str(caught.value)
 
 
 @pytest.mark.parametrize(

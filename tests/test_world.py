@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import cl_zoo
 from cl_zoo import Backbone
 from cl_zoo.config import Recipe
-from cl_zoo.engine import TaskBatches
 from cl_zoo.errors import OptionError
+from cl_zoo.streams import TaskBatches
 from cl_zoo.testing import tiny_benchmark
 from cl_zoo.world import World, share, total
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -66,8 +67,7 @@ def export(
     except OptionError as error:
         raise OptionError(f"{run}: {error}") from None
     _possible(run, folded, merged)
-    draft = to.with_name(f"{to.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = to.with_name(f"{to.name}.{secrets.token_hex(4)}.draft")  # nobody's folder
     write = write_checkpoint if merged else write_routed if folded.routed else write_adapter
     with full_disk_named(to):
         try:
@@ -278,14 +278,14 @@ def _stock(backbone: Backbone) -> None:
 
 
 def _copy_rest(base: Path, folder: Path) -> None:
-    """Small files of the base folder that were not written anew: processor, chat template, vocabulary."""
+    """Small files of the base folder that were not written anew: processor, chat template, vocabulary.
+
+    How the base generates by default is taken over too: that a run answers greedily is the run's way, not the model's.
+    """
     for file in base.iterdir() if base.is_dir() else ():
         wanted = file.is_file() and file.suffix not in WEIGHTS and not file.name.endswith(".index.json")
-        if (
-            wanted
-            and file.suffix in (".json", ".jinja", ".txt", ".model")
-            and not (folder / file.name).exists()
-        ):
+        kept = file.name == "generation_config.json" or not (folder / file.name).exists()
+        if wanted and kept and file.suffix in (".json", ".jinja", ".txt", ".model"):
             shutil.copyfile(file, folder / file.name)
 
 

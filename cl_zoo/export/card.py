@@ -45,6 +45,8 @@ class Base:
         cached = CACHED.search(place)
         hub = f"{cached[1]}/{cached[2]}" if cached else None if Path(place).is_dir() else place or None
         dtype = str(model.dtype).removeprefix("torch.")
+        if hub is None and Path(place).is_dir():
+            place = str(Path(place).resolve())  # the card is read from another folder
         return cls(hub or place, hub, _licence(Path(place)), type(model).__name__, dtype)
 
 

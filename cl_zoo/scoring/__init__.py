@@ -33,9 +33,7 @@ from cl_zoo.scoring.rules import RULES, lacking
 METRICS = {name: rule.version for name, rule in RULES.items()}
 """Version of each rule; changes whenever the same answers would get another score, and stands in every score."""
 
-REMEDY = "delete the file and run the same command again, which writes it anew"
-
-REMEDY_ELSEWHERE = "get or write the whole file again"
+REMEDY = "get or write the whole file again"
 
 V = TypeVar("V")
 
@@ -176,7 +174,7 @@ def score_file(answers: Path, expected: Path, metric: str) -> Score:
         DataError: a file is incomplete or broken, or the rule needs more than it holds.
     """
     with Scorer() as scorer:
-        return scorer.score([Cell(metric, answers, expected, REMEDY_ELSEWHERE)])[0]
+        return scorer.score([Cell(metric, answers, expected)])[0]
 
 
 # Files

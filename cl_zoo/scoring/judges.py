@@ -6,17 +6,15 @@ pairs them, names their origin, and says what is wrong with the former.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cl_zoo.data.needs import PEOPLE, texts
+
 LETTERS = "ABCDE"
 """Options of ScienceQA."""
-
-PEOPLE = 10
-"""Answers to a question of VQAv2 and TextVQA."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,6 @@ class Expected:
 
 Judge = Callable[[str, Expected], float]
 """(stripped answer, what was expected) -> 0 to 1."""
-
-
-# What is given
-
-
-def texts(value: Any) -> bool:
-    """Whether it is a list of texts, at least one."""
-    return isinstance(value, list | tuple) and bool(value) and all(isinstance(one, str) for one in value)
-
-
-def numbers(value: Any, count: int) -> bool:
-    """Whether it is a list of so many finite numbers."""
-    if not isinstance(value, list | tuple) or len(value) != count:
-        return False
-    return all(
-        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in value
-    )
 
 
 # One text against another

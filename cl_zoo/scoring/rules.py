@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cl_zoo.data.needs import ANSWER, NEEDS, lack
 from cl_zoo.scoring import judges
-from cl_zoo.scoring.judges import PEOPLE, Expected, Judge, numbers, texts
+from cl_zoo.scoring.judges import Expected, Judge
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,12 @@ class Rule:
     official: Judge | None
     strict: Judge | None = None
     about_strict: str = ""
-    needs: str = "answer"
+    needs: str = ANSWER
 
 
 def lacking(rule: Rule, expected: Expected) -> str | None:
     """What a sample does not have and the rule needs, in words; `None` where nothing is missing."""
-    truth = expected.truth
-    if rule.needs == "answer" and expected.answer is None:
-        return "an 'answer'"
-    if rule.needs == "references" and not expected.references:
-        return "'references'"
-    if rule.needs == "answers" and not (texts(truth.get("answers")) and len(truth["answers"]) == PEOPLE):
-        return f"{PEOPLE} texts as 'answers' in its 'truth'"
-    if rule.needs == "box" and not numbers(truth.get("box"), 4):
-        return "four numbers as 'box' in its 'truth'"
-    if rule.needs == "box" and not numbers(truth.get("size"), 2):
-        return "two numbers as 'size' in its 'truth'"
-    return None
+    return lack(rule.needs, expected.answer, expected.references, expected.truth)
 
 
 # The registry
@@ -108,7 +98,7 @@ RULES = {
         judges.by_people,
         judges.by_people_strictly,
         "The same, but a text of articles and signs alone is kept as it is, and an empty answer is wrong.",
-        needs="answers",
+        needs=NEEDS["textvqa"],
     ),
     "gqa": Rule(
         1,
@@ -141,7 +131,7 @@ RULES = {
         judges.box_sliced,
         judges.box,
         "The same with the four numbers as they stand in the answer, with or without brackets or words.",
-        needs="box",
+        needs=NEEDS["grounding"],
     ),
     "contains-gold": Rule(
         1,
@@ -173,7 +163,7 @@ RULES = {
         "are scores of the whole file. CIDEr alone lies between 0 and 1000, so that a score above 100 is possible. The "
         "code numbers answers from 1 in the order of the file; here they are joined by id.",
         None,
-        needs="references",
+        needs=NEEDS["caption"],
     ),
 }
 """By name."""
