@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -161,7 +162,7 @@ class Learner:
         )
         terms: dict[str, Tensor] = {}
         tokens = 0
-        for samples, coming in zip(mine, [*mine[1:], None], strict=True):
+        for samples, coming in zip_longest(mine, mine[1:]):  # a process may have no piece of a short batch
             batch = self.backbone.batch(samples, answers=True)
             self._expect(coming, following)
             tokens += batch.tokens

@@ -478,3 +478,17 @@ def test_images_of_one_micro_batch_at_a_time_are_in_memory(
 
     assert len(made) == 4
     assert max(alive) <= 1
+
+
+def test_a_process_that_has_no_sample_of_a_short_batch_takes_part_with_nothing(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two processes, in a step of one sample."""
+    one = learner(tiny, global_batch=4)
+    monkeypatch.setattr(one.world, "rank", 1)
+    monkeypatch.setattr(one.world, "size", 2)
+    monkeypatch.setattr(one.world, "sum", lambda value: value)
+    monkeypatch.setattr(one.world, "reduce_gradients", lambda weights: None)
+
+    assert one.step([0]) == {}
+    assert one.cost.steps == 1
