@@ -52,6 +52,7 @@ app = typer.Typer(
 
 @app.command()
 def run(
+    context: typer.Context,
     method: Annotated[
         str, typer.Argument(help=r"hide, hide\[variant=released], moelora+ewc, module:Class or file.py:Class")
     ],
@@ -85,21 +86,7 @@ def run(
     from cl_zoo.report import known_scoring
 
     known_scoring(scoring)
-    filled = settings(
-        recipe,
-        set_,
-        backbone,
-        features,
-        template,
-        image_aspect,
-        cache,
-        data,
-        order,
-        limit,
-        cells,
-        device,
-        out,
-    )
+    filled = settings(context.params)
     chosen = chosen_seeds(seed, seeds)
     results = []
     with _resumable(), progress_for(_console(stderr=True), len(chosen)) as watch:
@@ -132,6 +119,7 @@ def run(
 
 @app.command()
 def compare(
+    context: typer.Context,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -174,21 +162,7 @@ def compare(
     from cl_zoo.report import known_scoring
 
     known_scoring(scoring)
-    filled = settings(
-        recipe,
-        set_,
-        backbone,
-        features,
-        template,
-        image_aspect,
-        cache,
-        data,
-        order,
-        limit,
-        cells,
-        device,
-        out,
-    )
+    filled = settings(context.params)
     names = (
         expanded([part for part in split(methods, ",") if part.strip()])
         if methods is not None

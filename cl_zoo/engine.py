@@ -26,7 +26,7 @@ from cl_zoo.ledger import Ledger, active, own_state, peak_memory_mb, stored
 from cl_zoo.plugins import Plugins
 from cl_zoo.runs import RunFolder, State, cells_of_row, fill
 from cl_zoo.streams import Share, TaskBatches, Union, expected
-from cl_zoo.tasks import Sample, Task, TaskData, without_image
+from cl_zoo.tasks import Sample, Task, TaskData
 from cl_zoo.world import World
 
 
@@ -179,8 +179,7 @@ class Run:
                     batch=self.recipe.eval_batch,
                 )
             )
-        places = {without_image(task.test, i).id: i for i in range(len(task.test))}
-        gathered = sorted(self.world.gather(records), key=lambda one: places[one["id"]])
+        gathered = mine.merged(self.world.gather, records)
         if self.world.main:
             self.folder.write_lines(f"answers/{row}-{place}.jsonl", gathered)
         return gathered

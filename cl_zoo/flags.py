@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -51,44 +52,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")]
 
 
-def settings(
-    recipe: str | None,
-    sets: list[str] | None,
-    backbone: str | None,
-    features: str | None,
-    template: str | None,
-    image_aspect: str | None,
-    cache: str | None,
-    data: str | None,
-    order: str | None,
-    limit: int | None,
-    cells: str,
-    device: str,
-    out: str,
-) -> dict[str, Any]:
-    """What the flags say, as the keywords of `cl_zoo.run` and `cl_zoo.compare`.
+SETTINGS = "backbone features template image_aspect cache data order limit cells device out".split()
+"""Flags that are keywords of `cl_zoo.run` and `cl_zoo.compare` as they are."""
+
+
+def settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags of a command say, as the keywords of `cl_zoo.run` and `cl_zoo.compare`.
+
+    Args:
+        given: the command's parameters by name, as `typer.Context.params` holds them.
 
     Raises:
         OptionError: a recipe key is unknown or a value out of range.
     """
     from cl_zoo.config import build_recipe
 
-    filled = values(recipe, sets)
+    filled = values(given["recipe"], given["set_"])
     build_recipe(filled)  # a misspelt key is found before anything else happens
-    return {
-        "recipe": filled,
-        "backbone": backbone,
-        "features": features,
-        "template": template,
-        "image_aspect": image_aspect,
-        "cache": cache,
-        "data": data,
-        "order": order,
-        "limit": limit,
-        "cells": cells,
-        "device": device,
-        "out": out,
-    }
+    return {"recipe": filled, **{name: given[name] for name in SETTINGS}}
 
 
 def values(recipe: str | None, sets: list[str] | None) -> dict[str, Any]:

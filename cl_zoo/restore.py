@@ -49,18 +49,6 @@ class Restored:
     tasks: tuple[Task, ...]
     world: World
 
-    def generate(
-        self,
-        images: Sequence[ImageSource | str | None],
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int | None = None,
-        batch: int | None = None,
-    ) -> list[str]:
-        """Greedy answers to prompts about images; see `Result.generate`."""
-        records = self.answers(images, prompts, max_new_tokens=max_new_tokens, batch=batch)
-        return [str(record["answer"]) for record in records]
-
     def answers(
         self,
         images: Sequence[ImageSource | str | None],
@@ -69,7 +57,10 @@ class Restored:
         max_new_tokens: int | None = None,
         batch: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """As `generate`, one record per prompt: `prompt`, `answer`, and `route` where the model exposes one."""
+        """Greedy answers, one record per prompt: `prompt`, `answer`, and `route` where the model exposes one.
+
+        The arguments are those of `Result.generate`.
+        """
         from cl_zoo.generate import answers
 
         asked = self._samples(images, prompts)

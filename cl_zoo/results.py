@@ -102,7 +102,8 @@ class Result:
             DataError: an image cannot be read.
             ClZooError: the model cannot be restored.
         """
-        return self.restored.generate(images, prompts, max_new_tokens=max_new_tokens, batch=batch)
+        records = self.restored.answers(images, prompts, max_new_tokens=max_new_tokens, batch=batch)
+        return [str(record["answer"]) for record in records]
 
     def row(self) -> Row:
         if self.error is not None:

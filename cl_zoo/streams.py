@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -12,6 +12,8 @@ from cl_zoo.backbones import Backbone
 from cl_zoo.batches import Batch
 from cl_zoo.config import Recipe
 from cl_zoo.tasks import Sample, TaskData, without_image
+
+Record = TypeVar("Record")
 
 
 class Share(Sequence[Sample]):
@@ -26,6 +28,16 @@ class Share(Sequence[Sample]):
     def __getitem__(self, index: Any) -> Any:
         places = self._places[index]
         return [self._samples[i] for i in places] if isinstance(index, slice) else self._samples[places]
+
+    def merged(self, gather: Callable[[list[Any]], list[Any]], records: Sequence[Record]) -> list[Record]:
+        """What all processes made of their samples, one record each, in the order of the whole sequence.
+
+        Args:
+            gather: gives the things of all processes to each of them.
+            records: this process's.
+        """
+        everything = gather(list(zip(self._places, records, strict=True)))
+        return [record for _, record in sorted(everything, key=lambda one: one[0])]
 
 
 class Union(Sequence[Sample]):

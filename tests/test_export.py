@@ -281,7 +281,8 @@ def test_merged_weights_answer_alike_where_the_choice_is_clear(make: Make, tmp_p
     export(run, tmp_path / "merged", merged=True)
     restored = restore(run)
     model = LlavaForConditionalGeneration.from_pretrained(tmp_path / "merged").eval()
-    answers = restored.generate([one.image for one in SAMPLES], [one.prompt for one in SAMPLES])
+    records = restored.answers([one.image for one in SAMPLES], [one.prompt for one in SAMPLES])
+    answers = [record["answer"] for record in records]
 
     compared = 0
     for sample, answer in zip(SAMPLES, answers, strict=True):
