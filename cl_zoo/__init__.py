@@ -13,15 +13,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.hookspecs import hookimpl
+from cl_zoo.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from cl_zoo.api import compare, load, run
-    from cl_zoo.backbones import Backbone
+    from cl_zoo.backbones.backbone import Backbone
     from cl_zoo.batches import Batch, answer_losses, task_loss
-    from cl_zoo.config import Recipe
+    from cl_zoo.processes import share, total
+    from cl_zoo.recipe.recipe import Recipe
     from cl_zoo.tasks import Benchmark, Sample, Task, TaskData
-    from cl_zoo.world import share, total
 
 __version__ = "0.1.0"
 
@@ -44,10 +44,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Backbone": "backbones",
+    "Backbone": "backbones.backbone",
     "Batch": "batches",
     "Benchmark": "tasks",
-    "Recipe": "config",
+    "Recipe": "recipe.recipe",
     "Sample": "tasks",
     "Task": "tasks",
     "TaskData": "tasks",
@@ -55,9 +55,9 @@ _HOMES = {
     "compare": "api",
     "load": "api",
     "run": "api",
-    "share": "world",
+    "share": "processes",
     "task_loss": "batches",
-    "total": "world",
+    "total": "processes",
 }
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.catalogue import every_method
-from cl_zoo.choices import Choice, parse_stack
-from cl_zoo.comparison import Comparison, Result, Watch, load_result
-from cl_zoo.comparison import compare as run_all
+from cl_zoo.cli.catalogue import every_method
+from cl_zoo.contract.choices import Choice, parse_stack
 from cl_zoo.errors import OptionError, full_disk_named, nearest
-from cl_zoo.jobs import Job, execute, load_benchmark
-from cl_zoo.manifests import finish
-from cl_zoo.scoring import Scorer
+from cl_zoo.runs.comparison import Comparison, Result, Watch, load_result
+from cl_zoo.runs.comparison import compare as run_all
+from cl_zoo.runs.job import Job, execute, load_benchmark
+from cl_zoo.runs.manifest import finish
+from cl_zoo.scoring.scorer import Scorer
 
 Options = Mapping[str, Mapping[str, Any]]
 """Option values by plugin name: `{"ewc": {"strength": 100}}`."""

@@ -18,7 +18,7 @@ from PIL import Image
 from cl_zoo.errors import DataError, OptionError, nearest
 
 if TYPE_CHECKING:
-    from cl_zoo.data.descriptions import Description
+    from cl_zoo.data.schema import Description
 
 ImageSource = Image.Image | Path
 """An image in memory or the path of its file."""

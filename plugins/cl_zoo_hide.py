@@ -49,9 +49,9 @@ from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl
-from cl_zoo.anchors import Anchors, Routed, image_view, state_view, text_view
-from cl_zoo.bank import BankLayer, ExpertBank, adapters
-from cl_zoo.mixes import PerSample
+from cl_zoo.nn.anchors import Anchors, Routed, image_view, state_view, text_view
+from cl_zoo.nn.bank import BankLayer, ExpertBank, adapters
+from cl_zoo.nn.mixes import PerSample
 
 FUSED = "fused"
 

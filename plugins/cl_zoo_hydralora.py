@@ -28,8 +28,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from cl_zoo import Backbone, Recipe, hookimpl
-from cl_zoo.bank import BankLayer, ExpertBank, adapters
-from cl_zoo.mixes import SharedDown
+from cl_zoo.nn.bank import BankLayer, ExpertBank, adapters
+from cl_zoo.nn.mixes import SharedDown
 
 
 class HydraLoRA:

@@ -40,8 +40,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
-from cl_zoo.bank import BankLayer, ExpertBank, adapters, full_precision, standing_still
 from cl_zoo.batches import forward, pieces
+from cl_zoo.nn.bank import BankLayer, ExpertBank, adapters, full_precision, standing_still
 
 
 class ModelTailor:

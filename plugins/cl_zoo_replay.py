@@ -27,7 +27,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from cl_zoo import Batch, Sample, hookimpl
-from cl_zoo.features import open_image
+from cl_zoo.features.encoder import open_image
 from cl_zoo.tasks import ImageSource
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from cl_zoo.backbones import Backbone
-    from cl_zoo.comparison import Result
+    from cl_zoo.backbones.backbone import Backbone
+    from cl_zoo.runs.comparison import Result
     from cl_zoo.tasks import Benchmark
 
 # Before torch is imported anywhere, and for every process that a test starts.
@@ -130,7 +130,7 @@ class Ended:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """`cl-zoo` with the given arguments, in this process."""
-    from cl_zoo.cli import main
+    from cl_zoo.cli.main import main
 
     def call(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["cl-zoo", *map(str, arguments)])

@@ -3,7 +3,7 @@
 Other test files take the writers by path, as a method is taken from a file:
 
     OFFICIAL = Path(__file__).with_name("official_files.py")
-    write_ucit = load("", f"{OFFICIAL}:write_ucit")        # from cl_zoo.entrypoints import load
+    write_ucit = load("", f"{OFFICIAL}:write_ucit")        # from cl_zoo.names import load
 
 Pictures are tiny and each is another one; questions and answers follow the published examples, nothing is copied from the data.
 """

@@ -12,9 +12,9 @@ import pytest
 
 import cl_zoo
 from cl_zoo.api import stack
-from cl_zoo.choices import Choice
-from cl_zoo.comparison import Result
+from cl_zoo.contract.choices import Choice
 from cl_zoo.errors import OptionError, PluginError
+from cl_zoo.runs.comparison import Result
 
 
 def answers(folder: Path) -> dict[str, bytes]:
@@ -64,7 +64,7 @@ def test_a_call_that_cannot_be_meant_is_refused(call: Callable[[], Any], sentenc
 
 
 def test_the_names_of_the_package_are_functions_whatever_was_imported_before():
-    code = "import cl_zoo.comparison, cl_zoo\ncl_zoo.run\nassert callable(cl_zoo.compare) and callable(cl_zoo.compare)"
+    code = "import cl_zoo.runs.comparison, cl_zoo\ncl_zoo.run\nassert callable(cl_zoo.compare) and callable(cl_zoo.compare)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr

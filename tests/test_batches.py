@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_zoo.backbones import Backbone
+from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import (
     IGNORED,
     Batch,

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import cl_zoo
-from cl_zoo.choices import parse_stack
-from cl_zoo.entrypoints import METHODS, installed
-from cl_zoo.plugins import load_class
+from cl_zoo.contract.choices import parse_stack
+from cl_zoo.contract.plugins import load_class
+from cl_zoo.names import METHODS, installed
 
 pytestmark = [
     pytest.mark.gpu,

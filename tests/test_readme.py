@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cl_zoo import catalogue
-from cl_zoo.hookspecs import HookSpecs
+from cl_zoo.cli import catalogue
+from cl_zoo.contract.hookspecs import HookSpecs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

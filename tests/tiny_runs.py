@@ -9,17 +9,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from cl_zoo.backbones import Backbone
-from cl_zoo.bank import BankLayer, ExpertBank
+from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
-from cl_zoo.choices import parse_stack
-from cl_zoo.config import Recipe
-from cl_zoo.engine import Run
-from cl_zoo.plugins import Plugins
-from cl_zoo.runs import RunFolder
+from cl_zoo.contract.choices import parse_stack
+from cl_zoo.contract.plugins import Plugins
+from cl_zoo.engine.folder import RunFolder
+from cl_zoo.engine.run import Run
+from cl_zoo.nn.bank import BankLayer, ExpertBank
+from cl_zoo.processes import World
+from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, TaskData
 from cl_zoo.testing import tiny_benchmark
-from cl_zoo.world import World
 
 Kind = TypeVar("Kind", bound=Run)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from cl_zoo.backbones import Backbone
+    from cl_zoo.backbones.backbone import Backbone
 
 HERE = Path(__file__).parent
 TEMPLATE = "USER: {prompt} ASSISTANT:"

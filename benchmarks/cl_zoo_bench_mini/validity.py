@@ -19,16 +19,16 @@ from typing import Any
 import torch
 
 import cl_zoo
-from cl_zoo.bank import ExpertBank, adapters
-from cl_zoo.choices import parse_stack
-from cl_zoo.config import build_recipe
-from cl_zoo.generate import answers
-from cl_zoo.learn import Learner
-from cl_zoo.plugins import Plugins
-from cl_zoo.scoring import Cell, Scorer
-from cl_zoo.streams import expected
+from cl_zoo.contract.choices import parse_stack
+from cl_zoo.contract.plugins import Plugins
+from cl_zoo.engine.answering import answers
+from cl_zoo.engine.learning import Learner
+from cl_zoo.engine.streams import expected
+from cl_zoo.nn.bank import ExpertBank, adapters
+from cl_zoo.processes import World
+from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.scoring.scorer import Cell, Scorer
 from cl_zoo.tasks import Task, TaskData
-from cl_zoo.world import World
 from cl_zoo_bench_mini import load
 from cl_zoo_bench_mini.backbone import load as load_backbone
 

@@ -28,8 +28,8 @@ import yaml
 from PIL import Image, ImageDraw
 from results import command, machine, positive, versions, write
 
-from cl_zoo.data.described import Described
-from cl_zoo.inspection import inspect
+from cl_zoo.data.benchmarks import Described
+from cl_zoo.inspection.check import inspect
 
 WAYS: dict[str, dict[str, Any]] = {
     "headers": {"overlap": "none"},

@@ -12,10 +12,10 @@ from PIL import Image
 
 from cl_zoo import Backbone, Benchmark, Recipe, Sample
 from cl_zoo.backbones.llava import Llava
-from cl_zoo.config import build_recipe
-from cl_zoo.entrypoints import BACKBONES, BENCHMARKS, load
+from cl_zoo.names import BACKBONES, BENCHMARKS, load
+from cl_zoo.processes import World
+from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.testing import TEMPLATE, WORDS, tiny_backbone, tiny_benchmark, tiny_clip, tiny_tokenizer
-from cl_zoo.world import World
 
 MINI = Path(__file__).parents[1] / "cl_zoo_bench_mini" / "base"
 DISTINCT = 4

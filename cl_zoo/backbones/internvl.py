@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cl_zoo.backbones import Backbone
+from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.loading import load_checkpoint
 
 TILES = 32

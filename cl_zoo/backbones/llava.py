@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cl_zoo.backbones import Backbone
+from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.backbones.checkpoints import hub_folder
 from cl_zoo.backbones.loading import load_checkpoint
-from cl_zoo.checkpoints import hub_folder
 
 ENCODER = "ViT-L-14-336/openai"
 """The CLIP that LLaVA-1.5's vision tower was taken from; the papers' anchors are its features."""

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from cl_zoo.backbones import Backbone
-from cl_zoo.checkpoints import check_folder
+from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.backbones.checkpoints import check_folder
 from cl_zoo.errors import BackboneError, first_line
-from cl_zoo.features.encoders import files_hash
+from cl_zoo.features.loading import files_hash
 
 Family = TypeVar("Family", bound=Backbone)
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cl_zoo.backbones import Backbone
+from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.loading import load_checkpoint
 from cl_zoo.backbones.towers import FrozenTower
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from cl_zoo.backbones.templates import around
 from cl_zoo.errors import DataError
 from cl_zoo.tasks import Sample
-from cl_zoo.templates import around
 
 
 class Worded:

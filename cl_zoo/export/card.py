@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import ModelCardData, metadata_load
 
-from cl_zoo.metrics import Matrix
+from cl_zoo.scoring.matrix import Matrix
 
 if TYPE_CHECKING:
-    from cl_zoo.restore import Restored
+    from cl_zoo.runs.restore import Restored
 
 CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
 """Where huggingface_hub keeps the files of a model."""

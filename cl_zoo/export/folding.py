@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_zoo.anchors import Routed
-from cl_zoo.backbones import Backbone
-from cl_zoo.bank import BankLayer, ExpertBank, full_precision, standing_still
+from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.engine.ledger import answering_state
 from cl_zoo.errors import OptionError
-from cl_zoo.ledger import answering_state
+from cl_zoo.nn.anchors import Routed
+from cl_zoo.nn.bank import BankLayer, ExpertBank, full_precision, standing_still
 
 TOLERANCE = 1e-4
 """Largest difference of a fold from its layer, relative to the largest value that the layer adds to W x."""

@@ -33,8 +33,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_zoo.engine.folder import write_json
 from cl_zoo.errors import full_disk_named
-from cl_zoo.runs import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console

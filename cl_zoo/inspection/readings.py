@@ -15,12 +15,12 @@ from typing import Any
 
 from PIL import Image
 
-from cl_zoo.data.described import Described, nowhere, resolved, roots
-from cl_zoo.data.descriptions import ReferenceSource, SplitSource, TaskSource
+from cl_zoo.data.benchmarks import Described, nowhere, resolved, roots
 from cl_zoo.data.faults import halved
 from cl_zoo.data.needs import ANSWER, NEEDS, lack
 from cl_zoo.data.records import REPAIR, Entry, entries, read_records
 from cl_zoo.data.references import referred
+from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
 from cl_zoo.data.splits import Roots
 from cl_zoo.errors import DataError
 from cl_zoo.inspection.findings import Finding, counted

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cl_zoo.choices import parse_stack
-from cl_zoo.config import build_recipe
-from cl_zoo.entrypoints import BACKBONES, METHODS, find
+from cl_zoo.contract.choices import parse_stack
 from cl_zoo.errors import ClZooError, nearest
 from cl_zoo.inspection.findings import Finding
-from cl_zoo.scoring import METRICS
+from cl_zoo.names import BACKBONES, METHODS, find
+from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.scoring.scorer import METRICS
 from cl_zoo.tasks import Benchmark
 
 KIND = "setting"
@@ -43,7 +43,7 @@ def refused(benchmark: Benchmark) -> Iterator[Finding]:
 
 
 def _backbone(text: str) -> None:
-    from cl_zoo.jobs import backbone_parts  # here: processes that look at images need no jobs
+    from cl_zoo.runs.job import backbone_parts  # here: processes that look at images need no jobs
 
     name, _ = backbone_parts(text)
     _installed(BACKBONES, name)

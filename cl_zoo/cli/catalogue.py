@@ -1,0 +1,257 @@
+"""What is installed, and what a method, a benchmark, a backbone or a recipe says of itself."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from cl_zoo.contract.plugins import HOOKS, load_class
+from cl_zoo.data.benchmarks import benchmark_loader
+from cl_zoo.errors import ClZooError, OptionError, nearest
+from cl_zoo.machine import cores
+from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, Installed, find, installed, load
+from cl_zoo.recipe.recipe import flatten, recipe_settings, recipes
+from cl_zoo.runs.job import load_benchmark
+
+if TYPE_CHECKING:
+    from cl_zoo.data.benchmarks import Description
+
+KINDS = {METHODS: "method", BENCHMARKS: "benchmark", BACKBONES: "backbone"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An installed plugin; `fault` says what is wrong with it, where that was checked."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    value: str
+    fault: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def entries(*, check: bool = False) -> list[Entry]:
+    """All plugins by kind and name, from metadata alone; with `check` each is imported in a process of its own."""
+    found = [(group, one) for group in KINDS for one in installed(group)]
+    names = [(group, one.name) for group, one in found]
+
+    def fault(place: int) -> str:
+        claims = names.count(names[place])
+        if claims > 1:
+            return f"claimed by {claims} distributions; uninstall all but one"
+        return _import_fault(*found[place]) if check else ""
+
+    with ThreadPoolExecutor(cores() if check else 1) as pool:
+        faults = list(pool.map(fault, range(len(found))))
+    return [
+        Entry(KINDS[group], one.name, one.distribution, one.version, one.value, says)
+        for (group, one), says in zip(found, faults, strict=True)
+    ]
+
+
+def all_importable() -> bool:
+    """Whether every plugin can be imported, all of them in one other process: quick, and silent about which one cannot."""
+    if any(entry.fault for entry in entries()):
+        return False
+    calls = "\n".join(_import_call(group, one) for group in KINDS for one in installed(group))
+    code = f"from cl_zoo.names import load\nfrom cl_zoo.contract.plugins import load_class\n{calls}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def text(found: Sequence[Entry]) -> str:
+    """The entries as aligned columns."""
+    return aligned(
+        [(one.kind, one.name, f"{one.distribution} {one.version}", one.value, one.fault) for one in found]
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equal length as columns, the last of them ragged."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] if rows else []
+    return "\n".join(
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    )
+
+
+def markdown(found: Sequence[Entry]) -> str:
+    """The methods as a Markdown table, with the first line of their documentation."""
+    lines = ["| method | what it is |", "|---|---|"]
+    for one in found:
+        if one.kind == "method":
+            try:
+                what = documentation(one.name).splitlines()[0]
+            except ClZooError as error:
+                what = str(error)
+            lines.append(f"| `{one.name}` | {what} |")
+    return "\n".join(lines)
+
+
+def describe(name: str) -> str:
+    """A method's documentation, options, hooks and origin.
+
+    Raises:
+        PluginError: there is no such method, or it cannot be imported.
+    """
+    plugin = load_class(name)
+    origin = name if ":" in name else f"{find(METHODS, name).distribution} {find(METHODS, name).version}"
+    hooks = [hook for hook in HOOKS if hasattr(plugin, hook)]
+    lines = [
+        documentation(name),
+        "",
+        f"class     {plugin.__module__}:{plugin.__qualname__}",
+        f"from      {origin}",
+        f"protocol  {getattr(plugin, 'protocol', 'sequential')}",
+        f"hooks     {', '.join(hooks) or 'none'}",
+        "options" + ("" if getattr(plugin, "Options", None) and plugin.Options.model_fields else "   none"),
+    ]
+    for key, field in getattr(getattr(plugin, "Options", None), "model_fields", {}).items():
+        lines.append(f"  {key} = {field.default!r}   {field.description or ''}")
+    return "\n".join(lines)
+
+
+def show(what: str, name: str | None) -> str:
+    """What `cl-zoo show WHAT [NAME]` prints: a method by its name alone, or a kind and a name, or all of a kind.
+
+    Raises:
+        ClZooError: there is no such thing.
+    """
+    describers = {
+        "method": describe,
+        "benchmark": describe_benchmark,
+        "backbone": describe_backbone,
+        "recipe": describe_recipe,
+    }
+    if name is not None:
+        if what not in describers:
+            raise OptionError(f"show {what} {name}: {what!r} is no kind{nearest(what, describers)}")
+        return describers[what](name)
+    if what == "recipe":
+        return aligned(list(recipes().items()))
+    if what in describers:
+        return text([one for one in entries() if one.kind == what])
+    return describe(what)
+
+
+def describe_recipe(name: str) -> str:
+    """Every key of a named recipe or of a recipe file with its value and where that comes from.
+
+    Raises:
+        OptionError: there is no such recipe.
+    """
+    rows = [("key", "value", "source")]
+    rows += [(one.key, _plain(one.value), one.source) for one in recipe_settings(name)]
+    about = recipes().get(name)
+    return "\n".join([*([f"{name}: {about}", ""] if about else []), aligned(rows)])
+
+
+def describe_benchmark(name: str) -> str:
+    """A benchmark's tasks with sizes, scoring and files, from its description; one without is loaded.
+
+    Raises:
+        ClZooError: there is no such benchmark, or it cannot be described without data.
+    """
+    about: Description | None = getattr(benchmark_loader(name), "description", None)
+    rows = [("", "task", "train", "test", "metric", "tokens", "files")]
+    if about is not None:
+        for task in about.tasks:
+            files = f"{task.train.files[0]}, {task.test.files[0]}"
+            counts = (_count(task.train.count), _count(task.test.count))
+            rows.append((task.letter, task.name, *counts, task.metric, str(task.max_new_tokens), files))
+        methods, backbone, recipe, version = about.methods, about.backbone, about.recipe, about.version
+    else:
+        made = load_benchmark(name)
+        for one in made.tasks:
+            counts = (_count(len(one.train)), _count(len(one.test)))
+            rows.append(
+                (one.letter, one.name, *counts, one.metric, str(one.max_new_tokens), "made by the benchmark")
+            )
+        methods, backbone, recipe, version = (
+            made.default_methods,
+            made.default_backbone,
+            made.recipe,
+            made.version,
+        )
+    lines = [
+        f"{name}, version {version}, {len(rows) - 1} tasks",
+        "",
+        aligned(rows),
+        "",
+        f"methods   {', '.join(methods)}",
+        f"backbone  {backbone}",
+        f"recipe    {', '.join(f'{key}={_plain(value)}' for key, value in flatten(recipe).items()) or 'the general defaults'}",
+    ]
+    return "\n".join(lines)
+
+
+def describe_backbone(name: str) -> str:
+    """What the loader of a backbone says, and where it comes from.
+
+    Raises:
+        PluginError: there is no such backbone, or it cannot be imported.
+    """
+    loader = load(BACKBONES, name)
+    origin = name if ":" in name else f"{find(BACKBONES, name).distribution} {find(BACKBONES, name).version}"
+    about = inspect.cleandoc(loader.__doc__ or f"{name}: no documentation")
+    lines = [about.partition("\n\nRaises:")[0].partition("\n\nArgs:")[0], ""]
+    lines += [f"loader    {loader.__module__}:{getattr(loader, '__qualname__', name)}", f"from      {origin}"]
+    return "\n".join(lines)
+
+
+def _count(size: int | None) -> str:
+    return "–" if size is None else f"{size:,}"
+
+
+def _plain(value: Any) -> str:
+    """A value as one would write it in a recipe file."""
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(list(value)) if isinstance(value, tuple | list) else str(value)
+
+
+def every_method() -> list[str]:
+    """Names of all installed methods that are no probes; one that cannot be imported is among them, and says so when it runs."""
+    found = []
+    for one in installed(METHODS):
+        try:
+            measures = getattr(load_class(one.name), "probe", False)
+        except ClZooError:
+            measures = False
+        if not measures:
+            found.append(one.name)
+    return found
+
+
+def documentation(name: str) -> str:
+    """The docstring of a method's module, else of its class."""
+    plugin = load_class(name)
+    module = sys.modules[plugin.__module__]
+    return inspect.cleandoc(module.__doc__ or plugin.__doc__ or f"{name}: no documentation")
+
+
+def _import_call(group: str, one: Installed) -> str:
+    return f"load_class({one.name!r})" if group == METHODS else f"load({group!r}, {one.name!r})"
+
+
+def _import_fault(group: str, one: Installed) -> str:
+    call = _import_call(group, one)
+    code = f"from cl_zoo.names import load\nfrom cl_zoo.errors import ClZooError\nfrom cl_zoo.contract.plugins import load_class\ntry:\n    {call}\nexcept ClZooError as error:\n    raise SystemExit(str(error))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    return (
+        done.stderr.strip().splitlines()[-1]
+        if done.stderr.strip()
+        else f"importing it ended with code {done.returncode}"
+    )

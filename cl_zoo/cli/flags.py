@@ -1,0 +1,106 @@
+"""Flags that several commands share, and what they mean together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+With = Annotated[list[str] | None, typer.Option("--with", help="A further plugin of the stack; repeatable.")]
+Probe = Annotated[list[str] | None, typer.Option("--probe", help="A plugin that only measures; repeatable.")]
+Pairs = Annotated[list[str] | None, typer.Option("--option", "-o", help="METHOD.option=value; repeatable.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Recipe value, key=value with dots (lr.projector=0); repeatable."),
+]
+RecipeFile = Annotated[
+    str | None, typer.Option("--recipe", help="paper, released, mcitlib, coin, or a YAML file.")
+]
+BenchmarkName = Annotated[
+    str,
+    typer.Option(
+        "--benchmark", help=r"An installed name, my.yaml, or either with \[option=value]; see show benchmark."
+    ),
+]
+BackboneName = Annotated[
+    str | None, typer.Option("--backbone", help="NAME, NAME:PATH, or a LLaVA checkpoint folder.")
+]
+Features = Annotated[
+    str | None, typer.Option("--features", help="Feature encoder: open_clip NAME/PRETRAINED or a folder.")
+]
+Template = Annotated[
+    str | None, typer.Option("--template", help="Chat template by name, or a text with {prompt}.")
+]
+ImageAspect = Annotated[
+    str | None, typer.Option("--image-aspect", help="pad, crop or stretch an image to the tower's square.")
+]
+Cache = Annotated[str | None, typer.Option("--cache", help="Folder for image features that all runs share.")]
+Data = Annotated[str | None, typer.Option("--data", help="Folder of the benchmark's data.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="One seed; default: 0.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="N seeds, 0 to N-1.")]
+Order = Annotated[str | None, typer.Option("--order", help="Letters (RAVICF) or comma-separated task names.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Samples per split.")]
+Cells = Annotated[str, typer.Option("--cells", help="Scores to measure: lower, last or full.")]
+Scoring = Annotated[
+    str,
+    typer.Option("--scoring", help="Scores to show: official or strict; both are kept."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Out = Annotated[str, typer.Option("--out", help="Folder of all runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")]
+
+
+SETTINGS = "backbone features template image_aspect cache data order limit cells device out".split()
+"""Flags that are keywords of `cl_zoo.run` and `cl_zoo.compare` as they are."""
+
+
+def settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags of a command say, as the keywords of `cl_zoo.run` and `cl_zoo.compare`.
+
+    Args:
+        given: the command's parameters by name, as `typer.Context.params` holds them.
+
+    Raises:
+        OptionError: a recipe key is unknown or a value out of range.
+    """
+    from cl_zoo.recipe.recipe import build_recipe
+
+    filled = values(given["recipe"], given["set_"])
+    build_recipe(filled)  # a misspelt key is found before anything else happens
+    return {"recipe": filled, **{name: given[name] for name in SETTINGS}}
+
+
+def values(recipe: str | None, sets: list[str] | None) -> dict[str, Any]:
+    """Recipe values by dotted key: those of the named recipe or file, with `--set` over them."""
+    from cl_zoo.recipe.recipe import layered, parse_pairs, read_recipe
+
+    return layered(read_recipe(recipe) if recipe else {}, parse_pairs(sets or [], "--set"))
+
+
+def options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
+    """Option values by plugin name."""
+    from cl_zoo.errors import OptionError
+    from cl_zoo.recipe.recipe import parse_pairs
+
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in parse_pairs(pairs or [], "-o").items():
+        method, dot, name = key.rpartition(".")
+        if not dot:
+            raise OptionError(f"-o {key}={value}: write it as METHOD.option=value")
+        found.setdefault(method, {})[name] = value
+    return found
+
+
+def chosen_seeds(seed: int | None, seeds: int | None) -> list[int]:
+    """The seeds that `--seed` or `--seeds` asks for.
+
+    Raises:
+        OptionError: both are given.
+    """
+    from cl_zoo.errors import OptionError
+
+    if seed is not None and seeds is not None:
+        raise OptionError(f"--seed {seed} and --seeds {seeds} are both given; use one of them")
+    return list(range(seeds)) if seeds is not None else [seed or 0]

@@ -1,0 +1,203 @@
+"""The commands that run nothing on a benchmark: what is installed, what it costs, whether it keeps its promises."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from cl_zoo.cli.flags import (
+    AsJson,
+    AsMarkdown,
+    BenchmarkName,
+    Cache,
+    Cells,
+    Data,
+    Limit,
+    Order,
+    Out,
+    Pairs,
+    RecipeFile,
+    Seeds,
+    Sets,
+    With,
+    options,
+    values,
+)
+
+
+def ledger(
+    method: Annotated[str, typer.Argument(help="A stack as `run` takes it: branchlora, moelora+ewc")],
+    backbone: Annotated[
+        str,
+        typer.Option("--backbone", help="llava-1.5-7b, llava-1.5-13b, or a LLaVA folder with config.json."),
+    ] = "llava-1.5-7b",
+    with_: With = None,
+    option: Pairs = None,
+    set_: Sets = None,
+    recipe: RecipeFile = None,
+    tasks: Annotated[int, typer.Option("--tasks", min=1, help="Length of the stream.")] = 6,
+    as_json: AsJson = False,
+) -> None:
+    """Count what a method trains, stores and uses on a model's real shapes; no weights, no data, no network."""
+    from cl_zoo.api import stack
+    from cl_zoo.planning.sizes import as_sheet, shapes, sizes
+    from cl_zoo.recipe.recipe import build_recipe
+
+    choices = stack(method, with_ or (), (), options(option))
+    filled = build_recipe(values(recipe, set_))
+    found = sizes(choices, shapes(backbone), filled, tasks)
+    if as_json:
+        print_json(
+            {"method": method, "backbone": backbone, "rank": filled.adapter.rank}
+            | {"tasks": [size.to_json() for size in found]}
+        )
+    else:
+        print(as_sheet(found), end="")
+
+
+def list_(
+    check: Annotated[
+        bool, typer.Option("--check", help="Import each plugin in a process of its own.")
+    ] = False,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+) -> None:
+    """Installed methods, benchmarks and backbones."""
+    from cl_zoo.cli import catalogue
+
+    entries = catalogue.entries(check=check)
+    if as_json:
+        print_json([entry.to_json() for entry in entries])
+    elif as_markdown:
+        print(catalogue.markdown(entries))
+    else:
+        print(catalogue.text(entries))
+    if any(entry.fault for entry in entries):
+        raise SystemExit(2)
+
+
+def show(
+    what: Annotated[
+        str,
+        typer.Argument(help="A method (hide, module:Class), or a kind: method, benchmark, backbone, recipe."),
+    ],
+    name: Annotated[str | None, typer.Argument(help="Which one of the kind; default: all of it.")] = None,
+) -> None:
+    """A method's documentation, options and hooks; a recipe's sources; a benchmark's tasks."""
+    from cl_zoo.cli import catalogue
+
+    print(catalogue.show(what, name))
+
+
+def forecast(
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="As for compare; default: the benchmark's.")
+    ] = None,
+    with_: With = None,
+    option: Pairs = None,
+    set_: Sets = None,
+    recipe: RecipeFile = None,
+    benchmark: BenchmarkName = "mini",
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="A published name (llava-1.5-7b), a checkpoint folder, or a plugin."),
+    ] = None,
+    data: Data = None,
+    cache: Cache = None,
+    seeds: Seeds = None,
+    order: Order = None,
+    limit: Limit = None,
+    cells: Cells = "lower",
+    gpu: Annotated[str, typer.Option("--gpu", help="Its name, or its TFLOP/s in bf16.")] = "a100",
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many; they share the runs.")] = 1,
+    efficiency: Annotated[
+        float | None, typer.Option("--efficiency", help="Share of the GPU's peak that is reached.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate what a comparison will cost; no weights, no data and no GPU are needed."""
+    from cl_zoo.api import expanded, stack
+    from cl_zoo.contract.choices import split
+    from cl_zoo.planning.forecast import outlook
+
+    planner, named, assumed = outlook.plan(
+        benchmark,
+        backbone,
+        values(recipe, set_),
+        data=data,
+        order=order,
+        limit=limit,
+        cells=cells,
+        gpu=gpu,
+        efficiency=efficiency,
+        shelved=cache is not None,
+    )
+    names = expanded([part for part in split(methods, ",") if part.strip()]) if methods else named
+    found = [
+        planner.forecast(stack(name, with_ or (), (), options(option), strict=len(names) == 1))
+        for name in names
+    ]
+    about: dict[str, Any] = {"seeds": seeds or 1, "gpus": gpus, "assumed": assumed}
+    if as_json:
+        print_json(outlook.to_json(found, planner, **about))
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(outlook.text(found, planner, width=width, **about))
+
+
+def doctor(
+    benchmark: Annotated[
+        str | None, typer.Option("--benchmark", help="Look for the files of this benchmark too.")
+    ] = None,
+    data: Data = None,
+    cache: Cache = None,
+    out: Out = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """Look at everything that a run needs on this machine; exit code 1 where something is broken."""
+    from cl_zoo.cli.doctor import examine, text, working
+
+    found = examine(out=out, cache=cache, benchmark=benchmark, data=data)
+    if as_json:
+        print_json({"ok": working(found), "findings": [finding.to_json() for finding in found]})
+    else:
+        print(text(found))
+    if not working(found):
+        raise SystemExit(1)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Small letters, digits and single underscores: my_method")],
+) -> None:
+    """Write a package for a method of your own to ./cl-zoo-NAME."""
+    from pathlib import Path
+
+    from cl_zoo.cli import template
+
+    folder = template.new(name, Path())
+    print(f"wrote ./{folder}; next: python -m pip install -e ./{folder} && cl-zoo check {name}")
+
+
+def check(
+    method: Annotated[
+        str, typer.Argument(help="An installed method, module:Class, file.py:Class or a stack: moelora+ewc")
+    ],
+    option: Pairs = None,
+    slow: Annotated[
+        bool, typer.Option("--slow", help="With the promises that start processes of their own.")
+    ] = False,
+) -> None:
+    """Check on tiny tasks that a method keeps every promise; exit code 1 where it breaks one."""
+    from cl_zoo.testing.conformance.check import check_and_print
+
+    if not check_and_print(method, options(option), slow=slow):
+        raise SystemExit(1)
+
+
+def print_json(value: Any) -> None:
+    """A result as JSON on standard output."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))

@@ -1,0 +1,260 @@
+"""The command line: select a method by name, compare methods, look at what is installed.
+
+Heavy imports stay inside the commands: `cl-zoo --help` and `cl-zoo list` load no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from cl_zoo import __version__
+from cl_zoo.cli import data, looking, models
+from cl_zoo.cli.flags import (
+    AsJson,
+    AsMarkdown,
+    BackboneName,
+    BenchmarkName,
+    Cache,
+    Cells,
+    Data,
+    Device,
+    Features,
+    ImageAspect,
+    Limit,
+    Order,
+    Out,
+    Pairs,
+    Probe,
+    RecipeFile,
+    Scoring,
+    Seed,
+    Seeds,
+    Sets,
+    Template,
+    With,
+    chosen_seeds,
+    options,
+    settings,
+)
+
+app = typer.Typer(
+    name="cl-zoo",
+    help="Continual-learning methods for multimodal language models: run, compare, extend.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    method: Annotated[
+        str, typer.Argument(help=r"hide, hide\[variant=released], moelora+ewc, module:Class or file.py:Class")
+    ],
+    with_: With = None,
+    probe: Probe = None,
+    option: Pairs = None,
+    set_: Sets = None,
+    recipe: RecipeFile = None,
+    benchmark: BenchmarkName = "mini",
+    backbone: BackboneName = None,
+    features: Features = None,
+    template: Template = None,
+    image_aspect: ImageAspect = None,
+    cache: Cache = None,
+    data: Data = None,
+    seed: Seed = None,
+    seeds: Seeds = None,
+    order: Order = None,
+    limit: Limit = None,
+    cells: Cells = "lower",
+    scoring: Scoring = "official",
+    device: Device = "auto",
+    out: Out = "runs",
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+) -> None:
+    """Run one method on a benchmark; the same command resumes an interrupted run."""
+    from cl_zoo.api import run as run_one
+    from cl_zoo.report.table import known_scoring
+    from cl_zoo.runs.comparison import Comparison
+    from cl_zoo.runs.progress import progress_for
+
+    known_scoring(scoring)
+    filled = settings(context.params)
+    chosen = chosen_seeds(seed, seeds)
+    results = []
+    with _resumable(), progress_for(_console(stderr=True), len(chosen)) as watch:
+        for one in chosen:
+            result = run_one(
+                method,
+                benchmark=benchmark,
+                with_=with_ or (),
+                probes=probe or (),
+                options=options(option),
+                seed=one,
+                watch=watch,
+                **filled,
+            )
+            if not result.complete:
+                continue  # not the main process of a distributed run; that one scores and reports
+            watch(
+                {
+                    "event": "finished",
+                    "label": result.label,
+                    "seed": one,
+                    "last": result.matrix.last,
+                    "seconds": result.ledger["seconds"],
+                }
+            )
+            results.append(result)
+    if results:
+        _show(Comparison(tuple(results)), scoring, as_json, as_markdown)
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            "--methods",
+            help=r"finetune,moelora+ewc,'hide\[variant=released]'; all; default: the benchmark's.",
+        ),
+    ] = None,
+    with_: With = None,
+    probe: Probe = None,
+    option: Pairs = None,
+    set_: Sets = None,
+    recipe: RecipeFile = None,
+    benchmark: BenchmarkName = "mini",
+    backbone: BackboneName = None,
+    features: Features = None,
+    template: Template = None,
+    image_aspect: ImageAspect = None,
+    cache: Cache = None,
+    data: Data = None,
+    seed: Seed = None,
+    seeds: Seeds = None,
+    order: Order = None,
+    limit: Limit = None,
+    cells: Cells = "lower",
+    scoring: Scoring = "official",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Runs at a time; default: one per GPU or core.")
+    ] = None,
+    device: Device = "auto",
+    out: Out = "runs",
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+) -> None:
+    """Run several methods at one budget, in parallel, and print one table."""
+    from cl_zoo.api import compare as compare_all
+    from cl_zoo.api import expanded
+    from cl_zoo.contract.choices import split
+    from cl_zoo.report.table import known_scoring
+    from cl_zoo.runs.job import load_benchmark
+    from cl_zoo.runs.progress import progress_for
+
+    known_scoring(scoring)
+    filled = settings(context.params)
+    names = (
+        expanded([part for part in split(methods, ",") if part.strip()])
+        if methods is not None
+        else list(load_benchmark(benchmark, data).default_methods)
+    )
+    chosen = chosen_seeds(seed, seeds)
+    with _resumable(), progress_for(_console(stderr=True), len(names) * len(chosen)) as watch:
+        comparison = compare_all(
+            names,
+            benchmark=benchmark,
+            seeds=chosen,
+            with_=with_ or (),
+            probes=probe or (),
+            options=options(option),
+            processes=jobs,
+            watch=watch,
+            **filled,
+        )
+    _show(comparison, scoring, as_json, as_markdown)
+    if comparison.failed:
+        raise SystemExit(2 if all(one.user_error for one in comparison.failed) else 1)
+
+
+for name, command in (
+    ("list", looking.list_),
+    ("show", looking.show),
+    ("ledger", looking.ledger),
+    ("forecast", looking.forecast),
+    ("check", looking.check),
+    ("doctor", looking.doctor),
+    ("new", looking.new),
+    ("predict", models.predict),
+    ("export", models.export),
+):
+    app.command(name)(command)
+app.add_typer(data.app)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Continual-learning methods for multimodal language models: run, compare, extend."""
+    if version:
+        print(f"cl-zoo {__version__}")
+        raise SystemExit(0)
+
+
+def main() -> None:
+    """Entry point: errors of the user are one sentence on standard error and exit code 2."""
+    from cl_zoo.errors import ClZooError
+
+    try:
+        app()
+    except ClZooError as error:
+        _fail(str(error))
+    except OSError as error:
+        from cl_zoo.runs.worker import describe
+
+        _fail(describe(error))
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Ctrl-C ends a command with a sentence; what is finished stays."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on after the last finished task", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _fail(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def _console(*, stderr: bool = False) -> Any:
+    """Results go to standard output, progress to standard error: `--json` can be piped."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _show(comparison: Any, scoring: str, as_json: bool, as_markdown: bool) -> None:
+    table = comparison.table(scoring)
+    if as_json:
+        looking.print_json(table.to_json())
+    elif as_markdown:
+        print(table.markdown())
+    else:
+        table.show(_console())
+
+
+if __name__ == "__main__":
+    main()

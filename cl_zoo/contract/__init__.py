@@ -1,0 +1,1 @@
+"""What engine and plugin promise each other."""

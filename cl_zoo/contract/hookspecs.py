@@ -1,0 +1,111 @@
+"""The contract: what the engine asks of a plugin.
+
+A plugin is a class. Its instance implements any of the seven hooks below, decorated with `hookimpl`, with any subset of
+the arguments. Besides hooks it may have
+
+    Options            a frozen pydantic model; the instance is made with it
+    protocol           "sequential" (default), "joint" (all tasks at once) or "none" (nothing is trained)
+    probe              True for a plugin that only measures
+    parts(model)       part -> names of parameters; every trainable tensor belongs to one part
+    state_dict()       JSON values and tensors that are not in the model; never pickle
+    load_state_dict()  recreates experts and modules, so that the model's tensors can be filled by name; one needs the other
+
+In a stack a hook of several plugins is called in the order in which they are named, the method first; after a task the
+probes come first, so that they see what was trained before a method fuses or prunes it.
+Arguments and hooks are only ever added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_zoo.backbones.backbone import Backbone
+    from cl_zoo.batches import Batch
+    from cl_zoo.recipe.recipe import Recipe
+    from cl_zoo.tasks import Sample, Task
+
+PROJECT = "cl_zoo"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class HookSpecs:
+    """The seven hooks, in the order in which they are called."""
+
+    @hookspec(firstresult=True)
+    def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
+        """Place what the method trains, once, before the first task.
+
+        Returns a module whose forward takes `batch.inputs` and whose `generate` answers; usually an `ExpertBank` around
+        `backbone.model`. Everything trainable is a parameter of it. Without any implementation the engine places one
+        expert of `recipe.adapter.rank` on all linears of the language model. The module may define `prepare(batch)`;
+        the engine calls it before every training forward and before every generate.
+        Only one plugin of a stack may implement it.
+        """
+
+    @hookspec
+    def before_task(self, model: nn.Module, task: Task) -> None:
+        """Get ready to learn `task`: add an expert, choose by `requires_grad` what learns.
+
+        The optimiser is made right after this hook, new for each task, over the parameters that require a gradient.
+        """
+
+    @hookspec
+    def rehearse(self, task: Task) -> Sequence[Sample] | None:
+        """Samples of earlier tasks to mix into the training of `task`; for methods that replay.
+
+        Called once per task, after `before_task`. The number of optimiser steps stays what the recipe says, so batches grow; the
+        ledger counts the additional samples, and a comparison says so. Several plugins: the samples are joined.
+        """
+
+    @hookspec
+    def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> Mapping[str, Tensor] | None:
+        """Further terms of the objective for this batch, already weighted, by name.
+
+        Called after every training forward. The engine adds the model's own loss as the term `task`. The shape of a
+        term says how it is averaged: a scalar is a function of weights and counts once per optimiser step, a vector
+        (batch,) is per sample and averaged over the global batch, a matrix (batch, K) is per answer token and averaged
+        over the answer tokens of the global batch. Positions without an answer token do not count.
+        Several plugins: terms are joined; the same name twice stops the run.
+        """
+
+    @hookspec
+    def after_task(
+        self, model: nn.Module, task: Task, batches: Sequence[Batch]
+    ) -> Mapping[str, float | Tensor] | None:
+        """Keep what the method needs of the finished task; the measurements returned (numbers, 0-dim tensors) are recorded by name.
+
+        `batches` are the task's training samples in a fixed order, with targets, the same on every process; each is made
+        when it is asked for. `cl_zoo.share(batches)` gives each process its part and `cl_zoo.total(tensor)` adds up what
+        they found. A hook that runs the model in another state puts experts, routes and train/eval mode back before it returns.
+
+        `cl-zoo ledger` counts parameters by calling the hooks on a model without values (torch's meta device) and with no
+        batches: a hook that is to be counted sizes its tensors by shapes alone and reads no value then.
+        """
+
+    @hookspec(firstresult=True)
+    def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module | None:
+        """The module that answers after the tasks seen so far; by default `model` itself.
+
+        It has `generate` and may have `prepare(batch)` and a `route` (batch, tasks) that is written beside each answer.
+        Batches carry no task identity. It may define `active()`: parameters by part that take part in one answer token,
+        for the parts of which only some do. Weights and `requires_grad` of `model` stay as they are: the engine checks the
+        weights and restores experts, mixes and modes afterwards. Only one plugin of a stack may implement it.
+        """
+
+    @hookspec
+    def after_answers(
+        self, task: Task, place: int, answers: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, float] | None:
+        """Measure the answers to one task of the stream; for probes only, since a method must not learn from test samples.
+
+        Called after `task` was learnt and the answers to the test samples at `place` of the stream were written. Each has
+        `id`, `prompt`, `answer` and, where the model exposes one, `route`. The measurements join those of `after_task`
+        for the same task, so their names say the place.
+        """

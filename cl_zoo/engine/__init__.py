@@ -1,0 +1,1 @@
+"""One run: learn every task of a stream, answer after each."""

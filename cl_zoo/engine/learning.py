@@ -1,0 +1,273 @@
+"""Learning one task: the only training loop there is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything, shard, steps
+from cl_zoo.contract.plugins import Plugins
+from cl_zoo.engine.ledger import TaskCost, training_flops
+from cl_zoo.errors import PluginError, RunError
+from cl_zoo.nn.bank import bank_parts
+from cl_zoo.processes import World
+from cl_zoo.recipe.recipe import Recipe
+from cl_zoo.tasks import Sample, Task
+
+Report = Callable[..., None]
+"""Called with keywords that tell how far a run is."""
+
+
+def assign_parts(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict[str, list[str]]:
+    """Every parameter that is not the frozen backbone's, by part.
+
+    The plugins' own words come first, then the bank's (adapters, routers), then the projector.
+
+    Raises:
+        PluginError: a trainable tensor belongs to no part, to two or to the frozen backbone, or a part names no parameter.
+    """
+    named = dict(model.named_parameters())
+    parts = {part: list(names) for part, names in plugins.parts(model).items()}
+    claimed = {name for names in parts.values() for name in names}
+    projector = {id(weight) for weight in backbone.projector.parameters()}
+    defaults = {
+        **bank_parts(model),
+        "projector": [name for name, weight in named.items() if id(weight) in projector],
+    }
+    for part, names in defaults.items():
+        free = [name for name in names if name not in claimed]
+        if free:
+            parts.setdefault(part, []).extend(free)
+    owners: dict[str, str] = {}
+    for part, names in parts.items():
+        for name in names:
+            if name not in named:
+                raise PluginError(
+                    f"parts: {part!r} names {name!r}, which the model does not have; give names of model.named_parameters()"
+                )
+            if name in owners:
+                raise PluginError(f"parts: {name} belongs to {owners[name]!r} and to {part!r}; name it once")
+            owners[name] = part
+    for name, weight in named.items():
+        if weight.requires_grad and backbone.owns(weight):
+            raise PluginError(
+                f"{name} belongs to the frozen backbone and would not be kept; train an expert or a module beside it"
+            )
+        if weight.requires_grad and name not in owners:
+            raise PluginError(
+                f"{name} is trainable but belongs to no part; name it in the method's parts(model)"
+            )
+    return parts
+
+
+class Learner:
+    """Trains one task with everything the engine owns: order, budget, optimiser, schedule, precision.
+
+    Args:
+        model: what `build_model` made.
+        pool: the task's training samples, followed by rehearsed ones.
+        size: how many of them are the task's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        pool: Sequence[Sample],
+        *,
+        backbone: Backbone,
+        plugins: Plugins,
+        recipe: Recipe,
+        world: World,
+        seed: int,
+    ) -> None:
+        self.model, self.task, self.pool = model, task, pool
+        self.backbone, self.plugins, self.recipe, self.world, self.seed = (
+            backbone,
+            plugins,
+            recipe,
+            world,
+            seed,
+        )
+        self.per_epoch = -(-task.size // recipe.global_batch)
+        self.total = self.per_epoch * recipe.epochs
+        named = dict(model.named_parameters())
+        self.parts = {
+            part: [named[name] for name in names if named[name].requires_grad]
+            for part, names in assign_parts(model, plugins, backbone).items()
+        }
+        self.learning = [weight for weights in self.parts.values() for weight in weights]
+        if not self.learning:
+            raise PluginError(
+                f"task {task.name}: nothing requires a gradient; let before_task choose what learns"
+            )
+        self.optimizer = make_optimizer(self.parts, recipe)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: rate(step, self.total, recipe)
+        )
+        self.cost = TaskCost(
+            task.name, trained={part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws}
+        )
+
+    def run(self, report: Report) -> TaskCost:
+        """All epochs; returns what they cost.
+
+        Raises:
+            RunError: the objective is not finite.
+        """
+        started, done = time.perf_counter(), 0
+        self.model.train()
+        for epoch in range(self.recipe.epochs):
+            seed_everything(
+                self.seed, self.task.name, self.task.occurrence, f"epoch {epoch}", self.world.rank
+            )
+            plan = steps(self._order(epoch), batch=self.recipe.global_batch, count=self.per_epoch)
+            for indices, following in zip(plan, [*plan[1:], []], strict=True):
+                terms = self.step(indices, following)
+                done += 1
+                values = self._finite(terms, done)
+                if done % 10 == 0 or done == self.total:
+                    report(phase="train", step=done, steps=self.total, terms=values)
+        trained = sum(self.cost.trained.values())
+        self.cost.flops = training_flops(self.backbone, self.cost.tokens, trained)
+        self.cost.seconds = time.perf_counter() - started
+        return self.cost
+
+    def _order(self, epoch: int) -> list[int]:
+        """Places in the pool: the task's own samples come in one order for every method, rehearsed ones between them."""
+
+        def shuffled(size: int) -> list[int]:
+            task = self.task
+            return order(size, seed=self.seed, task=task.name, occurrence=task.occurrence, epoch=epoch)
+
+        own = iter(shuffled(self.task.size))
+        return [next(own) if place < self.task.size else place for place in shuffled(len(self.pool))]
+
+    def step(self, indices: Sequence[int], following: Sequence[int] = ()) -> dict[str, Tensor]:
+        """One optimiser step on a global batch, of `following` after it; returns this process's share of every term."""
+        micros = [
+            shard(indices, rank, self.world.size, self.recipe.micro_batch) for rank in range(self.world.size)
+        ]
+        forwards = sum(bool(piece) for mine in micros for piece in mine)
+        mine = [[self.pool[i] for i in piece] for piece in micros[self.world.rank] if piece]
+        answer_tokens = self.world.sum(
+            float(sum(self.backbone.answer_tokens(sample) for samples in mine for sample in samples))
+        )
+        terms: dict[str, Tensor] = {}
+        tokens = 0
+        for samples, coming in zip_longest(mine, mine[1:]):  # a process may have no piece of a short batch
+            batch = self.backbone.batch(samples, answers=True)
+            self._expect(coming, following)
+            tokens += batch.tokens
+            for name, term in self._terms(batch).items():
+                share = reduce_term(
+                    name, term, batch, samples=len(indices), answer_tokens=answer_tokens, forwards=forwards
+                )
+                terms[name] = terms[name] + share if name in terms else share
+            # One backward per micro-batch frees its images and activations before the next forward.
+            objective = torch.stack(list(terms.values())).sum()
+            objective.backward()  # type: ignore[no-untyped-call]
+            terms = {name: term.detach() for name, term in terms.items()}
+        self._update()
+        self._count(indices, tokens, answer_tokens)
+        return terms
+
+    def _expect(self, coming: Sequence[Sample] | None, following: Sequence[int]) -> None:
+        """Let the images of the next forward be read: of this step's next micro-batch, else of the following step's first."""
+        rank, size, micro = self.world.rank, self.world.size, self.recipe.micro_batch
+        first = shard(following, rank, size, micro)[:1] if following else []
+        self.backbone.expect(coming or (self.pool[i] for piece in first for i in piece))
+
+    def _terms(self, batch: Batch) -> dict[str, Tensor]:
+        with self.world.autocast(self.recipe.precision):
+            outputs = forward(self.model, batch)
+            return {
+                "task": answer_losses(outputs, batch),
+                **self.plugins.loss(self.model, batch, outputs, self.task),
+            }
+
+    def _update(self) -> None:
+        # A step without any image leaves the projector where its momentum takes it, as one with images of no weight would.
+        for weight in self.backbone.projector.parameters():
+            if weight.requires_grad and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        self.world.reduce_gradients(self.learning)
+        if self.recipe.clip == "norm":
+            torch.nn.utils.clip_grad_norm_(self.learning, self.recipe.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _count(self, indices: Sequence[int], tokens: int, answer_tokens: float) -> None:
+        self.cost.steps += 1
+        self.cost.samples += len(indices)
+        self.cost.rehearsed += sum(index >= self.task.size for index in indices)
+        self.cost.tokens += round(self.world.sum(float(tokens)))
+        self.cost.answer_tokens += round(answer_tokens)
+
+    def _finite(self, terms: Mapping[str, Tensor], step: int) -> dict[str, float]:
+        # Of all processes: what is reported is the whole objective, and all stop where one of them would.
+        values = self.world.sum_by_name({name: float(term) for name, term in terms.items()})
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise RunError(
+                    f"task {self.task.name}, step {step}: the term {name!r} is {value}; lower its learning rate or weight"
+                )
+        return values
+
+
+def reduce_term(
+    name: str, term: Tensor, batch: Batch, *, samples: int, answer_tokens: float, forwards: int
+) -> Tensor:
+    """A term's share of the objective, by its shape, so that micro-batches and processes add up to one global batch.
+
+    Args:
+        term: a scalar (counts once per step), (batch,) per sample or (batch, K) per answer token.
+        samples, answer_tokens: of the global batch.
+        forwards: how many forwards the step takes over all processes.
+
+    Raises:
+        PluginError: another shape, or no tensor.
+    """
+    if not isinstance(term, Tensor):
+        raise PluginError(f"loss: the term {name!r} is a {type(term).__name__}; return a tensor")
+    if term.ndim == 0:
+        return term / forwards
+    if term.shape == (len(batch),):
+        return term.sum() / samples
+    if batch.targets is not None and term.shape == batch.targets.shape:
+        return torch.where(batch.answer_mask, term, 0.0).sum() / max(answer_tokens, 1.0)
+    raise PluginError(
+        f"loss: the term {name!r} has shape {tuple(term.shape)}; return a scalar, (batch,) or (batch, K) like batch.targets"
+    )
+
+
+def make_optimizer(parts: Mapping[str, Sequence[nn.Parameter]], recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW with one group per part at the recipe's rate for it."""
+    groups = [
+        {"params": list(weights), "lr": recipe.rate(part)} for part, weights in parts.items() if weights
+    ]
+    return torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
+
+
+def recompute_activations(model: Any) -> None:
+    """Let a transformers model keep no activations inside its layers; they are computed again in the backward pass."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # the newer of its two names
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def rate(step: int, total: int, recipe: Recipe) -> float:
+    """Factor on the learning rate: linear warm-up over ⌈warmup · total⌉ steps, then a cosine to zero or constant."""
+    warm = math.ceil(recipe.warmup * total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))

@@ -1,0 +1,107 @@
+"""Samples and batches that are made when they are asked for, so that no task has to fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.batches import Batch
+from cl_zoo.recipe.recipe import Recipe
+from cl_zoo.tasks import Sample, TaskData, without_image
+
+Record = TypeVar("Record")
+
+
+class Share(Sequence[Sample]):
+    """Every n-th sample of a sequence: what one process answers."""
+
+    def __init__(self, samples: Sequence[Sample], rank: int, size: int) -> None:
+        self._samples, self._places = samples, range(rank, len(samples), size)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        places = self._places[index]
+        return [self._samples[i] for i in places] if isinstance(index, slice) else self._samples[places]
+
+    def merged(self, gather: Callable[[list[Any]], list[Any]], records: Sequence[Record]) -> list[Record]:
+        """What all processes made of their samples, one record each, in the order of the whole sequence.
+
+        Args:
+            gather: gives the things of all processes to each of them.
+            records: this process's.
+        """
+        everything = gather(list(zip(self._places, records, strict=True)))
+        return [record for _, record in sorted(everything, key=lambda one: one[0])]
+
+
+class Union(Sequence[Sample]):
+    """Several sequences of samples, one after the other, none of them read before it is asked for."""
+
+    def __init__(self, sequences: Sequence[Sequence[Sample]]) -> None:
+        self._sequences = [sequence for sequence in sequences if len(sequence)]
+
+    def __len__(self) -> int:
+        return sum(len(sequence) for sequence in self._sequences)
+
+    def __getitem__(self, index: Any) -> Any:
+        for sequence in self._sequences:
+            if index < len(sequence):
+                return sequence[index]
+            index -= len(sequence)
+        raise IndexError(index)
+
+
+class TaskBatches(Sequence[Batch]):
+    """A task's training data as batches in the order of the data; each is made when it is asked for, its tensors
+    when they are."""
+
+    def __init__(self, backbone: Backbone, samples: Sequence[Sample], recipe: Recipe) -> None:
+        self._backbone, self._samples = backbone, samples
+        self._size = recipe.micro_batch or recipe.global_batch
+
+    def __len__(self) -> int:
+        return -(-len(self._samples) // self._size)
+
+    def __getitem__(self, place: Any) -> Any:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        start = place * self._size
+        samples = [self._samples[i] for i in range(start, min(start + self._size, len(self._samples)))]
+        return Later(samples, self._backbone)
+
+
+class Later(Batch):
+    """A batch whose tensors are made when they are asked for: who looks at samples only pays for no image features."""
+
+    def __init__(self, samples: Sequence[Sample], backbone: Backbone) -> None:
+        self.samples, self._backbone = tuple(samples), backbone
+
+    @cached_property
+    def _made(self) -> Batch:
+        return self._backbone.batch(self.samples, answers=True)
+
+    @property
+    def inputs(self) -> dict[str, Any]:  # type: ignore[override]
+        return self._made.inputs
+
+    @property
+    def targets(self) -> Tensor | None:  # type: ignore[override]
+        return self._made.targets
+
+    @property
+    def spans(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self._made.spans
+
+
+def expected(task: TaskData) -> Iterator[dict[str, Any]]:
+    """What the answers to a task are scored against, one record per test sample."""
+    for i in range(len(task.test)):
+        sample = without_image(task.test, i)
+        wanted = {"id": sample.id, "answer": sample.answer, "references": list(sample.references)}
+        yield {**wanted, "truth": dict(sample.truth)} if sample.truth else wanted

@@ -1,0 +1,153 @@
+"""`cl-zoo data check`: every record read, every image looked at, and what is wrong or worth knowing, in one report.
+
+The order of work: what the benchmark names for its runs (`cl_zoo.inspection.settings`), files and records (`cl_zoo.inspection.readings`), image files in parallel (`cl_zoo.inspection.pictures`), what records have in common
+(`cl_zoo.inspection.survey`). `cl_zoo.inspection.findings` says what the report holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cl_zoo.data.benchmarks import made
+from cl_zoo.errors import OptionError, nearest
+from cl_zoo.inspection.findings import FAULTS, Facts, Finding, Report, counted
+from cl_zoo.inspection.pictures import Look, equal_files, looks
+from cl_zoo.inspection.readings import Reading, readings
+from cl_zoo.inspection.settings import refused
+from cl_zoo.inspection.survey import Row, double_ids, facts, leaks, oddities, shared_images, similar_images
+
+OVERLAPS = ("exact", "perceptual", "none")
+Watch = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+MEMORY = "memory:"
+AGAIN = "fetch the file again"
+REMEDIES = {"missing": "fetch it, or drop the record", "forbidden": "check who may read it"}
+
+
+def inspect(
+    plugin: Any,
+    data: Path | None,
+    *,
+    name: str = "",
+    decode: bool = False,
+    overlap: str = "exact",
+    processes: int = 1,
+    watch: Watch = lambda phase, done, total: None,
+) -> Report:
+    """Check a benchmark's data; the report does not depend on the number of processes.
+
+    Args:
+        plugin: the benchmark as it is loaded: a callable that takes the data folder.
+        data: the data folder.
+        name: how the user calls the benchmark, for the report.
+        decode: decode every pixel of every image; finds damage that header and end of a file do not show.
+        overlap: how images of training and test are compared: `exact` (content of the files), `perceptual` (also by
+            what they look like, which decodes every image), `none`.
+        processes: for image files.
+        watch: told how far the check is.
+
+    Raises:
+        OptionError: there is no such overlap.
+        PluginError: the plugin gives no benchmark.
+        DataError: there is no such data folder, or nothing of the benchmark in it.
+        RunError: a process died.
+    """
+    if overlap not in OVERLAPS:
+        raise OptionError(f"--overlap {overlap}{nearest(overlap, OVERLAPS)}")
+    benchmark = made(plugin, data, name)
+    read: list[Reading] = []
+    jobs = readings(plugin, benchmark, data, outline=overlap == "perceptual")
+    for job in jobs:
+        watch("reading files", len(read), len(jobs))
+        read.append(job())
+    users = _users(read)
+    seen = _looked_at(list(users), decode, overlap, processes, watch)
+    same = {} if overlap == "none" else equal_files(list(users), list(seen.values()), processes)
+    tables = [_facts(reading, same) for reading in read]
+    return Report(
+        benchmark=name or benchmark.name,
+        version=benchmark.version,
+        data=str(data or ""),
+        options={"decode": decode, "overlap": overlap},
+        images={
+            "checked": len(seen),
+            "bytes": sum(look.size for look in seen.values()),
+            "memory": len({row.image for reading in read for row in reading.rows if _in_memory(row)}),
+        },
+        tasks=tuple(tables),
+        findings=tuple(
+            sorted([*refused(benchmark), *_findings(read, tables, users, seen, same, overlap)], key=_order)
+        ),
+    )
+
+
+def _looked_at(paths: list[str], decode: bool, overlap: str, processes: int, watch: Watch) -> dict[str, Look]:
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        watch("looking at images", done, len(paths))
+
+    found = looks(paths, decode=decode, outline=overlap == "perceptual", processes=processes, advance=advance)
+    return dict(zip(paths, found, strict=True))
+
+
+def _findings(
+    read: Sequence[Reading],
+    tables: Sequence[Facts],
+    users: Mapping[str, Sequence[Row]],
+    seen: Mapping[str, Look],
+    same: Mapping[str, str],
+    overlap: str,
+) -> Iterator[Finding]:
+    for reading in read:
+        yield from reading.findings
+        if not reading.repeats:
+            yield from double_ids(reading.rows)
+    yield from _images(users, seen)
+    if overlap != "none":
+        rows = [row for reading in read for row in reading.rows]
+        yield from leaks(rows, same)
+        yield from shared_images(rows, same)
+        outlines = {path: look.outline for path, look in seen.items() if look.outline is not None}
+        for reading in read:
+            outlines |= reading.outlines
+        yield from similar_images(rows, same, outlines)
+    for table in tables:
+        yield from oddities(table)
+
+
+def _users(read: Sequence[Reading]) -> dict[str, list[Row]]:
+    """Image files with the samples that name them, in the order of their first use."""
+    users: dict[str, list[Row]] = {}
+    for reading in read:
+        for row in reading.rows:
+            if row.image is not None and not _in_memory(row):
+                users.setdefault(row.image, []).append(row)
+    return users
+
+
+def _in_memory(row: Row) -> bool:
+    return row.image is not None and row.image.startswith(MEMORY)
+
+
+def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Iterator[Finding]:
+    """A finding for every image that cannot be used, at the first record that names it."""
+    for path, look in seen.items():
+        if look.fault:
+            row, others = users[path][0], len(users[path]) - 1
+            more = f" ({counted(others, 'more record names', 'more records name')} it)" if others else ""
+            sentence = f"{row.place}: image {path} {look.words}{more}; {REMEDIES.get(look.fault, AGAIN)}"
+            yield Finding(look.fault, sentence, row.task, row.split, row.file, row.record, row.id or None)
+
+
+def _facts(reading: Reading, same: Mapping[str, str]) -> Facts:
+    where = (reading.task, reading.split, reading.file)
+    return facts(Facts(*where, reading.records, reading.official, reading.instruction), reading.rows, same)
+
+
+def _order(finding: Finding) -> int:
+    return list(FAULTS).index(finding.kind) if finding.fault else len(FAULTS)

@@ -1,0 +1,476 @@
+"""The bank: all experts of a model behind one equation.
+
+    y = W x + s · B (G ⊗ I_r) A x
+
+A stacks the down-projections of the active experts (Σr, d_in), B their up-projections (d_out, Σr): two GEMMs whatever
+the number of experts. Methods differ only in the small mix G between them:
+
+    identity                 Σ BᵢAᵢ x              LoRA, O-LoRA's concatenation            (no mix)
+    diag(g(x)), per token    Σ gᵢ(x) BᵢAᵢ x        MoELoRA                                 `PerToken`
+    diag(w), per sample      Σ wᵢ BᵢAᵢ x           HiDe's top layer                        `PerSample`
+    column, one shared A     (Σ gᵢ Bᵢ) A x         HydraLoRA; BranchLoRA by its own mix    `SharedDown`
+    all ones                 (ΣBᵢ)(ΣAᵢ) x          HiDe's released fusion                  `AllOnes`
+
+The bank is a PEFT `BaseTuner` used directly, an expert is a PEFT adapter name. Three facts about PEFT shape this file:
+parameters whose name does not start with the tuner's prefix get frozen when an adapter is added (≤ 0.20), so everything
+that learns in a layer is called `bank_…`; `set_adapter` makes every active adapter trainable, so `ExpertBank.use` is the
+only door; adding an adapter freezes the modules outside the tuner, so `ExpertBank.add` puts `requires_grad` back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cl_zoo.errors import OptionError
+from cl_zoo.nn.mixes import PerSample
+
+if TYPE_CHECKING:
+    from cl_zoo.backbones.backbone import Backbone
+    from cl_zoo.recipe.recipe import Recipe
+
+Where = Callable[["BankLayer"], bool]
+"""Chooses layers of the bank, for instance `lambda layer: layer.depth == 31`."""
+
+
+@dataclass
+class BankConfig(PeftConfig):  # type: ignore[misc]  # peft's base class is untyped
+    """How one expert is made.
+
+    Attributes:
+        target_modules: regular expression on module paths, matched in full.
+        rank: r of this expert.
+        scale: s = α / r, one value for the whole bank.
+        dropout: probability on x; one mask is shared by all experts of a layer.
+        init_std: standard deviation of A; B starts at zero.
+        reads: name of an expert whose A this one shares, or `None` for its own.
+    """
+
+    target_modules: str = field(default="")
+    rank: int = field(default=8)
+    scale: float = field(default=2.0)
+    dropout: float = field(default=0.0)
+    init_std: float = field(default=0.01)
+    reads: str | None = field(default=None)
+
+
+class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+    """One adapted linear layer: the frozen W and the experts on it.
+
+    Attributes:
+        path: module path in the model.
+        depth: index of the decoder layer it belongs to, or -1.
+        bank_down, bank_up: A (r, d_in) and B (d_out, r) by expert.
+        bank_mix: module that applies G, or `None` for the identity.
+    """
+
+    adapter_layer_names = ("bank_down", "bank_up")
+    other_param_names = ()
+
+    def __init__(self, base_layer: nn.Linear, path: str, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self.path, self.scale = path, scale
+        found = re.search(r"layers\.(\d+)\.", path)
+        self.depth = int(found.group(1)) if found else -1
+        self.bank_down = nn.ParameterDict()
+        self.bank_up = nn.ParameterDict()
+        self.bank_dropout: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.bank_mix: nn.Module | None = None
+        self.reads: dict[str, str] = {}
+        self._active_adapter: list[str] = []
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+
+    def grow(self, name: str, config: BankConfig) -> None:
+        """Add an expert: A ~ N(0, init_std²) or shared, B = 0, in fp32 at least, beside the frozen weight.
+
+        One that shares an A has that A's rank, and stands only where that A stands.
+        """
+        if config.reads is None:
+            down = torch.randn(config.rank, self.in_features, **self.made) * config.init_std
+            self.bank_down[name] = nn.Parameter(down)
+        reads = config.reads or name
+        if reads in self.bank_down:
+            self.reads[name] = reads
+            rank = self.bank_down[reads].shape[0]
+            self.bank_up[name] = nn.Parameter(torch.zeros(self.out_features, rank, **self.made))
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """Device and dtype of new experts: where W is, in fp32 at least."""
+        weight = self.base_layer.weight
+        return {"device": weight.device, "dtype": torch.promote_types(weight.dtype, torch.float32)}
+
+    def readers(self, name: str) -> list[str]:
+        """Other experts of this layer that share the A of the given one."""
+        return [reader for reader, read in self.reads.items() if read == name and reader != name]
+
+    @property
+    def experts(self) -> list[str]:
+        """Names of the active experts that this layer has, in the order in which they were activated."""
+        return [name for name in self._active_adapter if name in self.bank_up]
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """x (..., d_in) to (..., d_out)."""
+        y = cast(Tensor, self.base_layer(x, *args, **kwargs))
+        experts = self.experts
+        if self._disable_adapters or not experts:
+            return y
+        reads = list(dict.fromkeys(self.reads[name] for name in experts))  # a shared A stands once
+        down = _join([self.bank_down[name] for name in reads], dim=0)
+        up = _join([self.bank_up[name] for name in experts], dim=1)
+        # Under autocast the product is taken in its type; a copy of x in fp32 would be made for nothing.
+        seen = x if torch.is_autocast_enabled(x.device.type) else x.to(down.dtype)
+        z = F.linear(self.bank_dropout(seen), down)
+        if self.bank_mix is not None:
+            z = self.bank_mix(z, x, [self.bank_up[name].shape[1] for name in experts])
+        elif len(reads) < len(experts):  # the identity: each B meets the rows of the A it reads
+            pieces = torch.split(z, [self.bank_down[name].shape[0] for name in reads], dim=-1)
+            rows = dict(zip(reads, pieces, strict=True))
+            z = torch.cat([rows[self.reads[name]] for name in experts], -1)
+        return y + F.linear(z * self.scale, up).to(y.dtype)
+
+    def delta(self, experts: Sequence[str] | None = None) -> Tensor:
+        """s · Σ BᵢAᵢ of the given (default: active) experts, (d_out, d_in)."""
+        names = self.experts if experts is None else [name for name in experts if name in self.bank_up]
+        weight = self.base_layer.weight
+        delta = torch.zeros(self.out_features, self.in_features, device=weight.device)
+        with full_precision(weight.device):
+            for name in names:
+                delta = delta + self.scale * self.bank_up[name] @ self.bank_down[self.reads[name]]
+        return delta
+
+
+class ExpertBank(BaseTuner):  # type: ignore[misc]
+    """All experts of a model.
+
+    Args:
+        model: the backbone's model; its target linears are replaced in place and everything in it is frozen.
+        config: how the first expert is made; `add` starts from the same values.
+        name: name of the first expert. It is active and trainable.
+
+    Raises:
+        TypeError: the target expression matches a module that is not linear.
+        ValueError: it matches nothing, the rank is below 1, or the name cannot be an expert's.
+    """
+
+    prefix = "bank_"
+    tuner_layer_cls = BankLayer
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def __init__(self, model: nn.Module, config: BankConfig, name: str) -> None:
+        _nameable(name)
+        if config.rank < 1 or config.reads is not None:
+            raise ValueError(
+                f"the first expert needs a rank of at least 1 and an A of its own, got {config.rank} and {config.reads!r}"
+            )
+        super().__init__(model, config, name)
+        # PEFT looks for the "active adapter" whenever one is added; the first expert may be gone by then
+        self.active_adapter: list[str] = []
+        self.config_of_first = config
+        self.use([name], trainable=[name])
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        config = cast(BankConfig, peft_config)
+        if isinstance(target, BankLayer):
+            target.grow(adapter_name, config)
+            return
+        if not isinstance(target, nn.Linear):
+            raise TypeError(
+                f"{current_key} is a {type(target).__name__}; the bank adapts linear layers only,"
+                f" narrow the target expression {config.target_modules!r}"
+            )
+        layer = BankLayer(target, current_key, config.scale, config.dropout)
+        layer.grow(adapter_name, config)
+        self._replace_module(parent, target_name, layer, target)
+
+    @property
+    def layers(self) -> list[BankLayer]:
+        """All adapted layers in module order."""
+        return [module for module in self.model.modules() if isinstance(module, BankLayer)]
+
+    @property
+    def experts(self) -> list[str]:
+        """Names of all experts, active or not, in the order in which they were added."""
+        return list(self.peft_config)
+
+    @property
+    def depth(self) -> int:
+        """Index of the top decoder layer that is adapted."""
+        return max(layer.depth for layer in self.layers)
+
+    def add(self, name: str, *, rank: int | None = None, reads: str | None = None) -> None:
+        """Add an inactive expert to every adapted layer; nothing that learnt or stood still before changes.
+
+        Args:
+            name: a new name.
+            rank: its rank, by default that of the first expert or of the A it shares.
+            reads: an expert whose A it shares, in the layers that have this A.
+
+        Raises:
+            KeyError: the name is taken, or `reads` is unknown.
+            ValueError: the name cannot be an expert's, the rank is below 1, or both a rank and a shared A are given.
+        """
+        if name in self.peft_config:
+            raise KeyError(f"the bank already has an expert {name!r}")
+        _nameable(name)
+        first = self.config_of_first
+        if rank is not None and (rank < 1 or reads is not None):
+            raise ValueError(
+                f"expert {name!r} cannot have rank {rank}: an own A has at least 1, a shared A its own rank"
+            )
+        if reads is not None:
+            self._known([reads])
+            reads = self._shares(reads) or reads  # sharing what is shared already leads to its owner
+        with standing_still(self):
+            self.peft_config[name] = replace(first, rank=rank or first.rank, reads=reads)
+            self.inject_adapter(self.model, name)
+        for layer in self.layers:
+            for table in (layer.bank_down, layer.bank_up):
+                if name in table:
+                    table[name].requires_grad_(False)
+
+    def ensure(self, name: str) -> None:
+        """`add` an expert that is not there yet: the first task's comes with the bank, every further one by this."""
+        if name not in self.peft_config:
+            self.add(name)
+
+    def remove(self, name: str, where: Where | None = None) -> None:
+        """Forget an expert, in all layers or in some; in all layers its name is free again.
+
+        Raises:
+            KeyError: the name is unknown.
+            ValueError: another expert shares its A there; remove that one first.
+        """
+        self._known([name])
+        chosen = [layer for layer in self.layers if where is None or where(layer)]
+        for layer in chosen:
+            if readers := layer.readers(name):
+                raise ValueError(
+                    f"{', '.join(readers)} in {layer.path} reads the A of {name!r}; remove it first"
+                )
+        for layer in chosen:
+            for table in (layer.bank_down, layer.bank_up):
+                if name in table:
+                    del table[name]
+            layer.reads.pop(name, None)
+            layer._active_adapter = [active for active in layer._active_adapter if active != name]
+        if not any(name in layer.bank_up for layer in self.layers):
+            del self.peft_config[name]
+
+    def put(self, name: str, layer: BankLayer, down: Tensor, up: Tensor) -> None:
+        """Make an expert of this layer hold the given A (r, d_in) and B (d_out, r), frozen; r may differ from before.
+
+        Raises:
+            KeyError: the name is unknown.
+            ValueError: the shapes do not fit, or r changes under another expert that shares this A.
+        """
+        self._known([name])
+        rank = down.shape[0]
+        if down.shape != (rank, layer.in_features) or up.shape != (layer.out_features, rank):
+            raise ValueError(
+                f"expert {name!r} of {layer.path} needs A (r, {layer.in_features}) and B ({layer.out_features}, r),"
+                f" got {tuple(down.shape)} and {tuple(up.shape)}"
+            )
+        if (readers := layer.readers(name)) and rank != layer.bank_down[name].shape[0]:
+            raise ValueError(
+                f"{', '.join(readers)} in {layer.path} reads the A of {name!r}; its rank cannot change"
+            )
+        layer.bank_down[name] = nn.Parameter(down.detach().clone(), requires_grad=False)
+        layer.bank_up[name] = nn.Parameter(up.detach().clone(), requires_grad=False)
+        layer.reads[name] = name
+
+    def use(
+        self, active: Sequence[str], *, trainable: Sequence[str] = (), where: Where | None = None
+    ) -> None:
+        """Say which experts answer and which of them learn, in all layers or in some.
+
+        Args:
+            active: experts that take part in the forward, in the order of their places in the mix.
+            trainable: those whose A and B receive a gradient; all others in these layers are frozen.
+        """
+        self._known([*active, *trainable])
+        for layer in self.layers:
+            if where is None or where(layer):
+                layer._active_adapter = list(active)
+                downs = {layer.reads[name] for name in trainable if name in layer.reads}
+                for name, down in layer.bank_down.items():
+                    down.requires_grad_(name in downs)
+                for name, up in layer.bank_up.items():
+                    up.requires_grad_(name in trainable)
+
+    def mix(self, make: Callable[[BankLayer], nn.Module | None], where: Where | None = None) -> None:
+        """Set the mix G of all layers or of some; `make` may return one shared module, a new one, or `None` (identity)."""
+        for layer in self.layers:
+            if where is None or where(layer):
+                layer.bank_mix = make(layer)
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """What `rebuild` needs to make the same experts again, by expert; JSON values only.
+
+        `ranks` says in which layers it stands, `reads` whose A it shares, `own` where it nevertheless holds its own.
+        """
+        places = {name: [layer for layer in self.layers if name in layer.bank_up] for name in self.experts}
+        return {
+            name: {
+                "reads": (reads := self._shares(name)),
+                "ranks": {layer.path: layer.bank_up[name].shape[1] for layer in layers},
+                "own": [layer.path for layer in layers if reads and name in layer.bank_down],
+            }
+            for name, layers in places.items()
+        }
+
+    def rebuild(self, description: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make the bank hold exactly the described experts, with tensors of the right shapes still to be filled.
+
+        Those that were here in the same shapes stay as they are; the others come inactive and frozen.
+
+        Raises:
+            ValueError: an expert is described in a layer that this bank does not adapt.
+        """
+        here, anew = self.describe(), set[str]()
+        owners_first = sorted(here, key=lambda name: here[name]["reads"] is not None)
+        for name in owners_first:
+            if here[name] != description.get(name) or here[name]["reads"] in anew:
+                anew.add(name)
+        for name in reversed(owners_first):
+            if name in anew:
+                self.remove(name)
+        for name in sorted(description, key=lambda name: description[name]["reads"] is not None):
+            if name not in self.peft_config:
+                self._make(name, description[name])
+        for name in description:
+            self.peft_config[name] = self.peft_config.pop(name)  # the described order
+
+    def _make(self, name: str, made: Mapping[str, Any]) -> None:
+        ranks, layers = made["ranks"], {layer.path: layer for layer in self.layers}
+        if strange := [path for path in ranks if path not in layers]:
+            raise ValueError(f"expert {name!r} is described in {strange[0]}, which this bank does not adapt")
+        self.add(name, reads=made["reads"])
+        for path, rank in ranks.items():
+            layer = layers[path]
+            if path in made["own"] or layer.bank_up[name].shape[1] != rank:
+                down = torch.zeros(rank, layer.in_features, **layer.made)
+                self.put(name, layer, down, torch.zeros(layer.out_features, rank, **layer.made))
+        self.remove(name, where=lambda layer: layer.path not in ranks)
+
+    def _shares(self, name: str) -> str | None:
+        """Whose A an expert shares in some layer, `None` if in no layer."""
+        owners = [layer.reads.get(name, name) for layer in self.layers]
+        return next((owner for owner in owners if owner != name), None)
+
+    def _known(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.peft_config:
+                raise KeyError(f"the bank has no expert {name!r}; it has {', '.join(self.peft_config)}")
+
+
+class Around(nn.Module):
+    """A module around a bank that answers through it; a method derives from it to choose experts in `prepare(batch)`."""
+
+    def __init__(self, bank: ExpertBank) -> None:
+        super().__init__()
+        self.bank = bank
+        self.route: Tensor | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.bank(*args, **kwargs)
+
+    def generate(self, **inputs: Any) -> Tensor:
+        return cast(Tensor, self.bank.generate(**inputs))
+
+
+def adapters(backbone: Backbone, recipe: Recipe, name: str = "shared", *, experts: int = 1) -> ExpertBank:
+    """A bank with one expert on all linears of the language model, at the recipe's budget.
+
+    Args:
+        name: name of the expert.
+        experts: how many experts are going to train together; each gets its share of the rank.
+
+    Raises:
+        OptionError: the rank cannot be shared out evenly.
+    """
+    budget = recipe.adapter
+    if budget.rank % experts:
+        raise OptionError(
+            f"adapter.rank is {budget.rank}, which {experts} experts cannot share evenly; choose a multiple of {experts}"
+        )
+    config = BankConfig(
+        target_modules=backbone.linears,
+        rank=budget.rank // experts,
+        scale=budget.scale,
+        dropout=budget.dropout,
+        init_std=budget.init_std,
+    )
+    return ExpertBank(backbone.model, config, name)
+
+
+def bank_parts(model: nn.Module) -> dict[str, list[str]]:
+    """Names of the bank's parameters by part: `adapters` (A and B) and `routers` (what the mixes learn)."""
+    parts: dict[str, list[str]] = {"adapters": [], "routers": []}
+    for name, _ in model.named_parameters():
+        if ".bank_down." in name or ".bank_up." in name:
+            parts["adapters"].append(name)
+        elif ".bank_mix." in name:
+            parts["routers"].append(name)
+    return {part: names for part, names in parts.items() if names}
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, products are taken in the type of their factors, under autocast too; nothing to do where there are no values."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def standing_still(model: nn.Module) -> Iterator[None]:
+    """Whatever is done inside, afterwards the same weights learn and the same experts, mixes and routes answer."""
+    learns = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    layers = [
+        (module, list(module._active_adapter), module.bank_mix, module._disable_adapters)
+        for module in model.modules()
+        if isinstance(module, BankLayer)
+    ]
+    routes = [(module, module.weights) for module in model.modules() if isinstance(module, PerSample)]
+    try:
+        yield
+    finally:
+        for parameter, learning in learns:
+            parameter.requires_grad_(learning)
+        for module, training in modes:
+            module.training = training
+        for layer, active, mix, disabled in layers:
+            layer._active_adapter, layer.bank_mix, layer._disable_adapters = active, mix, disabled
+        for route, weights in routes:
+            route.weights = weights
+
+
+def _join(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
+
+
+def _nameable(name: str) -> None:
+    if not name or "." in name or hasattr(nn.ParameterDict(), name):
+        raise ValueError(
+            f"an expert cannot be called {name!r}: no dots, no empty name, no name such as 'keys'"
+        )

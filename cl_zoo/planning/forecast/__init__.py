@@ -1,0 +1,1 @@
+"""What a comparison takes of time, memory and disk."""

@@ -1,0 +1,1 @@
+"""What decides training and is no method's."""

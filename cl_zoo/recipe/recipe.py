@@ -1,0 +1,295 @@
+"""The recipe: everything that decides how a task is trained, and that no method decides.
+
+One recipe holds for all methods of a comparison. It is a frozen pydantic model; `--recipe` (a name, or a YAML file) and
+`--set key=value` fill it by dotted keys, an unknown key is an error with the nearest known one. The recipes with a name
+lie in `named/`: one file each, with the source of every value.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+from cl_zoo.errors import OptionError, nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+Rate = Annotated[float, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+RECIPES = Path(__file__).parent / "named"
+"""Recipes with a name: one YAML file each, with the source of every value."""
+
+
+class Adapter(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """What the adapters of one task may cost; the same budget for every method."""
+
+    rank: int = Field(
+        8, ge=1, description="r: rank trained per task, summed over experts that train together"
+    )
+    scale: float = Field(2.0, gt=0, description="s = α / r")
+    dropout: float = Field(0.05, ge=0, lt=1, description="probability on the input of the adapters")
+    init_std: float = Field(0.01, ge=0, description="standard deviation of A at the start; B starts at zero")
+
+
+class ForTask(BaseModel, frozen=True, extra="forbid"):
+    """What one task of a stream does in its own way; `None` leaves it to the recipe."""
+
+    epochs: int | None = Field(None, ge=1, description="passes over this task's training samples")
+    global_batch: int | None = Field(None, ge=1, description="samples per optimiser step of this task")
+
+
+class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """How a task is trained. The defaults are the UCIT recipe of the HiDe-LLaVA paper (section 5.1)."""
+
+    epochs: int = Field(1, ge=1, description="passes over a task's training samples")
+    global_batch: int = Field(
+        24, ge=1, description="samples per optimiser step, over all processes and micro-batches"
+    )
+    micro_batch: int | None = Field(
+        None, ge=1, description="samples per forward; default: the whole batch of a process"
+    )
+    eval_batch: int = Field(
+        64,
+        ge=1,
+        description="samples per generation; changes speed, and an answer only where rounding decides between two tokens, as it may in bf16",
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="longest prompt with its image and answer, in tokens; a longer one is refused, as is what has more than the model has positions",
+    )
+    lr: dict[str, Rate] = Field(
+        default_factory=lambda: {"adapters": 2e-4, "projector": 2e-5},
+        description="learning rate by part; a part without its own takes that of `adapters`",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's β1, β2")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of a task's steps with a rising learning rate")
+    clip: Literal["none", "norm"] = Field(
+        "none", description="none: as the released UCIT scripts train; norm: to clip_norm"
+    )
+    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm where clip=norm")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: autocast forward, fp32 adapters and optimiser"
+    )
+    projector: Literal["sequential", "frozen"] = Field(
+        "sequential", description="trained on over the tasks, or left as it is"
+    )
+    checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass to save memory"
+    )
+    adapter: Adapter = Field(default_factory=Adapter, description="budget of the adapters")
+    tasks: dict[str, ForTask] = Field(
+        default_factory=dict, description="epochs and global_batch of single tasks, by name of the task"
+    )
+
+    def for_task(self, name: str) -> Self:
+        """The recipe with what it says of one task in place of what holds for all."""
+        own = self.tasks.get(name, ForTask()).model_dump(exclude_none=True)
+        return self.model_copy(update={**own, "tasks": {}})
+
+    def check_tasks(self, known: Sequence[str], benchmark: str) -> None:
+        """Whether the tasks that this recipe treats in a way of their own are a benchmark's.
+
+        Raises:
+            OptionError: one of them is not.
+        """
+        for name in self.tasks.keys() - set(known):
+            raise OptionError(
+                f"recipe.tasks names {name!r}, which {benchmark} does not have{nearest(name, known)}"
+            )
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A recipe that treats all tasks alike, or bounds no prompt, is written, and hashed into a run's id, without the word."""
+        values: dict[str, Any] = dump(self)
+        if not self.tasks:
+            values.pop("tasks", None)
+        if self.max_tokens is None:
+            values.pop("max_tokens", None)
+        return values
+
+    def rate(self, part: str) -> float:
+        """Learning rate of a part; a part without its own learns at the adapters' rate."""
+        return self.lr.get(part, self.lr["adapters"])
+
+
+def build_recipe(*layers: Mapping[str, Any]) -> Recipe:
+    """A recipe from dotted keys; later layers replace earlier ones, see `layered`.
+
+    Raises:
+        OptionError: a key is unknown or a value out of range.
+    """
+    values: dict[str, Any] = {**Recipe().model_dump(), "tasks": {}, "max_tokens": None}
+    for key, value in layered(*layers).items():
+        _assign(values, key, value)
+    return validated(Recipe, values, "recipe")
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer that says what several say, by dotted key.
+
+    Who sets `global_batch` means it: it also replaces what an earlier layer says of single tasks.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        flat = flatten(layer)
+        for key in list(values):
+            if key.startswith("tasks.") and key.rpartition(".")[2] in flat:
+                del values[key]
+        values.update(flat)
+    return values
+
+
+def validated(model: type[Model], values: Mapping[str, Any], owner: str) -> Model:
+    """`model` filled with `values`; the first fault as one sentence naming owner, key, value and remedy."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            raise OptionError(f"{owner} has no option {key!r}{nearest(key, model.model_fields)}") from None
+        place = f"{owner}.{key}" if key else owner
+        raise OptionError(
+            f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
+        ) from None
+
+
+class Setting(NamedTuple):
+    """A key of a recipe file with its value and where that comes from."""
+
+    key: str
+    value: Any
+    source: str
+
+
+def recipes() -> dict[str, str]:
+    """The recipes that go by a name, with a sentence about each."""
+    return {file.stem: str(_mapping(file).get("about", "")) for file in sorted(RECIPES.glob("*.yaml"))}
+
+
+def recipe_settings(name: str | Path) -> list[Setting]:
+    """Every key that a recipe sets, with its source where the file names one.
+
+    Args:
+        name: a named recipe or a YAML file; values stand plainly or as `{value: …, source: …}`, nested or dotted.
+
+    Raises:
+        OptionError: no such recipe or file, or it is not a YAML mapping.
+    """
+    content = _mapping(_recipe_file(name))
+    content.pop("about", None)
+    return list(_settings(content, ""))
+
+
+def read_recipe(name: str | Path) -> dict[str, Any]:
+    """The values of a named recipe or of a recipe file, by dotted key.
+
+    Raises:
+        OptionError: as for `recipe_settings`.
+    """
+    return {setting.key: setting.value for setting in recipe_settings(name)}
+
+
+def _settings(nested: Mapping[str, Any], prefix: str) -> Iterator[Setting]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and "value" in value and value.keys() <= {"value", "source"}:
+            yield Setting(f"{prefix}{key}", value["value"], str(value.get("source", "")))
+        elif isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield Setting(f"{prefix}{key}", value, "")
+
+
+def _recipe_file(name: str | Path) -> Path:
+    text = str(name)
+    named = {file.stem: file for file in RECIPES.glob("*.yaml")}
+    if text in named:  # a file of that name here changes nothing
+        return named[text]
+    if "/" not in text and not Path(text).suffix and not Path(text).exists():
+        raise OptionError(f"no recipe is called {text!r}{nearest(text, named)}; or pass a YAML file")
+    return Path(text)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"--recipe {path}: {str(error).splitlines()[0]}; pass a readable YAML file"
+        ) from None
+    if not isinstance(content, dict):
+        raise OptionError(
+            f"--recipe {path}: holds no mapping of recipe keys; write lines such as 'epochs: 1'"
+        )
+    return content
+
+
+def parse_pairs(pairs: Sequence[str], flag: str) -> dict[str, Any]:
+    """`key=value` strings to a mapping; values are read as YAML, so 1, 0.5, true and [1, 2] get their types."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise OptionError(f"{flag} {pair!r}: write it as key=value")
+        try:
+            values[key.strip()] = _number(yaml.safe_load(text))
+        except yaml.YAMLError:
+            values[key.strip()] = text
+    return values
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"adapter": {"rank": 8}} to {"adapter.rank": 8}; keys that are dotted already stay as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    parents, leaf = _parts(key)
+    place = values
+    known = flatten(values)
+    if parents[:1] == ["tasks"] and len(parents) == 2:  # which tasks there are is the benchmark's to say
+        values["tasks"].setdefault(parents[1], dict.fromkeys(ForTask.model_fields))
+        known = {".".join((*parents, field)): None for field in ForTask.model_fields}
+    for parent in parents:
+        inner = place.get(parent)
+        if not isinstance(inner, dict):
+            raise OptionError(f"recipe has no key {key!r}{nearest(key, known)}")
+        place = inner
+    # Learning rates are by part, and parts are the methods' own: only what looks like a misspelt one is refused.
+    free = parents == ["lr"] and not difflib.get_close_matches(leaf, place, n=1, cutoff=0.8)
+    if leaf not in place and not free:
+        raise OptionError(f"recipe has no key {key!r}{nearest(key, known)}")
+    place[leaf] = value
+
+
+def _parts(key: str) -> tuple[list[str], str]:
+    """A dotted key to where it stands and its last word; the name of a task may have dots of its own."""
+    first, _, rest = key.partition(".")
+    task, _, leaf = rest.rpartition(".")
+    if first == "tasks" and task:
+        return [first, task], leaf
+    *parents, leaf = key.split(".")
+    return parents, leaf
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 2e-4 as a string; a user means the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,344 @@
+"""The table of a comparison, in the layout of Table 1 of the HiDe-LLaVA paper.
+
+First the bounds (zero-shot, joint training), then a block Avg and a block Last with a column for each task and their mean,
+then a summary with the figures of `cl_zoo.scoring.matrix`, what was trained and stored, the time, and notes. The best value of a
+column is bold and the second underlined, among the methods that learn the tasks one after the other. Runs of one method
+with several seeds are one line: mean ± sample standard deviation. Scores are by the official rules or by the strict ones
+(`cl_zoo.scoring.rules`); a table by the strict ones says so above its blocks and below itself.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from cl_zoo.errors import DataError, OptionError, nearest
+from cl_zoo.report.estimates import Estimate, estimate
+from cl_zoo.report.sheets import (
+    NOTES,
+    Entry,
+    Line,
+    Rank,
+    Section,
+    Sheet,
+    as_markdown,
+    as_rich,
+    as_text,
+    distinct,
+    narrowed,
+    parameters,
+    score,
+    seconds,
+)
+from cl_zoo.scoring.matrix import METRICS_VERSION, Matrix
+
+SEQUENTIAL = "sequential"
+
+FIGURES = {
+    "avg": "Avg",
+    "last": "Last",
+    "immediate": "Immediate",
+    "maa": "MAA",
+    "bwt": "BWT",
+    "forgetting": "Forgetting",
+}
+"""The figures of the summary, name of the property and heading."""
+
+SCORINGS = ("official", "strict")
+"""Which scores a table shows."""
+
+STRICT = "Scores by the strict rules; tasks whose official rule has no strict form are scored by the official one. "
+
+PerTask = Literal["avg_i", "last_i"]
+"""The figures of a matrix that have one value for each task."""
+
+LEGEND = (
+    "Avg: mean over the tasks of the mean score since the task was learnt. Last: mean of the final scores. "
+    "Immediate: mean score right after learning. MAA: mean over the stages of the mean over the tasks seen. "
+    "BWT: mean change since learning, over all tasks. "
+    "Forgetting: mean of the best earlier score minus the final one, over all tasks but the last."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Attributes:
+        label: the method as it was asked for, `hide[variant=released]`; runs of equal label are one line.
+        protocol: `sequential`, `joint` or `none`.
+        seed: the run's seed; no two runs of a label share one.
+        tasks: names in the order of the stream; may be empty for a run that failed.
+        matrix: the official scores; `None` for a run that failed.
+        strict: the strict scores, where the rule of some task has them.
+        trained: parameters trained per task.
+        stored: parameters stored for inference.
+        seconds: wall-clock time.
+        stamps: what a reader has to know, `unequal: steps ×2`.
+        error: the sentence with which the run failed.
+        scoring: which of both the table shows.
+    """
+
+    label: str
+    protocol: str
+    seed: int
+    tasks: tuple[str, ...]
+    matrix: Matrix | None = None
+    trained: int | None = None
+    stored: int | None = None
+    seconds: float | None = None
+    stamps: tuple[str, ...] = ()
+    error: str | None = None
+    strict: Matrix | None = None
+    scoring: str = "official"
+
+    def __post_init__(self) -> None:
+        where = f"{self.label}, seed {self.seed}"
+        if self.error is None and self.matrix is None:
+            raise DataError(f"{where}: a run has scores or an error, this one has neither; run it again")
+        if self.matrix is not None and self.matrix.tasks != len(self.tasks):
+            raise DataError(
+                f"{where}: {self.matrix.tasks} columns of scores for {len(self.tasks)} tasks; run it again"
+            )
+
+    @property
+    def shown(self) -> Matrix | None:
+        """The scores that the table shows."""
+        return self.strict if self.scoring == "strict" and self.strict else self.matrix
+
+    def figures(self) -> dict[str, float | None]:
+        """The figures of `Matrix.summary`; without a stream of tasks there is `last` alone."""
+        if self.shown is None:
+            return {}
+        summary = self.shown.summary()
+        return summary if self.protocol == SEQUENTIAL else {"last": summary["last"]}
+
+
+@dataclass(frozen=True)
+class Method:
+    """The runs of one label."""
+
+    label: str
+    protocol: str
+    rows: tuple[Row, ...]
+
+    @property
+    def finished(self) -> tuple[Row, ...]:
+        """The runs that have scores."""
+        return tuple(row for row in self.rows if row.error is None)
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        """The other runs."""
+        return tuple(row for row in self.rows if row.error is not None)
+
+    def over_seeds(self, value: Callable[[Row], float | None]) -> Estimate | None:
+        """The estimate of a value over the finished runs; `None` where one of them does not have it."""
+        values = [value(row) for row in self.finished]
+        known = [v for v in values if v is not None]
+        return estimate(known) if known and len(known) == len(values) else None
+
+    def figure(self, name: str) -> Estimate | None:
+        """A figure of the summary over the seeds."""
+        return self.over_seeds(lambda row: row.figures().get(name))
+
+    def per_task(self, name: PerTask, task: int) -> Estimate | None:
+        """A task's Avg or Last over the seeds."""
+        return self.over_seeds(lambda row: getattr(row.shown, name)[task])
+
+    @property
+    def notes(self) -> str:
+        """The stamps of all runs, then what failed."""
+        stamps = dict.fromkeys(stamp for row in self.rows for stamp in row.stamps)
+        return "; ".join([*stamps, *(f"seed {row.seed} failed: {row.error}" for row in self.failed)])
+
+
+class Table:
+    """A comparison's table.
+
+    Args:
+        rows: the runs, in the order in which their methods shall stand.
+        scoring: a name in `SCORINGS`; runs without strict scores show their official ones, which are right.
+
+    Raises:
+        DataError: there is no run, two runs have one label and seed, or they learn different tasks.
+        OptionError: there is no such scoring.
+    """
+
+    def __init__(self, rows: Iterable[Row], scoring: str = "official") -> None:
+        self.scoring = known_scoring(scoring)
+        self.rows = tuple(replace(row, scoring=scoring) for row in rows)
+        if not self.rows:
+            raise DataError("a table needs at least one run; name a method")
+        for (label, seed), count in Counter((row.label, row.seed) for row in self.rows).items():
+            if count > 1:
+                raise DataError(
+                    f"{count} runs are called {label!r} with seed {seed}; put what differs into the label"
+                )
+        streams = dict.fromkeys(row.tasks for row in self.rows if row.tasks)
+        if len(streams) > 1:
+            orders = " and ".join(",".join(tasks) for tasks in streams)
+            raise DataError(
+                f"runs of one table learn the same tasks, these learn {orders}; make a table of each"
+            )
+        self.tasks: tuple[str, ...] = next(iter(streams), ())
+
+    @cached_property
+    def methods(self) -> tuple[Method, ...]:
+        """The runs by label: the untouched model, then joint training, then the others."""
+        place = {"none": 0, "joint": 1}
+        keys = dict.fromkeys((row.label, row.protocol) for row in self.rows)
+        ordered = sorted(keys, key=lambda key: place.get(key[1], 2))
+        return tuple(
+            Method(*key, tuple(row for row in self.rows if (row.label, row.protocol) == key))
+            for key in ordered
+        )
+
+    def rich(self, width: int | None = None) -> Group:
+        """For a terminal; `width` as for `text`."""
+        parts: list[RenderableType] = []
+        for sheet in self._sheets:
+            for part in narrowed(sheet, width):
+                parts += [as_rich(part), ""]
+        return Group(*parts, Text(self._legend, style="dim"))
+
+    def text(self, width: int | None = None) -> str:
+        """Plain text that loses no column.
+
+        Args:
+            width: columns that do not fit are continued below; `None` for lines as long as they need to be.
+        """
+        parts = [as_text(part) for sheet in self._sheets for part in narrowed(sheet, width)]
+        return "\n".join([*parts, textwrap.fill(self._legend, width or 110)]) + "\n"
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def markdown(self) -> str:
+        """For a file; the best value is **bold** and the second _italic_."""
+        return "\n".join([*(as_markdown(sheet) for sheet in self._sheets), self._legend]) + "\n"
+
+    def show(self, console: Console) -> None:
+        """Print the table: with styles on a terminal, as full plain text elsewhere."""
+        if console.is_terminal:
+            console.print(self.rich(console.width))
+        else:
+            console.file.write(self.text())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`: every run with both matrices, and every method over its seeds; figures as shown."""
+        runs = []
+        for row in self.rows:
+            both = {"matrix": row.matrix, "strict": row.strict}
+            matrices = {name: matrix.to_json() if matrix else None for name, matrix in both.items()}
+            runs.append({**asdict(row), **matrices, "figures": row.figures()})
+        methods = [
+            {
+                "label": method.label,
+                "protocol": method.protocol,
+                "seeds": [row.seed for row in method.finished],
+                "figures": {name: _plain(method.figure(name)) for name in (*FIGURES, "bwt_t1")},
+                "avg_i": [_plain(method.per_task("avg_i", i)) for i in range(len(self.tasks))],
+                "last_i": [_plain(method.per_task("last_i", i)) for i in range(len(self.tasks))],
+            }
+            for method in self.methods
+        ]
+        return {
+            "metrics_version": METRICS_VERSION,
+            "scoring": self.scoring,
+            "tasks": list(self.tasks),
+            "runs": runs,
+            "methods": methods,
+        }
+
+    @property
+    def _legend(self) -> str:
+        seeds = any(len(method.finished) > 1 for method in self.methods)
+        strict = STRICT if self.scoring == "strict" else ""
+        return strict + LEGEND + (" ±: sample standard deviation over the seeds." if seeds else "")
+
+    @cached_property
+    def _sheets(self) -> tuple[Sheet, Sheet]:
+        bounds = [method for method in self.methods if method.protocol != SEQUENTIAL]
+        learners = [method for method in self.methods if method.protocol == SEQUENTIAL]
+        mark = ", strict" if self.scoring == "strict" else ""
+        blocks = (
+            Section("Bounds" + mark, self._block(bounds, "last_i", "last")),
+            Section("Avg" + mark, self._block(learners, "avg_i", "avg")),
+            Section("Last" + mark, self._block(learners, "last_i", "last")),
+        )
+        scores = Sheet((*distinct(self.tasks), "Mean"), tuple(block for block in blocks if block.lines))
+        columns = (*FIGURES.values(), "Trained", "Stored", "Seconds", NOTES)
+        return scores, Sheet(columns, (Section(mark.removeprefix(", "), self._summary()),))
+
+    def _block(self, methods: Sequence[Method], per_task: PerTask, mean: str) -> tuple[Line, ...]:
+        """A line for each method: the tasks, then their mean."""
+        columns = [
+            _ranked(methods, [m.per_task(per_task, i) for m in methods]) for i in range(len(self.tasks))
+        ]
+        means = _ranked(methods, [m.figure(mean) for m in methods])
+        columns.append([e if m.finished else Entry("failed") for m, e in zip(methods, means, strict=True)])
+        return _lines(methods, columns)
+
+    def _summary(self) -> tuple[Line, ...]:
+        """A line for each method: the figures, what they cost, notes."""
+        methods = self.methods
+        columns = [
+            _ranked(methods, [m.figure(name) for m in methods], name == "forgetting") for name in FIGURES
+        ]
+        columns.append([Entry(parameters(m.over_seeds(lambda row: row.trained))) for m in methods])
+        columns.append([Entry(parameters(m.over_seeds(lambda row: row.stored))) for m in methods])
+        columns.append([Entry(seconds(m.over_seeds(lambda row: row.seconds))) for m in methods])
+        columns.append([Entry(m.notes) for m in methods])
+        return _lines(methods, columns)
+
+
+def known_scoring(name: str) -> str:
+    """The name.
+
+    Raises:
+        OptionError: no table shows such scores.
+    """
+    if name not in SCORINGS:
+        raise OptionError(f"--scoring {name}{nearest(name, SCORINGS)}")
+    return name
+
+
+# Values
+
+
+def _lines(methods: Sequence[Method], columns: Sequence[Sequence[Entry]]) -> tuple[Line, ...]:
+    return tuple(Line(m.label, tuple(column[n] for column in columns)) for n, m in enumerate(methods))
+
+
+def _ranked(
+    methods: Sequence[Method], values: Sequence[Estimate | None], lowest: bool = False
+) -> list[Entry]:
+    """The entries of a column, ranked among the methods that learn the tasks one after the other.
+
+    Values that are printed alike share a rank; a single value has none.
+    """
+    shown = [
+        None if v is None or m.protocol != SEQUENTIAL else round(v.mean, 2)
+        for m, v in zip(methods, values, strict=True)
+    ]
+    rivals = [number for number in shown if number is not None]
+    places: tuple[Rank, ...] = ("best", "second")
+    ranks = (
+        dict(zip(sorted(set(rivals), reverse=not lowest), places, strict=False)) if len(rivals) > 1 else {}
+    )
+    return [
+        Entry(score(value), "" if number is None else ranks.get(number, ""))
+        for value, number in zip(values, shown, strict=True)
+    ]
+
+
+def _plain(value: Estimate | None) -> dict[str, Any] | None:
+    return None if value is None else asdict(value)

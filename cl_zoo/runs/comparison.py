@@ -1,0 +1,254 @@
+"""A comparison: many jobs in parallel processes, their answers scored by one scorer, one table.
+
+The parent loads no model and no torch. It hands jobs to worker processes of one thread each, scores what they answered
+(one Java process for all) and keeps the runs that are finished when it is interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cl_zoo.engine.folder import IDENTITY, RunFolder
+from cl_zoo.errors import ClZooError, PluginError, full_disk_named
+from cl_zoo.machine import cores
+from cl_zoo.report.table import Table
+from cl_zoo.runs.job import Job, load_benchmark
+from cl_zoo.runs.manifest import finish
+from cl_zoo.runs.result import Result as Result
+from cl_zoo.runs.result import load_result as load_result
+from cl_zoo.scoring.matrix import Matrix
+from cl_zoo.scoring.scorer import Scorer
+
+Watch = Callable[[dict[str, Any]], None]
+"""Called with every event of every worker, `worker`, `label` and `seed` added."""
+
+TOLERANCE = {"steps": 0.02, "samples": 0.02, "trained": 0.05}
+"""How far a run's budget may be from the common one before its row is stamped."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Finished and failed runs side by side."""
+
+    results: tuple[Result, ...]
+
+    @property
+    def matrix(self) -> dict[tuple[str, int], Matrix]:
+        """Matrices by label and seed, of the runs that finished."""
+        return {(one.label, one.seed): one.matrix for one in self.results if one.error is None}
+
+    @property
+    def failed(self) -> list[Result]:
+        return [one for one in self.results if one.error is not None]
+
+    def table(self, scoring: str = "official") -> Table:
+        """All of them in one table, by the official or the strict rules."""
+        stamps = budget_stamps(self.results)
+        rows = [replace(one, stamps=stamps.get((one.label, one.seed), ())).row() for one in self.results]
+        return Table(rows, scoring)
+
+
+def compare(
+    jobs: Sequence[Job], *, processes: int | None = None, watch: Watch = lambda event: None
+) -> Comparison:
+    """Run all jobs and score them.
+
+    Args:
+        jobs: their labels and seeds are distinct.
+        processes: how many run at a time; default: one per accelerator, else one per core.
+
+    Raises:
+        ClZooError: a job names something unknown; nothing has been started then.
+    """
+    doubles = [key for key, count in Counter((job.label, job.seed) for job in jobs).items() if count > 1]
+    if doubles:
+        raise PluginError(f"{doubles[0][0]} stands twice in the comparison; name it once")
+    devices = accelerators(jobs[0].device)
+    # Each worker sees one device only, and sees it as the first; `auto` may still find that torch cannot use it.
+    jobs = [replace(job, device="cuda") if devices and job.device != "auto" else job for job in jobs]
+    processes = min(processes or len(devices) or cores(), len(jobs))
+    results: dict[int, Result] = {}
+    with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
+        workers.check(jobs)
+        if _captions(jobs):
+            scorer.warm_up()
+        for place, event in workers.run(jobs):
+            job = jobs[place]
+            if event["event"] == "answered":
+                event, results[place] = _score(job, event, scorer)
+            elif event["event"] == "failed":
+                results[place] = Result(
+                    job.label, job.seed, {}, error=event["message"], user_error=event["user"]
+                )
+            watch({**event, "label": job.label, "seed": job.seed})
+    return Comparison(tuple(results[place] for place in sorted(results)))
+
+
+def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, Any], Result]:
+    root = Path(job.out)
+    try:
+        if event["facts"]:
+            identity = json.loads((root / f"{event['run']}.partial" / IDENTITY).read_text(encoding="utf-8"))
+            with full_disk_named(root):
+                finish(RunFolder(root, event["run"], identity), event["facts"], scorer)
+        result = load_result(root / event["run"])
+    except (ClZooError, OSError) as error:
+        failed = Result(job.label, job.seed, {}, error=str(error), user_error=True)
+        return {**event, "event": "failed", "message": str(error)}, failed
+    return {
+        **event,
+        "event": "finished",
+        "last": result.matrix.last,
+        "seconds": result.ledger["seconds"],
+    }, result
+
+
+def _captions(jobs: Sequence[Job]) -> bool:
+    """Whether some task is scored as captions, which takes METEOR's slow start; each benchmark is looked up once."""
+    benchmarks = {(job.benchmark, job.data) for job in jobs}
+    return any(
+        task.metric == "caption" for name, data in benchmarks for task in load_benchmark(name, data).tasks
+    )
+
+
+def budget_stamps(results: Sequence[Result]) -> dict[tuple[str, int], tuple[str, ...]]:
+    """`unequal: steps ×2` for every run whose budget is not the common one of the comparison, by label and seed."""
+    budgets = {
+        (one.label, one.seed): _budget(one) for one in results if one.error is None and _budget(one)["steps"]
+    }
+    stamps: dict[tuple[str, int], tuple[str, ...]] = {}
+    for key, budget in budgets.items():
+        unequal = []
+        for what, tolerance in TOLERANCE.items():
+            common = Counter(other[what] for other in budgets.values()).most_common(1)[0][0]
+            if abs(budget[what] - common) > tolerance * common:
+                unequal.append(f"{what} ×{budget[what] / common:.2f}".rstrip("0").rstrip("."))
+        stamps[key] = (f"unequal: {', '.join(unequal)}",) if unequal else ()
+    return stamps
+
+
+def _budget(result: Result) -> dict[str, int]:
+    tasks = result.ledger["tasks"]
+    return {
+        "steps": sum(task["steps"] for task in tasks),
+        "samples": sum(task["samples"] for task in tasks),
+        "trained": result.ledger["trained"],
+    }
+
+
+def accelerators(device: str) -> list[str]:
+    """Indices of the CUDA devices that a comparison may use; asked of the driver, so that the parent needs no torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device.startswith("cpu") or shutil.which("nvidia-smi") is None:
+        return []
+    if ":" in device:
+        return [device.partition(":")[2]]
+    if visible is not None:
+        return [index for index in visible.split(",") if index]
+    asked = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(index) for index, line in enumerate(asked.stdout.splitlines()) if line.startswith("GPU")]
+
+
+class Workers:
+    """Worker processes of one thread each; ended, however the comparison ends.
+
+    Args:
+        count: how many.
+        devices: CUDA devices to share out, or none.
+        out: folder of the runs; logs go to `out/logs`.
+    """
+
+    def __init__(self, count: int, devices: Sequence[str], out: Path) -> None:
+        self._logs, self._devices, self._closing = out / "logs", devices, threading.Lock()
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for log in self._logs.glob("worker-*.log"):
+            log.unlink()
+        self._processes = [self._start(index) for index in range(count)]
+        self._events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.acquire()  # for good: nothing is started after this
+        for process in self._processes:
+            process.terminate()  # files are written under draft names, so nothing is left half-written
+        for process in self._processes:
+            process.wait()
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Let one worker look up everything that the jobs name.
+
+        Raises:
+            PluginError: something is unknown or does not go together, in the words of whoever found it.
+        """
+        answer = self._ask(0, {"check": [job.to_json() for job in jobs]})
+        event = next(answer)
+        if event["event"] != "checked":
+            raise PluginError(event["message"])
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Run the jobs in order, as workers become free; yields (place of the job, event)."""
+        waiting, left, lock = deque(range(len(jobs))), len(jobs), threading.Lock()
+
+        def serve(worker: int) -> None:
+            while True:
+                with lock:
+                    if not waiting:
+                        return
+                    place = waiting.popleft()
+                for event in self._ask(worker, {"run": jobs[place].to_json()}):
+                    self._events.put((place, {**event, "worker": worker}))
+
+        for worker in range(len(self._processes)):
+            threading.Thread(target=serve, args=(worker,), daemon=True).start()
+        while left:
+            place, event = self._events.get()
+            left -= event["event"] in ("answered", "failed")
+            yield place, event
+
+    def _ask(self, worker: int, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Send a command and yield its events up to the closing one."""
+        process = self._processes[worker]
+        try:
+            process.stdin.write(json.dumps(command) + "\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        except BrokenPipeError:
+            pass
+        for line in process.stdout:  # type: ignore[union-attr]
+            event = json.loads(line)
+            yield event
+            if event["event"] != "progress":
+                return
+        code = process.wait()
+        log = self._logs / f"worker-{worker}.log"
+        with self._closing:  # the jobs that wait for this worker get a new one
+            self._processes[worker] = self._start(worker)
+        yield {"event": "failed", "user": False, "message": f"its process ended with code {code}; see {log}"}
+
+    def _start(self, index: int) -> subprocess.Popen[str]:
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {**os.environ, **threads}
+        if self._devices:
+            environment["CUDA_VISIBLE_DEVICES"] = self._devices[index % len(self._devices)]
+        with (self._logs / f"worker-{index}.log").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "cl_zoo.runs.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its workers in order
+            )

@@ -1,0 +1,143 @@
+"""What a run gave: its scores, its costs, its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cl_zoo.engine.folder import read_manifest
+from cl_zoo.errors import PluginError
+from cl_zoo.report.table import Row, Table
+from cl_zoo.runs.restore import Restored, restore
+from cl_zoo.scoring.matrix import Matrix
+from cl_zoo.tasks import ImageSource
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, or the sentence with which it failed.
+
+    Attributes:
+        manifest: everything known about it; empty where it failed.
+        folder: where it lies.
+        stamps: what a reader of its row has to know.
+        places: arguments of `restore`: where the weights are now, and on which device it answers.
+    """
+
+    label: str
+    seed: int
+    manifest: Mapping[str, Any]
+    folder: Path | None = None
+    error: str | None = None
+    user_error: bool = False
+    stamps: tuple[str, ...] = ()
+    places: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def matrix(self) -> Matrix:
+        """Official scores A[t][i] on task i after learning task t.
+
+        Raises:
+            PluginError: the run failed.
+        """
+        return self._matrix("matrix")
+
+    @property
+    def strict(self) -> Matrix:
+        """The same by the strict rules; the official scores where no task has a strict rule.
+
+        Raises:
+            PluginError: the run failed.
+        """
+        return self._matrix("strict" if "strict" in self.manifest else "matrix")
+
+    def _matrix(self, name: str) -> Matrix:
+        if self.error is not None:
+            raise PluginError(f"{self.label}, seed {self.seed} has no matrix: {self.error}")
+        return Matrix.from_json(self.manifest[name])
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is finished and scored; false in the side processes of a distributed run."""
+        return self.error is None and "matrix" in self.manifest
+
+    @property
+    def ledger(self) -> Mapping[str, Any]:
+        """What the run cost."""
+        costs: Mapping[str, Any] = self.manifest["ledger"]
+        return costs
+
+    @cached_property
+    def restored(self) -> Restored:
+        """The model that answers after the last task; it is loaded when it is first asked for, and kept.
+
+        Raises:
+            ClZooError: the run failed, or its model cannot be restored.
+        """
+        if self.error is not None or self.folder is None:
+            raise PluginError(f"{self.label}, seed {self.seed} has no model: {self.error}")
+        return restore(self.folder, **self.places)
+
+    def generate(
+        self,
+        images: Sequence[ImageSource | str | None],
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+        batch: int | None = None,
+    ) -> list[str]:
+        """Greedy answers to prompts about images.
+
+        Args:
+            images: for each prompt a PIL image, the path of a file, or `None`.
+            prompts: question and instruction, without image token and chat template.
+            max_new_tokens: token budget of one answer; default: the largest of the run's tasks.
+            batch: prompts that are answered at a time; default: the recipe's.
+
+        Raises:
+            OptionError: an argument is of another type, empty or out of range.
+            DataError: an image cannot be read.
+            ClZooError: the model cannot be restored.
+        """
+        records = self.restored.answers(images, prompts, max_new_tokens=max_new_tokens, batch=batch)
+        return [str(record["answer"]) for record in records]
+
+    def row(self) -> Row:
+        if self.error is not None:
+            return Row(self.label, "sequential", self.seed, (), error=self.error)
+        return Row(
+            label=self.label,
+            protocol=self.manifest["protocol"],
+            seed=self.seed,
+            tasks=tuple(self.manifest["tasks"]),
+            matrix=self.matrix,
+            strict=self.strict if "strict" in self.manifest else None,
+            trained=self.ledger["trained"],
+            stored=sum(self.ledger["stored"].get("inference", {}).values()),
+            seconds=self.ledger["seconds"],
+            stamps=(*self._variants(), *self.stamps),
+        )
+
+    def _variants(self) -> tuple[str, ...]:
+        """`hide: paper` for every plugin that has variants, so that no reader has to know the default."""
+        stack = self.manifest["identity"]["stack"]
+        return tuple(
+            f"{one['name']}: {one['options']['variant']}" for one in stack if "variant" in one["options"]
+        )
+
+    def table(self, scoring: str = "official") -> Table:
+        """Its table by the official or the strict rules."""
+        return Table([self.row()], scoring)
+
+
+def load_result(folder: Path, **places: Any) -> Result:
+    """A finished run from its folder.
+
+    Raises:
+        RunError: it has no readable manifest.
+    """
+    manifest = read_manifest(folder)
+    return Result(manifest["label"], manifest["seed"], manifest, folder, places=places)

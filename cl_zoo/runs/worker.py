@@ -1,0 +1,86 @@
+"""A worker process of a comparison: one JSON command per line in, JSON events out.
+
+    {"check": [job, …]}   →  {"event": "checked"} or {"event": "refused", "message": …}
+    {"run": job}          →  {"event": "progress", …} …, then "answered", "finished" or "failed"
+
+Everything that libraries print goes to standard error, which the parent keeps in a log file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+from cl_zoo.errors import ClZooError, full_disk_named
+
+
+def main() -> None:
+    """Serve commands until standard input ends."""
+    # The event stream keeps the original descriptor; whoever prints to standard output prints to the log.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+
+    def send(event: str, **facts: Any) -> None:
+        events.write(json.dumps({"event": event, **facts}) + "\n")
+        events.flush()
+
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            if "check" in command:
+                check(command["check"])
+                send("checked")
+            else:
+                run(command["run"], send)
+        except ClZooError as error:
+            send("refused" if "check" in command else "failed", message=str(error), user=True)
+        except Exception as error:
+            traceback.print_exc()
+            send("failed", message=describe(error), user=isinstance(error, OSError))
+
+
+def check(jobs: list[dict[str, Any]]) -> None:
+    """Look up everything that the jobs name, before any of them starts."""
+    from cl_zoo.backbones.checkpoints import check_folder, read_by
+    from cl_zoo.names import BACKBONES, load
+    from cl_zoo.processes import World
+    from cl_zoo.runs.job import Job, backbone_parts, prepare
+
+    for values in jobs:
+        job = Job.from_json(values)
+        prepared = prepare(job)
+        name, path = backbone_parts(job.backbone or prepared.benchmark.default_backbone)
+        load(BACKBONES, name)
+        if path is not None and (kind := read_by(name)):
+            check_folder(path, kind)
+        World(job.device)
+    for features in {values["features"] for values in jobs if values["features"]}:
+        from cl_zoo.features.loading import encoder_source
+
+        encoder_source(features)
+
+
+def run(values: dict[str, Any], send: Any) -> None:
+    """One job; the parent scores its answers."""
+    from cl_zoo.runs.job import Job, execute
+
+    job = Job.from_json(values)
+    with full_disk_named(job.out):
+        folder, facts = execute(job, lambda **progress: send("progress", **progress))
+    send("answered", run=folder.final.name, facts=facts)
+
+
+def describe(error: BaseException) -> str:
+    """An unexpected error in one sentence; one about a file with the file and what to look at."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        about = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        return f"{about}: {error.strerror.lower()}; check the path and who may read and write it"
+    text = " ".join(str(error).split()) or "no further words"
+    return f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    main()

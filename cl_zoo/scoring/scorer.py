@@ -1,0 +1,300 @@
+"""Scores of answer files, as a step of its own.
+
+The engine writes answers, this module reads them: one `Scorer`, and with it one Java process, serves a whole comparison.
+
+    answers    one JSON object per line: {"id": …, "prompt": …, "answer": …}; further keys are ignored
+    expected   one JSON object per line: {"id": …, "answer": …, "references": […], "truth": {…}}; one file per task
+
+The two are joined by id. A missing, extra or repeated id is an error: a score over fewer samples is never given.
+
+The rules are in `cl_zoo.scoring.rules`. A score holds the official value, which is the cell of a table and of a matrix, and the strict
+one where the rule has such.
+
+Files of the released evaluation code are read as well: answers with `question_id` and `text` in the place of `id` and `answer`,
+and test files (`.json`) in the place of what was expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cl_zoo.data.records import entries, read_records
+from cl_zoo.errors import DataError, OptionError, nearest
+from cl_zoo.scoring.captions import Captions, Meteor, caption_parts, tokenize
+from cl_zoo.scoring.judges import Expected, Judge
+from cl_zoo.scoring.rules import RULES, lacking
+
+METRICS = {name: rule.version for name, rule in RULES.items()}
+"""Version of each rule; changes whenever the same answers would get another score, and stands in every score."""
+
+REMEDY = "get or write the whole file again"
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the score matrix: the answers to one task and what was expected.
+
+    Attributes:
+        metric: a name in `METRICS`.
+        answers, expected: files of JSON lines.
+        remedy: what a message about these files tells to do.
+    """
+
+    metric: str
+    answers: Path
+    expected: Path
+    remedy: str = REMEDY
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of one cell.
+
+    Attributes:
+        value: by the official rule, 0 to 100; captions can be above (see `cl_zoo.scoring.rules`).
+        parts: what `value` is the mean of, on the same scale; for captions only.
+        metric: rule and version, `exact/1`.
+        count: number of samples.
+        strict: by the strict rule, 0 to 100; `None` where the official one has no fault.
+    """
+
+    value: float
+    parts: dict[str, float]
+    metric: str
+    count: int
+    strict: float | None = None
+
+
+class Scorer:
+    """Scores cells and holds METEOR's Java process, started when first needed and ended on exit.
+
+    A context manager, for one thread.
+    """
+
+    def __init__(self) -> None:
+        self._meteor: Meteor | None = None
+        self._references: dict[str, Captions] = {}
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def warm_up(self) -> None:
+        """Start METEOR's Java and return at once; it reads its tables while something else is computed."""
+        self._running_meteor()
+
+    def close(self) -> None:
+        """End the Java process; a later `score` starts another."""
+        if self._meteor is not None:
+            self._meteor.close()
+            self._meteor = None
+
+    def score(self, cells: Sequence[Cell]) -> list[Score]:
+        """Score cells, in their order.
+
+        All captions of one call share one tokenizer process: one call for many cells is the quick way.
+
+        Raises:
+            OptionError: a cell names an unknown rule.
+            DataError: a file cannot be read, its ids are not the expected ones, or a rule needs more than is expected.
+            ClZooError: there is no Java, or it ended before the scores came back.
+        """
+        for cell in cells:
+            if cell.metric not in METRICS:
+                hint = nearest(cell.metric, METRICS)
+                raise OptionError(f"{cell.expected}: no scoring rule is called {cell.metric!r}{hint}")
+        remedies = {cell.expected: cell.remedy for cell in cells}
+        tasks = {path: read_expected(path, remedy) for path, remedy in remedies.items()}
+        answers = [read_answers(cell.answers, tasks[cell.expected], cell.remedy) for cell in cells]
+        captions = [n for n, cell in enumerate(cells) if cell.metric == "caption"]
+        scores = dict(
+            zip(captions, self._captions([(cells[n], answers[n]) for n in captions], tasks), strict=True)
+        )
+        for n, cell in enumerate(cells):
+            if cell.metric != "caption":
+                scores[n] = _judged(cell, answers[n], tasks[cell.expected])
+        return [scores[n] for n in range(len(cells))]
+
+    def _captions(
+        self, cells: Sequence[tuple[Cell, dict[str, str]]], tasks: Mapping[Path, dict[str, Expected]]
+    ) -> list[Score]:
+        """Score caption cells: all answers are tokenized together, and so are all references not yet known."""
+        if not cells:
+            return []
+        meteor = self._running_meteor()
+        groups = [{sample: [text] for sample, text in answers.items()} for _, answers in cells]
+        hypotheses = tokenize(groups)
+        self._tokenize_references({cell.expected: tasks[cell.expected] for cell, _ in cells})
+        references = [self._references[_content(cell.expected)] for cell, _ in cells]
+        parts = [caption_parts(meteor, r, h) for r, h in zip(references, hypotheses, strict=True)]
+        return [_caption(p, len(r)) for p, r in zip(parts, references, strict=True)]
+
+    def _tokenize_references(self, tasks: Mapping[Path, dict[str, Expected]]) -> None:
+        """Tokenize the references of each file, equal files once."""
+        new = [path for path in tasks if _content(path) not in self._references]
+        groups = [{sample: list(e.references) for sample, e in tasks[path].items()} for path in new]
+        for path, tokens in zip(new, tokenize(groups), strict=True):
+            for sample, sentences in tokens.items():
+                if not any(sentences):
+                    raise DataError(
+                        f"{path}, sample {sample!r}: no reference contains a word; give it at least one"
+                    )
+            # a reference of punctuation alone matches an empty answer in ROUGE-L, so it is left out
+            worded = {sample: [s for s in sentences if s] for sample, sentences in tokens.items()}
+            self._references[_content(path)] = worded
+
+    def _running_meteor(self) -> Meteor:
+        if self._meteor is None or not self._meteor.running:
+            self.close()
+            self._meteor = Meteor()
+        return self._meteor
+
+
+def score_file(answers: Path, expected: Path, metric: str) -> Score:
+    """Score one file of answers, for example a published one.
+
+    Args:
+        answers: JSON lines, ours or those of the released evaluation code.
+        expected: `expected/….jsonl` of a run, or a test file of the released data (`.json`). Captions need the former, or
+            JSON lines with `references`, because the released files number them by place.
+        metric: a name in `METRICS`.
+
+    Raises:
+        OptionError: there is no such rule.
+        DataError: a file is incomplete or broken, or the rule needs more than it holds.
+    """
+    with Scorer() as scorer:
+        return scorer.score([Cell(metric, answers, expected)])[0]
+
+
+# Files
+
+
+def read_expected(path: Path, remedy: str = REMEDY) -> dict[str, Expected]:
+    """What was expected, by sample id, in the order of the file.
+
+    Raises:
+        DataError: the file is missing, empty or broken, or repeats an id.
+    """
+    expected: dict[str, Expected] = {}
+    for place, sample, wanted in _released(path) if path.suffix == ".json" else _written(path, remedy):
+        _add(expected, sample, wanted, place, remedy)
+    if not expected:
+        raise DataError(f"{path}: no sample is expected, so there is nothing to score; {remedy}")
+    return expected
+
+
+def read_answers(path: Path, expected: Mapping[str, Expected], remedy: str = REMEDY) -> dict[str, str]:
+    """The answers by sample id.
+
+    Raises:
+        DataError: the file is missing or broken, repeats an id, or holds other ids than the expected ones.
+    """
+    answers: dict[str, str] = {}
+    for place, record in _records(path, remedy):
+        if not isinstance(record.get("answer"), str):
+            raise DataError(f"{place}: 'answer' must be a text, got {record.get('answer')!r}; {remedy}")
+        if record["id"] not in expected:
+            raise DataError(f"{place}: sample {record['id']!r} belongs to another task or data set; {remedy}")
+        _add(answers, record["id"], record["answer"], place, remedy)
+    missing = [sample for sample in expected if sample not in answers]
+    if missing:
+        share = f"{len(missing)} of {len(expected)} samples have no answer, first {missing[0]!r}"
+        raise DataError(f"{path}: {share}; {remedy}")
+    return answers
+
+
+def _records(path: Path, remedy: str) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with its place for messages and a text as `id`."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: an answer may hold U+2028
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); {remedy}") from error
+    records = []
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
+        place = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{place}: is cut off or no JSON ({error.msg}): {line[:60]!r}; {remedy}"
+            ) from error
+        if isinstance(record, dict) and "id" not in record and "question_id" in record:
+            record = {"id": str(record["question_id"]), "answer": record.get("text")}
+        if not (isinstance(record, dict) and isinstance(record.get("id"), str)):
+            raise DataError(f"{place}: must be an object with a text as 'id', got {line[:60]!r}; {remedy}")
+        records.append((place, record))
+    return records
+
+
+def _released(path: Path) -> Iterator[tuple[str, str, Expected]]:
+    """(place, id, what was expected) of a test file of the released data."""
+    for number, record in enumerate(read_records(path), start=1):
+        for entry in entries(record, number, path, "question"):
+            yield f"{path}, record {number}", entry.id, Expected(entry.answer, entry.references, entry.truth)
+
+
+def _written(path: Path, remedy: str) -> Iterator[tuple[str, str, Expected]]:
+    """The same of a file that a run has written."""
+    for place, record in _records(path, remedy):
+        answer, references = record.get("answer"), record.get("references") or []
+        if not (answer is None or isinstance(answer, str)):
+            raise DataError(f"{place}: 'answer' must be a text, got {answer!r}; {remedy}")
+        if not (isinstance(references, list) and all(isinstance(r, str) for r in references)):
+            raise DataError(f"{place}: 'references' must be a list of texts, got {references!r}; {remedy}")
+        truth = record.get("truth") or {}
+        if not isinstance(truth, dict):
+            raise DataError(f"{place}: 'truth' must be an object, got {truth!r}; {remedy}")
+        yield place, record["id"], Expected(answer, tuple(references), truth)
+
+
+def _add(table: dict[str, V], sample: str, value: V, place: str, remedy: str) -> None:
+    if sample in table:
+        raise DataError(f"{place}: sample {sample!r} comes a second time; {remedy}")
+    table[sample] = value
+
+
+def _content(path: Path) -> str:
+    """Every run of a comparison has its own copy of the same references."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# Rules
+
+
+def _judged(cell: Cell, answers: Mapping[str, str], expected: Mapping[str, Expected]) -> Score:
+    rule = RULES[cell.metric]
+    for sample, wanted in expected.items():
+        if what := lacking(rule, wanted):
+            raise DataError(
+                f"{cell.expected}, sample {sample!r}: {cell.metric} scoring needs {what}; "
+                "the benchmark has to give it for every test sample"
+            )
+
+    def share(judge: Judge | None) -> float | None:
+        if judge is None:
+            return None
+        points = math.fsum(judge(answers[sample].strip(), wanted) for sample, wanted in expected.items())
+        return 100 * points / len(expected)
+
+    return Score(share(rule.official) or 0.0, {}, _versioned(cell.metric), len(expected), share(rule.strict))
+
+
+def _caption(parts: dict[str, float], count: int) -> Score:
+    return Score(sum(parts.values()) / len(parts), parts, _versioned("caption"), count)
+
+
+def _versioned(metric: str) -> str:
+    return f"{metric}/{METRICS[metric]}"

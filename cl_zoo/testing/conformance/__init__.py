@@ -1,0 +1,1 @@
+"""Whether a method keeps its promises."""

@@ -1,0 +1,145 @@
+"""What sees the steps of a run from inside: the stack of plugins, and the world that gets every gradient.
+
+`Observed` looks at terms and weights when the hooks have run, `Observer` at every gradient just before the optimiser does.
+Both do what the engine's own do, and nothing else to the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.batches import Batch
+from cl_zoo.contract.choices import Choice
+from cl_zoo.contract.plugins import Plugins
+from cl_zoo.processes import World
+from cl_zoo.tasks import Task
+from cl_zoo.testing.conformance.moments import ConformanceError, Moment, far, place_of
+
+
+@dataclass
+class Record:
+    """What was seen of a trial.
+
+    Attributes:
+        moments: what the method had learnt after each task.
+        gradients: of every optimiser step, by parameter name, `None` where there is none.
+        terms: of every further term of the objective, whether it ever had a gradient.
+        trainable: parameters that required a gradient, task by task.
+        reported: value of each term at the last step of each task.
+        apart: where the gradients of a trial that follows another one were first too far from it.
+    """
+
+    moments: list[Moment] = field(default_factory=list)
+    gradients: list[dict[str, Tensor | None]] = field(default_factory=list)
+    terms: dict[str, bool] = field(default_factory=dict)
+    trainable: list[dict[str, int]] = field(default_factory=list)
+    reported: list[dict[str, float]] = field(default_factory=list)
+    apart: str = ""
+
+
+class Observer(World):
+    """Sees each step's gradients; where it follows another trial it compares them and then goes that one's way.
+
+    Args:
+        follow: gradients of the other trial. Taking them over keeps both on one path, bit for bit, so that every step
+            is compared at the same weights and no optimiser enlarges what rounding left.
+    """
+
+    def __init__(self, follow: Sequence[Mapping[str, Tensor | None]] | None = None) -> None:
+        super().__init__("cpu")
+        self.follow, self.record = follow, Record()
+        self.model: nn.Module | None = None
+        self.place = ""
+
+    def reduce_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().reduce_gradients(parameters)
+        names = {id(weight): name for name, weight in (self.model or nn.Module()).named_parameters()}
+        here = {names[id(weight)]: weight for weight in parameters}
+        step = len(self.record.gradients)
+        gradients = {n: None if w.grad is None else w.grad.clone() for n, w in here.items()}
+        self.record.gradients.append(gradients)
+        for name, gradient in gradients.items():
+            if gradient is not None and not torch.isfinite(gradient).all():
+                raise ConformanceError("terms", f"{self.place}: the gradient of {name} is not finite")
+        if self.follow is not None:
+            wanted = self.follow[step]
+            largest = max((float(g.abs().max()) for g in wanted.values() if g is not None), default=0.0)
+            if off := far(gradients, wanted, floor=1e-5 * largest):
+                self.record.apart = self.record.apart or f"{self.place}: the gradient of {off}"
+            for name, weight in here.items():
+                other = wanted.get(name)
+                weight.grad = None if other is None else other.clone()
+
+
+class Observed(Plugins):
+    """A stack whose terms, frozen weights and state are looked at when its hooks have run."""
+
+    def __init__(self, choices: Sequence[Choice]) -> None:
+        super().__init__(choices)
+        self.world: Observer | None = None
+        self.backbone: Backbone | None = None
+        self.label = "+".join(choice.label for choice in choices)
+        self._still: dict[str, Tensor] = {}
+
+    def before_task(self, model: nn.Module, task: Task) -> None:
+        super().before_task(model, task)
+        world, backbone = self._there()
+        world.place = place_of(self.label, task)
+        learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        for name, weight in learning.items():
+            if backbone.owns(weight):
+                raise ConformanceError(
+                    "frozen",
+                    f"{world.place}: {name} belongs to the frozen backbone but requires a gradient",
+                )
+        world.record.trainable.append({name: weight.numel() for name, weight in learning.items()})
+        self._still = {n: p.detach().clone() for n, p in model.named_parameters() if n not in learning}
+
+    def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> dict[str, Tensor]:
+        terms = super().loss(model, batch, outputs, task)
+        world, _ = self._there()
+        if not outputs.logits.requires_grad:
+            raise ConformanceError(
+                "terms", f"{world.place}: the model's own loss depends on no trainable weight"
+            )
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        for name, term in terms.items():
+            if isinstance(term, Tensor):
+                acts = self._acts(name, term, batch, weights, world.place)
+                world.record.terms[name] = world.record.terms.get(name, False) or acts
+        return terms
+
+    def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, Any]:
+        """Old experts may be rewritten in this hook, but not before it."""
+        named = dict(model.named_parameters())
+        for name, before in self._still.items():
+            if name in named and not torch.equal(named[name], before):
+                where = self._there()[0].place
+                raise ConformanceError(
+                    "frozen", f"{where}: {name} is frozen but moved while the task was learnt"
+                )
+        return super().after_task(model, task, batches)
+
+    def _acts(
+        self, name: str, term: Tensor, batch: Batch, weights: Sequence[nn.Parameter], place: str
+    ) -> bool:
+        """Whether a term has a gradient here; it must be finite."""
+        if batch.targets is not None and term.shape == batch.targets.shape:
+            term = term[batch.answer_mask]
+        if not torch.isfinite(term).all():
+            raise ConformanceError("terms", f"{place}: the term {name!r} is not finite")
+        if not term.requires_grad:
+            return False
+        found = torch.autograd.grad(term.sum(), list(weights), retain_graph=True, allow_unused=True)
+        return any(gradient is not None and bool(gradient.any()) for gradient in found)
+
+    def _there(self) -> tuple[Observer, Backbone]:
+        if self.world is None or self.backbone is None:
+            raise RuntimeError("Observed plugins belong into a Watched run")
+        return self.world, self.backbone

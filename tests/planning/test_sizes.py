@@ -1,0 +1,154 @@
+"""Parameters on models of published size, against counts made by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cl_zoo.contract.choices import parse_stack
+from cl_zoo.errors import BackboneError, PluginError
+from cl_zoo.planning.sizes import Size, as_sheet, published, shapes, sizes
+from cl_zoo.recipe.recipe import build_recipe
+
+PER_RANK = 32 * (35_584 + 42_496)
+"""Inputs and outputs of the seven linears of a layer of LLaVA-1.5-7B, over its 32 layers: parameters of a LoRA of rank 1."""
+PROJECTOR = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
+
+
+def count(
+    stack: str, rank: int = 8, tasks: int = 1, backbone: str = "llava-1.5-7b", **recipe: Any
+) -> list[Size]:
+    return sizes(parse_stack(stack), shapes(backbone), build_recipe({"adapter.rank": rank, **recipe}), tasks)
+
+
+def test_the_projector_of_llava_has_20_979_712_parameters():
+    assert (
+        sum(weight.numel() for weight in shapes("llava-1.5-7b").projector.parameters())
+        == PROJECTOR
+        == 20_979_712
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 8, 128])
+def test_a_lora_on_all_linears_of_llava_has_2_498_560_parameters_per_rank(rank: int):
+    (size,) = count("finetune", rank)
+
+    assert size.trained == {"adapters": 2_498_560 * rank, "projector": PROJECTOR}
+    assert size.inference == size.continuing == size.active == size.trained
+
+
+def test_experts_on_llava_count_as_coin_counts_them():
+    """Eight experts of rank 16, a router of 8 outputs on each of the 224 linears, and the projector: the paper's 350 M."""
+    (size,) = count("moelora[experts=8]", 128)
+
+    assert size.trained == {"adapters": PER_RANK * 128, "routers": 32 * 35_584 * 8, "projector": PROJECTOR}
+    assert sum(size.trained.values()) == 349_904_896
+
+
+def test_branches_on_llava_count_as_branchlora_counts_them():
+    """One A of rank 16, eight B of rank 16, one set of routers, and the projector: the paper's 222 M, 37 % fewer."""
+    (size,) = count("branchlora[experts=8]", 128)
+
+    assert size.trained["adapters"] == 32 * 16 * (35_584 + 8 * 42_496)
+    assert size.trained["keys"] == 2 * 768
+    assert sum(size.trained.values()) - size.trained["keys"] == 222_371_840
+
+
+def test_what_hide_stores_after_six_tasks_has_the_ratios_of_the_papers_table():
+    """×1, ×0.86 for merging all layers and ×5.20 for expanding all, which only the released fusion can have."""
+    default, merged, expanded = (
+        count(f"hide[variant=released,expanded={top}]", tasks=6)[-1].inference["adapters"]
+        for top in (1, 0, 32)
+    )
+
+    assert default == 31 * PER_RANK // 32 * 8 + 6 * PER_RANK // 32 * 8
+    assert merged / default == pytest.approx(0.86, abs=0.01)
+    assert expanded / default == pytest.approx(5.19, abs=0.01)
+
+
+def test_a_method_that_adds_an_expert_per_task_stores_one_more_each_time():
+    found = count("olora", tasks=3)
+
+    assert [size.inference["adapters"] for size in found] == [2_498_560 * 8 * n for n in (1, 2, 3)]
+    assert [size.trained["adapters"] for size in found] == [2_498_560 * 8] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "projector"),
+    [
+        # layer norm, 4 · 1024 → 3584 → 3584
+        ("internvl3-8b-hf", 2 * 4096 + 4096 * 3584 + 3584 + 3584 * 3584 + 3584),
+        # RMS norm of 1280, 4 · 1280 → 5120 → 3584
+        ("qwen2.5-vl-7b", 1280 + 5120 * 5120 + 5120 + 5120 * 3584 + 3584),
+    ],
+)
+def test_a_lora_on_the_7b_qwen_decoder_of_both_other_families_is_counted(name: str, projector: int):
+    """28 layers of q, o (3584 → 3584), k, v (3584 → 512), gate, up (3584 → 18944) and down."""
+    (size,) = count("finetune", 1, backbone=name)
+
+    inputs, outputs = 6 * 3584 + 18944, 2 * 3584 + 2 * 512 + 2 * 18944 + 3584
+    assert size.trained == {"adapters": 28 * (inputs + outputs), "projector": projector}
+
+
+def test_a_frozen_projector_is_not_counted():
+    (size,) = count("finetune", projector="frozen")
+
+    assert size.trained == {"adapters": 2_498_560 * 8}
+
+
+def test_the_bounds_are_counted_too():
+    assert count("zeroshot", tasks=3)[0].inference == {}
+    assert len(count("multitask", tasks=3)) == 1
+
+
+def test_a_folder_with_a_configuration_is_enough(tiny_folder: Path, tmp_path: Path):
+    """The weights are not looked at: a copy of the configuration alone gives the counts of the model itself."""
+    (tmp_path / "config.json").write_text((tiny_folder / "llava" / "config.json").read_text())
+
+    (size,) = count("finetune", backbone=str(tmp_path))
+
+    inputs, outputs = 6 * 32 + 48, 5 * 32 + 2 * 48
+    assert size.trained["adapters"] == 2 * 8 * (inputs + outputs)
+
+
+def test_the_count_is_that_of_the_ledger_of_a_run(run_tiny: Callable[..., Any], tiny_folder: Path):
+    ran = run_tiny("hide").ledger
+    counted = count("hide", tasks=2, backbone=str(tiny_folder / "llava"))[-1]
+
+    assert ran["stored"]["inference"]["adapters"] == counted.inference["adapters"]
+    assert ran["tasks"][-1]["trained"] == counted.trained
+
+
+def test_an_unknown_model_is_named_with_those_that_are_known():
+    assert published() == ["internvl3-8b-hf", "llava-1.5-13b", "llava-1.5-7b", "qwen2.5-vl-7b"]
+    with pytest.raises(
+        BackboneError, match=r"'llava-1\.5-7'; did you mean 'llava-1\.5-7b'.*or pass a folder"
+    ):
+        shapes("llava-1.5-7")
+
+
+def test_a_hook_that_reads_values_is_named(tmp_path: Path):
+    (tmp_path / "reads.py").write_text(
+        '"""Reads."""\nfrom cl_zoo import hookimpl\n\n\nclass Reads:\n    @hookimpl\n    def after_task(self, model):\n'
+        "        return {'reads': float(next(iter(model.parameters())).sum())}\n"
+    )
+    with pytest.raises(PluginError, match=r"reads.py:Reads: .*without values and data"):
+        count(f"{tmp_path / 'reads.py'}:Reads")
+
+
+def test_the_command_prints_the_same_as_json_and_as_text(cli: Callable[..., Any]):
+    asked = cli("ledger", "finetune", "--set", "adapter.rank=4", "--tasks", "2", "--json")
+    printed = json.loads(asked.out)
+
+    assert printed["rank"] == 4
+    assert printed["tasks"][0]["trained"] == {
+        "adapters": 9_994_240,
+        "projector": PROJECTOR,
+        "total": 9_994_240 + PROJECTOR,
+    }
+    assert "9,994,240" in cli("ledger", "finetune", "--set", "adapter.rank=4").out
+    assert as_sheet([Size({"a": 1000}, {}, {}, {"a": 1})]).splitlines()[3].split() == ["a", "1,000"]

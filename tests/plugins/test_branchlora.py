@@ -1,0 +1,597 @@
+"""BranchLoRA against hand-computed gates and literal, slow transcriptions: loops over samples, tokens and branches."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cl_zoo_branchlora import Branches, BranchLoRA, Prefill, activity, alignment, select, similarity
+from tiny_runs import Watched, learnt
+from torch import Tensor, nn
+
+from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.batches import Batch, forward, task_loss
+from cl_zoo.engine.learning import recompute_activations
+from cl_zoo.engine.run import Run
+from cl_zoo.errors import OptionError
+from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.tasks import Sample, Task
+from cl_zoo.testing import tiny_backbone, tiny_benchmark
+
+BENCHMARK = tiny_benchmark(2, size=8)
+STREAM = BENCHMARK.stream("CSC")
+BARE = Sample("t", None, "Say one colour .", "red")
+SCALE = 2.0
+
+
+class Branching(Watched):
+    """Keeps which branches are frozen too."""
+
+    frozen: list[dict[str, list[str]]]
+
+    def _checkpoint(self, done: int) -> None:
+        self.frozen = [*getattr(self, "frozen", []), dict(self.plugins.method.frozen)]
+        super()._checkpoint(done)
+
+
+def trained(text: str, folder: Path, root: Path, **recipe: Any) -> Branching:
+    settings = {"adapter.rank": 4, "adapter.dropout": 0, "lr.keys": 0.1, "lr.routers": 0.1, **recipe}
+    return learnt(
+        Branching,
+        text,
+        STREAM,
+        tiny_backbone(folder),
+        build_recipe(BENCHMARK.recipe, settings),
+        root,
+        cells="lower",
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Branching:
+    """Colour, side and colour again with four branches on one A."""
+    return trained("branchlora[experts=4]", tiny_folder, tmp_path_factory.mktemp("whole"))
+
+
+Make = Callable[..., BranchLoRA]
+
+
+@pytest.fixture
+def make(tiny_folder: Path) -> Make:
+    """A method that knows some tasks, with random branches and routers and no training behind it."""
+
+    def build(tasks: int = 1, rank: int = 4, **options: Any) -> BranchLoRA:
+        torch.manual_seed(0)
+        method = BranchLoRA(BranchLoRA.Options(**{"experts": 4, **options}))
+        method.build_model(
+            tiny_backbone(tiny_folder), build_recipe({"adapter.rank": rank, "adapter.dropout": 0})
+        )
+        for index in range(tasks):
+            method.before_task(Task(index, f"task {index}", "", 8))
+        for layer in method.bank.layers:
+            for weight in (*layer.bank_up.values(), *layer.bank_down.values()):
+                nn.init.normal_(weight.data, std=0.3)
+            for router in layer.bank_mix.routers.values():
+                nn.init.normal_(router.data)
+        return method
+
+    return build
+
+
+def seen(run: Run) -> list[Task]:
+    return [lesson.task for lesson in run.lessons]
+
+
+def questions() -> list[Sample]:
+    """With images and without, prompts of different lengths."""
+    return [STREAM[0].test[1], STREAM[1].test[3], BARE]
+
+
+# --- the literal transcription --------------------------------------------------------------------------------------
+
+
+def literal_gates(router: Tensor, first: Tensor, k: int, renormalise: bool = True) -> list[float]:
+    """p = softmax(W_r x₀), zero but for the k largest, divided by what is left."""
+    powers = [
+        math.exp(sum(w * v for w, v in zip(row, first.tolist(), strict=True))) for row in router.tolist()
+    ]
+    p = [power / sum(powers) for power in powers]
+    best = sorted(range(len(p)), key=lambda place: -p[place])[:k]
+    rest = sum(p[place] for place in best) if renormalise and k < len(p) else 1.0
+    return [p[place] / rest if place in best else 0.0 for place in range(len(p))]
+
+
+def literal_layer(layer: Any, x: Tensor, first: Sequence[int], names: Sequence[str], k: int) -> Tensor:
+    """W x + s · Σ_i g_i B_i A_i x for every sample and token on its own; an A may be shared."""
+    rows = []
+    for sample, (place, name) in zip(x, zip(first, names, strict=True), strict=True):
+        gates = literal_gates(layer.bank_mix.routers[name], sample[place], k)
+        for token in sample:
+            y = layer.base_layer.weight @ token
+            for branch, gate in enumerate(gates):
+                down = layer.bank_down["b0" if "b1" not in layer.bank_down else f"b{branch}"]
+                y = y + SCALE * gate * (layer.bank_up[f"b{branch}"] @ (down @ token))
+            rows.append(y)
+    return torch.stack(rows).view(*x.shape[:2], -1)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    norms = math.sqrt(float((a * a).sum())) * math.sqrt(float((b * b).sum()))
+    return float((a * b).sum()) / norms if norms else 0.0
+
+
+# --- gates ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_gates_of_a_small_case_by_hand() -> None:
+    """p = (1, 4, 3, 2) / 10; the two largest are 4/10 and 3/10, of their sum 4/7 and 3/7."""
+    p = torch.tensor([[0.1, 0.4, 0.3, 0.2]])
+
+    torch.testing.assert_close(select(p, 2, True), torch.tensor([[0, 4 / 7, 3 / 7, 0]]))
+    torch.testing.assert_close(select(p, 2, False), torch.tensor([[0, 0.4, 0.3, 0]]))
+    torch.testing.assert_close(select(p, 1, True), torch.tensor([[0, 1.0, 0, 0]]))
+
+
+def test_a_layers_gates_come_from_its_first_real_token() -> None:
+    """W_r x₀ = (0, ln 2, ln 5) for x₀ = (1, 0), so p = (1, 2, 5)/8; for x₀ = (0, 1) the order turns: p = (5, 2, 1)/8."""
+    prefill = Prefill()
+    mix = Branches(BranchLoRA.Options(experts=3), prefill)
+    mix.routers["t"] = torch.tensor([[0, math.log(5)], [math.log(2), math.log(2)], [math.log(5), 0]])
+    prefill.learning = "t"
+    x = torch.tensor([[[1.0, 0], [9, 9]], [[7, -7], [0, 1.0]]])  # the second row is padded on the left
+    prefill.start(torch.tensor([0, 1]))
+
+    torch.testing.assert_close(mix.gates(x), torch.tensor([[0, 2 / 7, 5 / 7], [5 / 7, 2 / 7, 0]]))
+
+
+@pytest.mark.parametrize("options", [{}, {"shared": False}, {"sparse": False}, {"top_k": 1}, {"top_k": 4}])
+def test_a_layer_computes_what_a_loop_over_samples_tokens_and_branches_does(
+    make: Make, options: dict[str, Any]
+) -> None:
+    method = make(2, rank=8, **options)
+    k = options.get("top_k", 2 if options.get("sparse", True) else 4)
+    generator = torch.Generator().manual_seed(1)
+    for layer in method.bank.layers[:7]:
+        x = torch.randn(3, 4, layer.in_features, generator=generator) * 0.3
+        first = [0, 2, 1]
+        method.model.eval()
+        method.model.prefill.start(torch.tensor(first), ["t0", "t1"], torch.tensor([1, 0, 1]))
+        answered = layer(x)
+        method.model.train()
+        method.model.prefill.start(torch.tensor(first))
+        learnt = layer(x)
+
+        literal = literal_layer(layer, x, first, ["t1", "t0", "t1"], k)
+        torch.testing.assert_close(answered, literal, rtol=1e-4, atol=1e-4)
+        literal = literal_layer(layer, x, first, ["t1"] * 3, k)
+        torch.testing.assert_close(learnt, literal, rtol=1e-4, atol=1e-4)
+
+
+def test_branches_that_are_equal_are_one_lora_whatever_the_router_says(make: Make) -> None:
+    """Σ g = 1, so s Σ g_i B A = s B A of rank r/N, in the sparse and in the dense mixture."""
+    for options in ({}, {"sparse": False}):
+        method = make(**options)
+        layer = method.bank.layers[0]
+        for name in ("b1", "b2", "b3"):
+            layer.bank_up[name].data.copy_(layer.bank_up["b0"].data)
+        x = torch.randn(2, 3, 32)
+        method.model.prefill.start(torch.tensor([0, 1]))
+
+        plain = x @ (layer.base_layer.weight + SCALE * layer.bank_up["b0"] @ layer.bank_down["b0"]).T
+        torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-5)
+
+
+# --- the choice is made once ----------------------------------------------------------------------------------------
+
+
+def test_tokens_that_are_decoded_keep_the_gates_of_the_prefill(make: Make) -> None:
+    method = make()
+    mix = method.bank.layers[0].bank_mix
+    method.model.eval().prefill.start(torch.tensor([1, 0]))
+    x = torch.randn(2, 5, 32)
+    gates = mix.gates(x)
+
+    assert torch.equal(mix.gates(torch.randn(2, 1, 32)), gates)
+    method.model.prefill.start(torch.tensor([1, 0]))
+    assert not torch.equal(mix.gates(torch.randn(2, 5, 32)), gates)
+
+
+def test_in_learning_the_gates_always_come_from_the_layers_input(make: Make) -> None:
+    """Nothing that an evaluation left behind is used, and nothing is left for the next one."""
+    method = make()
+    mix = method.bank.layers[0].bank_mix
+    method.model.eval().prefill.start(torch.tensor([0]))
+    first, second = torch.randn(1, 3, 32), torch.randn(1, 3, 32)
+    kept = mix.gates(first)
+
+    method.model.train()
+    assert not torch.equal(mix.gates(second), kept)
+    method.model.eval()
+    assert not torch.equal(mix.gates(second), kept)
+
+
+def test_a_recomputed_layer_gives_the_same_gradients(make: Make) -> None:
+    method = make()
+    batch = method.model._backbone.batch(questions(), answers=True)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            recompute_activations(method.model._backbone.model)
+        method.model.train().zero_grad()
+        task_loss(method.model, batch).backward()
+        gradients.append({name: w.grad for name, w in method.model.named_parameters() if w.grad is not None})
+
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any("bank_mix.routers.t0" in name for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_generating_with_the_cache_equals_a_loop_that_sees_the_whole_sequence_each_time(make: Make) -> None:
+    method = make(2)
+    model = method.build_inference_model([Task(0, "a", "", 8), Task(1, "b", "", 8)]).eval()
+    batch = model._backbone.batch(questions(), answers=False)
+    with torch.no_grad():
+        model.prepare(batch)
+        made = model.generate(
+            **batch.inputs, max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None
+        )
+        inputs = dict(batch.inputs)
+        for _ in range(4):
+            model.prepare(batch)  # no gate of the step before is left
+            token = model(**inputs).logits[:, -1].argmax(-1, keepdim=True)
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], token], 1)
+            inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(token)], 1)
+
+    assert torch.equal(made, inputs["input_ids"])
+
+
+def test_beams_follow_the_choice_of_their_sample(make: Make) -> None:
+    method = make(2)
+    layer = method.bank.layers[0]
+    method.model.eval()
+    x = torch.randn(2, 4, 32)
+    for rows in (x, x.repeat_interleave(3, 0)):
+        method.model.prefill.start(torch.tensor([0, 2]), ["t0", "t1"], torch.tensor([1, 0]))
+        got = layer(rows)
+    literal = literal_layer(layer, x, [0, 2], ["t1", "t0"], 2)
+    torch.testing.assert_close(got, literal.repeat_interleave(3, 0), rtol=1e-4, atol=1e-4)
+
+    method.model.prefill.start(torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match=r"first tokens are known for 5 rows; call prepare"):
+        layer(torch.randn(5, 4, 32))
+
+
+def test_neither_padding_nor_the_rest_of_the_batch_changes_an_answer(make: Make) -> None:
+    method = make(2)
+    model = method.build_inference_model([Task(0, "a", "", 8), Task(1, "b", "", 8)]).eval()
+    backbone = model._backbone
+    with torch.no_grad():
+        batch = backbone.batch(questions(), answers=True)
+        assert len(set(batch.first_tokens.tolist())) > 1
+        together, route = forward(model, batch).logits, model.route
+        gates = {mix: kept[1] for mix, kept in model.prefill.kept.items()}
+        for row, sample in enumerate(questions()):
+            alone = forward(model, backbone.batch([sample], answers=True)).logits
+            torch.testing.assert_close(together[row][batch.answer_mask[row]], alone[0], rtol=0, atol=1e-4)
+            assert torch.equal(model.route[0], route[row])
+            for mix, kept in model.prefill.kept.items():
+                torch.testing.assert_close(kept[1][0], gates[mix][row], rtol=0, atol=1e-5)
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_alignment_of_a_small_case_by_hand() -> None:
+    """cos((3, 4), (1, 0)) = 3/5 and cos((0, 2), (1, 1)) = 1/√2: 2/5 + 1 − 1/√2; without an image only the latter."""
+    images, texts = torch.tensor([[3.0, 4.0], [0, 0]]), torch.tensor([[0, 2.0], [0, 2.0]])
+
+    term = alignment(images, texts, torch.tensor([1.0, 0]), torch.tensor([1.0, 1.0]))
+
+    torch.testing.assert_close(term, torch.tensor([0.4 + 1 - 1 / math.sqrt(2), 1 - 1 / math.sqrt(2)]))
+
+
+def test_the_term_is_the_alignment_with_the_current_tasks_keys_times_its_strength(make: Make) -> None:
+    method = make(2, strength=0.5)
+    features, model = method.model._backbone.features, method.model
+    batch = model._backbone.batch(questions(), answers=True)
+
+    (term,) = method.loss(batch).values()
+
+    for row, sample in enumerate(questions()):
+        text = features.texts([sample.prompt])[0]
+        expected = 1 - cosine(text, model.text_keys["t1"])
+        if sample.image is not None:
+            expected += 1 - cosine(features.images([sample.image])[0], model.image_keys["t1"])
+        assert float(term[row]) == pytest.approx(0.5 * expected, abs=1e-5)
+    term.sum().backward()
+    learning = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    assert learning == {"image_keys.t1", "text_keys.t1"}
+
+
+def test_a_task_is_chosen_by_the_mean_of_both_cosines(make: Make) -> None:
+    method = make(3)
+    model = method.build_inference_model([Task(index, "", "", 8) for index in range(3)])
+    features = model._backbone.features
+    model.prepare(model._backbone.batch(questions(), answers=False))
+
+    for row, sample in enumerate(questions()):
+        scores = []
+        for name in ("t0", "t1", "t2"):
+            score = cosine(features.texts([sample.prompt])[0], model.text_keys[name])
+            if sample.image is not None:
+                score += cosine(features.images([sample.image])[0], model.image_keys[name])
+            scores.append(score / 2)
+        assert model.route[row].tolist() == [float(score == max(scores)) for score in scores]
+    generator = torch.Generator().manual_seed(0)
+    images, texts, k_img, k_txt = (torch.randn(n, 8, generator=generator) for n in (2, 2, 3, 3))
+    expected = [
+        [(cosine(images[i], k_img[t]) + cosine(texts[i], k_txt[t])) / 2 for t in range(3)] for i in (0, 1)
+    ]
+    torch.testing.assert_close(similarity(images, texts, k_img, k_txt), torch.tensor(expected))
+
+
+def test_each_sample_gets_the_router_of_the_task_whose_keys_are_its_features(make: Make) -> None:
+    method = make(3)
+    model = method.build_inference_model([Task(index, "", "", 8) for index in range(3)]).eval()
+    features, samples = model._backbone.features, questions()
+    for name, sample in zip(("t2", "t0", "t1"), samples, strict=True):
+        image = torch.ones(8) if sample.image is None else features.images([sample.image])[0]
+        model.image_keys[name].data.copy_(image * 3)
+        model.text_keys[name].data.copy_(features.texts([sample.prompt])[0])
+    inputs = {}
+    layer = method.bank.layers[0]
+    layer.register_forward_pre_hook(lambda module, given: inputs.update(x=given[0]))
+
+    batch = model._backbone.batch(samples, answers=True)
+    with torch.no_grad():
+        forward(model, batch)
+
+    assert model.route.argmax(1).tolist() == [2, 0, 1]
+    for row, name in enumerate(("t2", "t0", "t1")):
+        first = inputs["x"][row, int(batch.first_tokens[row])]
+        expected = literal_gates(layer.bank_mix.routers[name], first, 2)
+        torch.testing.assert_close(
+            layer.bank_mix.gates(inputs["x"])[row], torch.tensor(expected), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_keys_that_start_small_turn_within_few_steps(whole: Branching, tiny: Backbone) -> None:
+    """AdamW moves each coordinate by about its rate: far for a key of 0.01, hardly for one of 1."""
+    near = []
+    for size in (0.01, 1.0):
+        generator = torch.Generator().manual_seed(0)
+        image, text = torch.randn(2, 8, generator=generator)
+        keys = [nn.Parameter(torch.randn(8, generator=generator) * size) for _ in range(2)]
+        optimizer = torch.optim.AdamW(keys, lr=3e-3, weight_decay=0)
+        for _ in range(20):
+            optimizer.zero_grad()
+            alignment(image[None], text[None], *keys).sum().backward()
+            optimizer.step()
+        near.append((cosine(image, keys[0]) + cosine(text, keys[1])) / 2)
+    assert near[0] > 0.95
+    assert near[1] < 0.5
+
+    last = whole.kept[-1]
+    for index, task in enumerate(STREAM):
+        text = tiny.features.texts([task.train[0].prompt])[0]
+        assert cosine(text, last[f"text_keys.t{index}"]) > 0.8
+
+
+def test_the_next_task_learns_with_its_own_router_and_small_keys(make: Make) -> None:
+    """What was chosen for answering is over as soon as a task is learnt."""
+    method = make(2)
+    model = method.build_inference_model([Task(0, "", "", 8), Task(1, "", "", 8)])
+    batch = model._backbone.batch(questions(), answers=True)
+    model.prepare(batch)
+    assert model.prefill.chosen is not None
+
+    method.before_task(Task(2, "", "", 8))
+    model.prepare(batch)
+
+    assert model.prefill.chosen is None
+    assert model.prefill.learning == "t2"
+    assert model.route is None
+    for keys in (model.image_keys, model.text_keys):
+        assert 0 < float(keys["t2"].detach().abs().max()) < 0.1
+
+
+def test_the_route_of_every_answer_is_the_one_task_that_was_chosen(whole: Branching) -> None:
+    for row in range(3):
+        for file in (whole.folder.partial / "answers").glob(f"{row}-*.jsonl"):
+            for line in file.read_text().splitlines():
+                route = json.loads(line)["route"]
+                assert sorted(route) == [0.0] * row + [1.0]
+
+
+# --- freezing -------------------------------------------------------------------------------------------------------
+
+
+def test_the_branches_with_the_largest_mean_p_are_frozen_layer_by_layer(make: Make) -> None:
+    """p is added up from each layer's own input, sample by sample, over the first five samples of the task."""
+    method = make()
+    backbone, bank = method.model._backbone, method.bank
+    samples = [*questions(), *STREAM[0].train[:3]]
+    batches = [backbone.batch(samples[start : start + 2], answers=True) for start in (0, 2, 4)]
+    inputs: dict[str, Tensor] = {}
+    for layer in bank.layers:
+        layer.register_forward_pre_hook(lambda module, given: inputs.__setitem__(module.path, given[0]))
+    used = torch.zeros(14, 4)
+    with torch.no_grad():
+        for sample in samples[:5]:
+            forward(method.model.eval(), backbone.batch([sample], answers=True))
+            for place, layer in enumerate(bank.layers):
+                first = inputs[layer.path][0, 0]
+                used[place] += torch.tensor(literal_gates(layer.bank_mix.routers["t0"], first, 4))
+    method.model.train()
+
+    torch.testing.assert_close(activity(method.model, batches, 5), used, rtol=1e-4, atol=1e-4)
+    method.options = method.options.model_copy(update={"samples": 5})
+    assert method.after_task(batches) == {"branchlora/free": 2.0}
+    for place, layer in enumerate(bank.layers):
+        busiest = sorted(range(4), key=lambda branch: -used[place][branch])[:2]
+        assert set(method.frozen[layer.path]) == {f"b{branch}" for branch in busiest}
+    assert len({tuple(names) for names in method.frozen.values()}) > 1
+    assert method.model.training
+
+
+def test_what_is_frozen_gets_no_gradient_and_the_trunk_does(make: Make) -> None:
+    method = make()
+    for layer in method.bank.layers:
+        method.frozen[layer.path] = ["b0", "b2"]
+
+    method.before_task(Task(1, "next", "", 8))
+
+    for layer in method.bank.layers:
+        learning = {name for name, weight in layer.named_parameters() if weight.requires_grad}
+        assert learning == {"bank_down.b0", "bank_up.b1", "bank_up.b3", "bank_mix.routers.t1"}
+
+
+def test_over_a_stream_frozen_branches_stand_still_and_the_trunk_moves(whole: Branching) -> None:
+    """So do the routers and keys of older tasks; branches that are free move."""
+    for task in (1, 2):
+        before, after = whole.kept[task - 1], whole.kept[task]
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        assert sum(".bank_down." in name for name in moved) == 14
+        assert any(".bank_up." in name for name in moved)
+        assert not any(".routers." in name or "_keys." in name for name in moved)
+        for path, names in whole.frozen[task - 1].items():
+            assert not any(name.endswith(f"{path}.bank_up.{branch}") for branch in names for name in moved)
+    free = [measured["branchlora/free"] for measured in whole.measured]
+    assert free == [4 - sum(map(len, frozen.values())) / 14 for frozen in whole.frozen]
+    assert free[0] == 2
+    assert free[1] < 2
+
+
+def test_when_no_branch_is_free_the_rest_learns_on(tiny_folder: Path, tmp_path: Path) -> None:
+    run = trained("branchlora[experts=2]", tiny_folder, tmp_path)
+
+    assert [measured["branchlora/free"] for measured in run.measured] == [0, 0, 0]
+    first, second, _ = run.kept
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    assert not any(".bank_up." in name for name in moved)
+    assert sum(".bank_down." in name for name in moved) == 14
+    assert any("projector" in name for name in moved)
+    assert {"text_keys.t1", "image_keys.t1"} <= set(second) - set(first)
+    assert set(run.ledger.tasks[1].trained) == {"adapters", "routers", "keys", "projector"}
+
+
+def test_a_stream_of_twenty_tasks_never_stops(make: Make) -> None:
+    """New routers find old branches busy too, so fewer than two are new each time; all of them go in the end."""
+    method = make(0)
+    batches = [method.model._backbone.batch(STREAM[0].train[:2], answers=True)]
+    free = []
+    for index in range(20):
+        method.before_task(Task(index, "task", "", 2))
+        free.append(method.after_task(batches)["branchlora/free"])
+
+    assert free[0] == 2
+    assert 0 < free[1] < 2
+    assert free == sorted(free, reverse=True)
+    assert free[-1] == 0
+    assert list(method.bank.layers[0].bank_mix.routers) == [f"t{index}" for index in range(20)]
+
+
+def test_a_task_without_samples_freezes_nothing(make: Make) -> None:
+    assert make().after_task(()) == {"branchlora/free": 4.0}
+
+
+# --- the ablation ---------------------------------------------------------------------------------------------------
+
+
+def parts_learning(method: BranchLoRA) -> dict[str, int]:
+    named = {name: weight for name, weight in method.model.named_parameters() if weight.requires_grad}
+    return {
+        part: sum(weight.numel() for name, weight in named.items() if mark in name)
+        for part, mark in (
+            ("A", ".bank_down."),
+            ("B", ".bank_up."),
+            ("routers", ".routers."),
+            ("keys", "_keys."),
+        )
+    }
+
+
+def test_what_learns_and_what_answers_by_closed_form(make: Make) -> None:
+    """Two layers with 240 in- and 256 out-features each, rank 8 over N = 4: A 2·480, four B 2·512, W_r 4·480, keys 2·8.
+
+    With two of the four branches 960 + 2·1024 of the adapters answer.
+    """
+    method = make(rank=8)
+
+    assert parts_learning(method) == {"A": 960, "B": 4 * 1024, "routers": 1920, "keys": 16}
+    assert method.model.active() == {"adapters": 960 + 2 * 1024, "routers": 1920}
+    method = make(3, rank=8)
+    assert parts_learning(method) == {"A": 960, "B": 4 * 1024, "routers": 1920, "keys": 16}
+    assert method.model.active() == {"adapters": 960 + 2 * 1024, "routers": 1920}
+
+
+def test_without_the_shared_trunk_each_branch_has_an_a_that_is_frozen_with_it(make: Make) -> None:
+    method = make(rank=8, shared=False)
+    assert parts_learning(method)["A"] == 4 * 960
+    assert method.model.active()["adapters"] == 2 * (960 + 1024)
+
+    method.frozen = {layer.path: ["b1"] for layer in method.bank.layers}
+    method.before_task(Task(1, "next", "", 8))
+
+    for layer in method.bank.layers:
+        assert not layer.bank_down["b1"].requires_grad
+        assert layer.bank_down["b0"].requires_grad
+
+
+def test_dense_branches_all_answer(make: Make) -> None:
+    method = make(rank=8, sparse=False)
+    method.model.prefill.start(torch.tensor([0]))
+    gates = method.bank.layers[0].bank_mix.gates(torch.randn(1, 3, 32))
+
+    assert bool((gates > 0).all())
+    assert float(gates.sum()) == pytest.approx(1)
+    assert method.model.active()["adapters"] == 960 + 4 * 1024
+
+
+def test_without_freezing_every_branch_learns_on(make: Make) -> None:
+    method = make(freezing=False)
+    batches = [method.model._backbone.batch(STREAM[0].train[:2], answers=True)]
+
+    assert method.after_task(batches) == {"branchlora/free": 4.0}
+    method.before_task(Task(1, "next", "", 8))
+    assert parts_learning(method)["B"] == 4 * 512
+
+
+def test_without_task_routers_one_router_learns_on_and_nothing_is_chosen(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    run = trained("branchlora[experts=4,task_router=false]", tiny_folder, tmp_path)
+
+    assert run.plugins.method.loss(Batch((), {})) is None
+    assert not any("_keys." in name for name in run.kept[-1])
+    routers = [name for name in run.kept[-1] if ".routers." in name]
+    assert len(routers) == 14
+    assert all(not torch.equal(run.kept[0][name], run.kept[2][name]) for name in routers)
+    for file in (run.folder.partial / "answers").iterdir():
+        assert "route" not in json.loads(file.read_text().splitlines()[0])
+
+
+def test_only_task_routers_need_a_feature_encoder(tiny: Backbone) -> None:
+    from cl_zoo.errors import BackboneError
+
+    tiny.feature_name = None
+    with pytest.raises(BackboneError, match="--features"):
+        BranchLoRA(BranchLoRA.Options()).build_model(tiny, build_recipe())
+    BranchLoRA(BranchLoRA.Options(task_router=False)).build_model(tiny, build_recipe())
+
+
+def test_options_say_what_is_out_of_range(tiny: Backbone) -> None:
+    bad: list[dict[str, Any]] = [{"top_k": 9}, {"top_k": 0}, {"experts": 0}, {"strength": -1}, {"k": 2}]
+    for options in bad:
+        with pytest.raises(ValueError, match="validation error"):
+            BranchLoRA.Options(**options)
+    with pytest.raises(ValueError, match="top_k is 2 but there are 1 experts"):
+        BranchLoRA.Options(experts=1)
+    with pytest.raises(OptionError, match=r"adapter\.rank is 8, which 3 experts cannot share"):
+        BranchLoRA(BranchLoRA.Options(experts=3)).build_model(tiny, build_recipe())

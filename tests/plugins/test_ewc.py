@@ -1,0 +1,309 @@
+"""EWC: the Fisher information and the penalty against their closed forms; what it leaves alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import cl_zoo_ewc
+import pytest
+import torch
+from cl_zoo_ewc import EWC, diagonal_fisher
+from tiny_runs import learnt, weights
+from torch import Tensor, nn
+
+from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.batches import Batch, task_loss
+from cl_zoo.contract.choices import parse_stack
+from cl_zoo.contract.plugins import Plugins
+from cl_zoo.engine.learning import Learner
+from cl_zoo.engine.run import Run
+from cl_zoo.processes import World
+from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.tasks import Sample, Task
+from cl_zoo.testing import tiny_backbone, tiny_benchmark
+
+X = torch.tensor([[1.0, 2.0], [0.0, -1.0], [3.0, 0.5]])
+Y = torch.tensor([1, 0, 1])
+
+
+class Logistic(nn.Module):
+    """p(token 1 | x) = σ(w·x) over a vocabulary of two: the smallest model whose Fisher is known in closed form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([0.3, -0.7]))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.unused = nn.Parameter(torch.ones(1))
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor, **_: Any) -> Any:
+        self.modes.append(self.training)
+        one = x @ (self.w * self.frozen)
+        return type("Outputs", (), {"logits": torch.stack([torch.zeros_like(one), one], -1)[:, None]})
+
+
+def batches(*sizes: int) -> list[Batch]:
+    """The three samples in batches of the given sizes."""
+    start, made = 0, []
+    for size in sizes:
+        place = slice(start, start + size)
+        samples = tuple(Sample(str(i), None, "?", "!") for i in range(size))
+        ids = torch.zeros(size, 1, dtype=torch.long)
+        made.append(Batch(samples, {"x": X[place], "input_ids": ids}, Y[place, None]))
+        start += size
+    return made
+
+
+def closed_form(count: int) -> Tensor:
+    """For a logistic model the gradient of −log p is (σ(w·x) − y)·x, so F_i = mean (σ − y)² x_i²."""
+    model = Logistic()
+    return (((X @ model.w).sigmoid() - Y)[:, None] * X)[:count].pow(2).mean(0).detach()
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1), (3,), (2, 1)]
+)  # all batches of a task but the last have one size
+def test_the_fisher_is_its_closed_form_sample_by_sample(sizes: tuple[int, ...]) -> None:
+    fisher = diagonal_fisher(Logistic(), batches(*sizes), samples=10)
+
+    torch.testing.assert_close(fisher["w"], closed_form(3))
+    assert fisher["unused"].tolist() == [0]
+    assert set(fisher) == {"w", "unused"}  # frozen weights have none
+
+
+@pytest.mark.parametrize("sizes", [(3,), (1, 1, 1), (2, 1)])
+def test_only_the_first_samples_count(sizes: tuple[int, ...]) -> None:
+    torch.testing.assert_close(diagonal_fisher(Logistic(), batches(*sizes), samples=2)["w"], closed_form(2))
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 1, 1), (3,)])
+def test_the_fisher_of_batches_squares_the_gradient_of_each_batchs_mean(sizes: tuple[int, ...]) -> None:
+    """Mean over batches of (mean over the batch of (σ(w·x) − y) x)²; with one sample per batch both are the same."""
+    model = Logistic()
+    gradients = (((X @ model.w).sigmoid() - Y)[:, None] * X).detach()
+    squares = [piece.mean(0) ** 2 for piece in gradients.split(list(sizes))]
+
+    fisher = diagonal_fisher(Logistic(), batches(*sizes), samples=10, per="batch")
+
+    torch.testing.assert_close(fisher["w"], torch.stack(squares).mean(0))
+    if sizes == (1, 1, 1):
+        torch.testing.assert_close(fisher["w"], closed_form(3))
+
+
+def test_the_fisher_of_batches_cuts_the_last_one_too() -> None:
+    """Two samples of a batch of three."""
+    model = Logistic()
+    gradients = (((X @ model.w).sigmoid() - Y)[:, None] * X).detach()
+
+    fisher = diagonal_fisher(Logistic(), batches(3), samples=2, per="batch")
+
+    torch.testing.assert_close(fisher["w"], gradients[:2].mean(0) ** 2)
+
+
+@pytest.mark.parametrize("mode", ["summed", "online"])
+def test_without_samples_on_the_meta_device_the_shapes_are_right(mode: Literal["summed", "online"]) -> None:
+    """How a ledger is counted: no value is ever read."""
+    model, method = Logistic().to("meta"), EWC(EWC.Options(mode=mode))
+
+    measured = [method.after_task(model, []) for _ in range(2)]
+
+    assert measured[1]["ewc/fisher_trace"].shape == ()
+    assert {name: F.shape for name, F in method.importance.items()} == {"w": (2,), "unused": (1,)}
+    assert all(tensor.is_meta for tensor in method.pull.values())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_fisher_looks_in_evaluation_mode_and_puts_the_mode_back(training: bool) -> None:
+    model = Logistic().train(training)
+
+    diagonal_fisher(model, batches(3), samples=3)
+
+    assert model.modes == [False] * 3
+    assert model.training == training
+    assert model.w.grad is None
+
+
+def test_the_penalty_is_equation_3_of_the_paper() -> None:
+    """λ/2 Σ F_i (θ_i − θ*_i)²: with F = (2, 0), θ − θ* = (3, 100), λ = 0.5 it is 4.5; its gradient is λF(θ − θ*)."""
+    model, method = Logistic(), EWC(EWC.Options(strength=0.5))
+    F, anchor = torch.tensor([2.0, 0.0]), model.w.detach() - torch.tensor([3.0, 100.0])
+    method.importance, method.pull, method.offset = {"w": F}, {"w": F * anchor}, {"w": (F * anchor**2).sum()}
+
+    terms = method.loss(model)
+
+    assert terms is not None
+    assert terms["ewc"].item() == pytest.approx(4.5)
+    terms["ewc"].backward()
+    assert model.w.grad is not None
+    assert model.w.grad.tolist() == pytest.approx([0.5 * 2 * 3, 0])
+
+
+def test_the_penalties_of_two_tasks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeping ΣF, ΣFθ* and ΣFθ*² gives Σ_k λ/2 Σ F_k (θ − θ*_k)² for any θ."""
+    model, method = Logistic(), EWC(EWC.Options(strength=3.0))
+    fishers = [torch.tensor([1.0, 2.0]), torch.tensor([0.5, 4.0])]
+    places = [torch.tensor([0.2, -1.0]), torch.tensor([1.5, 0.25])]
+    for fisher, place in zip(fishers, places, strict=True):
+        monkeypatch.setattr(
+            cl_zoo_ewc, "diagonal_fisher", lambda *_, F=fisher: {"w": F, "unused": torch.zeros(1)}
+        )
+        model.w.data.copy_(place)
+        method.after_task(model, [])
+    for now in (torch.tensor([0.0, 0.0]), torch.tensor([-2.0, 7.0])):
+        model.w.data.copy_(now)
+        by_hand = sum(1.5 * (F * (now - place) ** 2).sum() for F, place in zip(fishers, places, strict=True))
+        terms = method.loss(model)
+        assert terms is not None
+        assert terms["ewc"].item() == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_the_online_penalty_has_one_running_fisher_and_the_latest_anchor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """γ = 0.5, F = (1, 2), then (0.5, 4): F̃ = (1, 5); at θ − θ* = (2, −1) and λ = 3 it is 3/2 · (4 + 5) = 13.5."""
+    model, method = Logistic(), EWC(EWC.Options(mode="online", decay=0.5, strength=3.0))
+    for fisher, place in [([1.0, 2.0], [9.0, 9.0]), ([0.5, 4.0], [1.5, 0.25])]:
+        monkeypatch.setattr(
+            cl_zoo_ewc,
+            "diagonal_fisher",
+            lambda *_, F=fisher: {"w": torch.tensor(F), "unused": torch.zeros(1)},
+        )
+        model.w.data.copy_(torch.tensor(place))
+        method.after_task(model, [])
+    model.w.data += torch.tensor([2.0, -1.0])
+
+    terms = method.loss(model)
+
+    assert method.importance["w"].tolist() == [1.0, 5.0]
+    assert terms is not None
+    assert terms["ewc"].item() == pytest.approx(13.5)
+
+
+def test_a_weight_that_leaves_the_model_takes_its_penalty_with_it() -> None:
+    """Were one of that name to come back, in another shape even, it would be a new weight."""
+    model, method = Logistic(), EWC(EWC.Options())
+    method.after_task(model, batches(3))
+    del model.unused
+    method.after_task(model, batches(3))
+
+    for table in (method.importance, method.pull, method.offset):
+        assert set(table) == {"w"}
+
+
+def test_the_first_task_has_no_penalty() -> None:
+    assert EWC(EWC.Options()).loss(Logistic()) is None
+
+
+def test_weights_that_came_later_or_stand_still_are_free() -> None:
+    model, method = Logistic(), EWC(EWC.Options())
+    method.after_task(model, batches(3))
+
+    later = nn.Module()
+    later.fresh = nn.Parameter(torch.ones(1))
+    assert method.loss(later) is None
+
+    model.w.requires_grad_(False)
+    terms = method.loss(model)
+    assert terms is not None
+    terms["ewc"].backward()
+    assert model.w.grad is None
+
+
+def test_the_trace_of_the_fisher_is_measured() -> None:
+    measured = EWC(EWC.Options()).after_task(Logistic(), batches(3))
+
+    assert measured["ewc/fisher_trace"].item() == pytest.approx(float(closed_form(3).sum()))
+
+
+def test_options_say_what_is_out_of_range() -> None:
+    for options in ({"mode": "off"}, {"decay": 1.5}, {"strength": -1}, {"samples": 0}, {"fisher": "token"}):
+        with pytest.raises(ValueError, match="validation error"):
+            EWC.Options(**options)  # type: ignore[arg-type]
+
+
+def test_a_state_comes_back() -> None:
+    method = EWC(EWC.Options())
+    method.after_task(Logistic(), batches(3))
+    again = EWC(EWC.Options())
+    again.load_state_dict(method.state_dict())
+
+    terms, others = method.loss(Logistic()), again.loss(Logistic())
+    assert terms is not None
+    assert others is not None
+    assert torch.equal(terms["ewc"], others["ewc"])
+
+
+# --- in a run -------------------------------------------------------------------------------------------------------
+
+
+def trained(text: str, folder: Path, root: Path, **recipe: Any) -> dict[str, Tensor]:
+    """Weights after both tiny tasks."""
+    benchmark = tiny_benchmark()
+    recipe_ = build_recipe(benchmark.recipe, recipe)
+    root = root / text.replace(".", "_")
+    return weights(learnt(Run, text, benchmark.tasks, tiny_backbone(folder), recipe_, root).model)
+
+
+def test_strength_zero_is_fine_tuning_bit_for_bit(tiny_folder: Path, tmp_path: Path) -> None:
+    plain = trained("finetune", tiny_folder, tmp_path)
+    without = trained("ewc[strength=0]", tiny_folder, tmp_path)
+    with_it = trained("ewc[strength=1e6]", tiny_folder, tmp_path)
+
+    assert plain.keys() == without.keys()
+    assert all(torch.equal(plain[name], without[name]) for name in plain)
+    assert not all(torch.equal(plain[name], with_it[name]) for name in plain)
+
+
+def test_a_method_that_trains_new_weights_only_can_stand_beside_it(tiny_folder: Path, tmp_path: Path) -> None:
+    trained("hide+ewc", tiny_folder, tmp_path, projector="frozen")
+
+
+def test_the_fisher_of_a_real_model_is_that_of_samples_one_by_one(tiny: Backbone) -> None:
+    """Squared gradients of each sample's own batch, unpadded, averaged."""
+    from cl_zoo.nn.bank import adapters
+
+    torch.manual_seed(0)
+    model = adapters(tiny, build_recipe({"adapter.rank": 2, "adapter.dropout": 0}))
+    for layer in model.layers:
+        nn.init.normal_(layer.bank_up["shared"], std=0.1)
+    samples = [*tiny_benchmark(3).tasks[0].train[:2], *tiny_benchmark(3).tasks[2].train[:1]]
+
+    fisher = diagonal_fisher(model, [tiny.batch(samples, answers=True)], samples=3)
+
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    expected = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for sample in samples:
+        loss = task_loss(model.eval(), tiny.batch([sample], answers=True))
+        for name, gradient in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
+            expected[name] += gradient**2 / 3
+    assert fisher.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(fisher[name], expected[name], rtol=1e-3, atol=1e-9)
+    assert max(float(value.max()) for value in fisher.values()) > 0
+
+
+def test_the_penalty_is_a_scalar_that_counts_once_per_step(tiny: Backbone) -> None:
+    """Two micro-batches see the penalty twice and count it once."""
+    plugins = Plugins(parse_stack("finetune+ewc[strength=2]"))
+    recipe = build_recipe({"global_batch": 4, "micro_batch": 2, "adapter.dropout": 0})
+    model = plugins.build_model(tiny, recipe)
+    assert model is not None
+    weight = next(name for name, weight in model.named_parameters() if weight.requires_grad)
+    method = plugins.instances["ewc"]
+    shape = dict(model.named_parameters())[weight].shape
+    method.importance = {weight: torch.ones(shape)}
+    method.pull = {weight: dict(model.named_parameters())[weight].detach() - 1}  # everything is one away
+    method.offset = {weight: (method.pull[weight] ** 2).sum()}
+    learner = Learner(
+        model,
+        Task(1, "colour", "", 12),
+        list(tiny_benchmark().tasks[0].train),
+        backbone=tiny,
+        plugins=plugins,
+        recipe=recipe,
+        world=World("cpu"),
+        seed=0,
+    )
+
+    assert learner.step([0, 1, 2, 3])["ewc"].item() == pytest.approx(shape.numel(), rel=1e-4)

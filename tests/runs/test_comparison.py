@@ -1,0 +1,299 @@
+"""Comparisons: budgets, stamps, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cl_zoo.contract.choices import Choice
+from cl_zoo.errors import ClZooError, PluginError
+from cl_zoo.runs import comparison
+from cl_zoo.runs.comparison import Comparison, Result, Workers, accelerators, budget_stamps, compare
+from cl_zoo.runs.job import Job
+from cl_zoo.runs.progress import Bars, Lines, progress_for
+from cl_zoo.runs.worker import check
+
+STREAM = """
+from cl_zoo.tasks import Benchmark, Sample, TaskData
+ONE = [Sample("0", None, "?", "yes")]
+def load(data):
+    task = TaskData("one", "O", "Say it.", "exact", 4, ONE, ONE, ONE)
+    return Benchmark("stream", "1", (task,), ("zeroshot",), "mini", "hash")
+"""
+
+
+def result(label: str, *, steps: int = 10, samples: int = 100, trained: int = 1000, seed: int = 0) -> Result:
+    """A run of two tasks; steps and samples are those of both together."""
+    tasks = [
+        {"steps": steps // 2, "samples": samples // 2},
+        {"steps": steps - steps // 2, "samples": samples - samples // 2},
+    ]
+    return Result(label, seed, {"ledger": {"tasks": tasks, "trained": trained}})
+
+
+def stamps(*results: Result) -> dict[str, str]:
+    return {label: ", ".join(stamp) for (label, _), stamp in budget_stamps(results).items()}
+
+
+# Budgets
+
+
+def test_equal_budgets_carry_no_stamp():
+    assert stamps(result("a"), result("b")) == {"a": "", "b": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "stamp"),
+    [
+        ({"steps": 20}, "unequal: steps ×2"),
+        ({"steps": 5}, "unequal: steps ×0.5"),
+        ({"samples": 125}, "unequal: samples ×1.25"),
+        ({"trained": 10000}, "unequal: trained ×10"),
+        ({"steps": 15, "samples": 300}, "unequal: steps ×1.5, samples ×3"),
+    ],
+)
+def test_a_budget_unlike_the_common_one_is_stamped_with_its_ratio(changes: dict[str, int], stamp: str):
+    assert stamps(result("a"), result("odd", **changes), result("b")) == {"a": "", "odd": stamp, "b": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "stamped"),
+    [
+        ({"steps": 1020}, False),
+        ({"steps": 1021}, True),
+        ({"samples": 9800}, False),
+        ({"samples": 9799}, True),
+        ({"trained": 105000}, False),
+        ({"trained": 105001}, True),
+    ],
+)
+def test_the_tolerance_is_2_percent_of_steps_and_samples_and_5_of_weights(
+    changes: dict[str, int], stamped: bool
+):
+    common = {"steps": 1000, "samples": 10000, "trained": 100000}
+    found = stamps(result("a", **common), result("b", **common), result("odd", **{**common, **changes}))
+
+    assert bool(found["odd"]) is stamped
+
+
+def test_what_trains_nothing_has_no_budget():
+    """Zero-shot neither gets a stamp nor decides what is common."""
+    nothing = Result("zeroshot", 0, {"ledger": {"tasks": [], "trained": 0}})
+    failed = Result("broken", 0, {}, error="its process ended")
+
+    assert stamps(nothing, failed, result("a")) == {"a": ""}
+
+
+def test_seeds_of_one_label_are_told_apart():
+    found = budget_stamps([result("a"), result("a", seed=1, steps=20), result("b"), result("b", seed=1)])
+
+    assert found["a", 0] == ()
+    assert found["a", 1] == ("unequal: steps ×2",)
+
+
+# The result
+
+
+def test_a_failed_run_stands_in_the_table_with_its_sentence(run_tiny: Callable[..., Any]):
+    both = Comparison(
+        (run_tiny("zeroshot"), Result("hide", 0, {}, error="no feature encoder", user_error=True))
+    )
+
+    assert [one.label for one in both.failed] == ["hide"]
+    assert list(both.matrix) == [("zeroshot", 0)]
+    assert "no feature encoder" in both.table().markdown()
+
+
+def test_stamps_reach_the_table(run_tiny: Callable[..., Any]):
+    runs = [run_tiny("finetune"), run_tiny("ewc"), run_tiny("hide", recipe={"epochs": 2})]
+    printed = Comparison(tuple(runs)).table().markdown()
+
+    assert printed.count("unequal: steps ×2, samples ×2") == 1
+
+
+# Before anything starts
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let starting a worker fail the test."""
+
+    def start(*_: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(Workers, "_start", start)
+
+
+@pytest.fixture
+def workers_that(monkeypatch: pytest.MonkeyPatch, install: Callable[..., Path]) -> Callable[[str], None]:
+    """Replace the worker's program; `mini_stream:load` is a benchmark that loads without torch."""
+    install("mini-stream", modules={"mini_stream": STREAM})
+    popen = comparison.subprocess.Popen
+
+    def replace_program(program: str) -> None:
+        monkeypatch.setattr(
+            comparison.subprocess,
+            "Popen",
+            lambda command, **settings: popen([command[0], "-c", program], **settings),
+        )
+
+    return replace_program
+
+
+def job(name: str, out: Path, **changes: Any) -> Job:
+    return Job((Choice(name),), "cl_zoo.testing:load_tiny", device="cpu", out=str(out), **changes)
+
+
+def test_one_run_stands_once_in_a_comparison(no_processes: None, tmp_path: Path):
+    with pytest.raises(PluginError, match="finetune stands twice in the comparison; name it once"):
+        compare([job("finetune", tmp_path), job("finetune", tmp_path)])
+
+
+def test_an_unknown_name_stops_a_comparison_before_its_first_run(
+    tmp_path: Path, workers_that: Callable[[str], None]
+):
+    """The second method is misspelt; one worker looks everything up before the first, sound one starts."""
+    workers_that(
+        "import sys, json\n"
+        "from cl_zoo.runs.job import Job, prepare\n"
+        "from cl_zoo.errors import ClZooError\n"
+        "for line in sys.stdin:\n"
+        "    try: [prepare(Job.from_json(one)) for one in json.loads(line)['check']]\n"
+        "    except ClZooError as error: print(json.dumps({'event': 'refused', 'message': str(error)}), flush=True)\n"
+    )
+    events: list[dict[str, Any]] = []
+    jobs = [replace(job(name, tmp_path), benchmark="mini_stream:load") for name in ("zeroshot", "hid")]
+    with pytest.raises(PluginError, match="no method is called 'hid'; did you mean 'hide'"):
+        compare(jobs, processes=1, watch=events.append)
+
+    assert events == []
+    assert [path.name for path in tmp_path.iterdir() if path.name != "site"] == ["logs"]
+
+
+def test_a_worker_that_dies_is_replaced_and_its_log_is_kept(
+    tmp_path: Path, workers_that: Callable[[str], None]
+):
+    """The job at hand fails with the code; the next one gets a process again."""
+    workers_that(
+        "import json, os, sys\nfor line in sys.stdin:\n    job = json.loads(line)['run']\n"
+        "    print('said', file=sys.stderr, flush=True)\n"
+        "    if job['seed'] == 1: os._exit(9)\n"
+        "    print(json.dumps({'event': 'answered', 'run': '', 'facts': {}}), flush=True)\n"
+    )
+    with Workers(1, [], tmp_path) as workers:
+        events = list(workers.run([job("a", tmp_path, seed=seed) for seed in range(3)]))
+
+    assert [(place, event["event"]) for place, event in events] == [
+        (0, "answered"),
+        (1, "failed"),
+        (2, "answered"),
+    ]
+    assert events[1][1]["message"] == f"its process ended with code 9; see {tmp_path}/logs/worker-0.log"
+    assert (tmp_path / "logs" / "worker-0.log").read_text() == "said\n" * 3
+
+
+def test_an_interrupted_comparison_ends_its_workers(tmp_path: Path, workers_that: Callable[[str], None]):
+    """Ctrl-C reaches the parent alone; the worker in the middle of a job is ended with it."""
+    workers_that(
+        "import sys, time\nfor line in sys.stdin:\n"
+        '    print(\'{"event": "progress"}\', flush=True)\n    time.sleep(60)\n'
+    )
+    started: list[Workers] = []
+
+    def interrupted() -> None:
+        with Workers(2, [], tmp_path) as workers:
+            started.append(workers)
+            for _ in workers.run([job("a", tmp_path), job("b", tmp_path)]):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [process.poll() for process in started[0]._processes] == [-15, -15]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"backbone": "lava"}, "no backbone is called 'lava'; did you mean 'llava'"),
+        ({"backbone": "./no/folder"}, "backbone ./no/folder: no such folder"),
+        ({"device": "tpu"}, "--device tpu: unknown"),
+        ({"benchmark": "minni"}, "no benchmark is called 'minni'"),
+        ({"limit": 0}, "--limit must be at least 1, got 0"),
+        ({"recipe": {"epoch": 1}}, "recipe has no key 'epoch'"),
+        ({"cells": "all"}, "--cells all"),
+    ],
+)
+def test_a_worker_looks_up_everything_that_a_job_names(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+):
+    with pytest.raises(ClZooError, match=sentence):
+        check([replace(job("zeroshot", tmp_path), **changes).to_json()])
+
+
+def test_jobs_survive_their_way_to_a_worker(tmp_path: Path):
+    choices = (Choice("hide", {"variant": "released"}), Choice("cka", probe=True))
+    one = Job(choices, "mini", seed=3, recipe={"lr.adapters": 1e-3}, out=str(tmp_path))
+
+    assert Job.from_json(comparison.json.loads(comparison.json.dumps(one.to_json()))) == one
+    assert one.label == "hide[variant=released]"
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "found"), [("0,2", "auto", ["0", "2"]), ("", "auto", []), ("0", "cpu", [])]
+)
+def test_runs_are_shared_out_over_the_visible_accelerators(
+    monkeypatch: pytest.MonkeyPatch, visible: str, device: str, found: list[str]
+):
+    monkeypatch.setattr(comparison.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    assert accelerators(device) == found
+
+
+# Progress
+
+ABOUT = {"label": "hide", "seed": 0}
+EVENTS: list[dict[str, Any]] = [
+    {**ABOUT, "event": "progress", "phase": "start", "run": "tiny-hide-s0-1", "tasks": ["colour", "side"]},
+    {**ABOUT, "event": "progress", "phase": "train", "task": "colour", "index": 0, "step": 1, "steps": 2, "terms": {"task": 2.0}},
+    {**ABOUT, "event": "progress", "phase": "train", "task": "colour", "index": 0, "step": 2, "steps": 2, "terms": {"task": 1.5}},
+    {**ABOUT, "event": "progress", "phase": "after_task", "task": "colour", "index": 0},
+    {**ABOUT, "event": "progress", "phase": "answer", "task": "colour", "index": 0, "cell": 0},
+    {**ABOUT, "event": "finished", "last": 50.0, "seconds": 3.2},
+    {"label": "ewc", "seed": 1, "event": "failed", "message": "no [space] left"},
+]  # fmt: skip
+
+
+def test_off_a_terminal_progress_is_plain_lines():
+    written = io.StringIO()
+    with progress_for(Console(file=written, width=60), 2) as watch:
+        assert isinstance(watch, Lines)
+        for event in EVENTS:
+            watch(event)
+    lines = [line.partition("] ")[2] for line in written.getvalue().splitlines()]
+
+    assert lines == [
+        "hide, seed 0: run tiny-hide-s0-1",
+        "hide, seed 0: learnt colour in 2 steps (task 1.500)",
+        "hide, seed 0: finished, Last 50.00, 3 s (1 of 2)",
+        "ewc, seed 1: failed: no [space] left (2 of 2)",
+    ]
+    assert "\x1b" not in written.getvalue()
+
+
+def test_on_a_terminal_each_run_has_a_bar():
+    written = io.StringIO()
+    with progress_for(Console(file=written, force_terminal=True, width=120), 2) as watch:
+        assert isinstance(watch, Bars)
+        for event in EVENTS:
+            watch(event)
+
+    assert "hide, seed 0" in written.getvalue()
+    assert "finished, Last 50.00, 3 s" in written.getvalue()
+    assert "no [space] left" in written.getvalue()

@@ -1,0 +1,24 @@
+"""Every installed method keeps every promise; a new one is covered by being installed."""
+
+from __future__ import annotations
+
+import pytest
+
+from cl_zoo.names import METHODS, installed
+from cl_zoo.testing import PROMISES, SLOW, check_promise
+
+NAMES = [one.name for one in installed(METHODS) if one.distribution == "cl-zoo"]
+STACKS = ["moelora+ewc", "olora+lwf", "hide+replay", "hide[variant=released]", "hide+cka"]
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+@pytest.mark.parametrize("name", [*NAMES, *STACKS])
+def test_a_method_keeps_its_promise(name: str, promise: str) -> None:
+    check_promise(name, promise)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("promise", SLOW)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_keeps_its_promise_in_several_processes(name: str, promise: str) -> None:
+    check_promise(name, promise)

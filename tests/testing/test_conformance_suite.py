@@ -1,0 +1,193 @@
+"""The suite itself: a sound method passes, and each broken one is caught by the promise that it breaks and by no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cl_zoo import testing
+from cl_zoo.errors import OptionError, PluginError
+from cl_zoo.testing import ConformanceError, check_method, check_promise
+from cl_zoo.testing.conformance.check import ALL, PROMISES, SLOW, Undecided, verdicts
+
+BROKEN = Path(__file__).with_name("broken_methods.py")
+
+BREAKS = {
+    "TakesAnything": "options",
+    "Unseeded": "seeds",
+    "NamesByTask": "streams",
+    "NeedsTwoTasks": "streams",
+    "InertTerm": "terms",
+    "InertRegulariser": "terms",
+    "InfiniteTerm": "terms",
+    "InfiniteGradient": "terms",
+    "MovesOldExpert": "frozen",
+    "TrainsBackbone": "frozen",
+    "MergesIntoBackbone": "frozen",
+    "KeepsAnObject": "state",
+    "ForgetsAnchors": "saving",
+    "ForgetsCount": "resuming",
+    "BatchWideRoute": "batches",
+    "ReadsPadding": "batches",
+    "PeeksAtIds": "identity",
+    "PeeksAtFiles": "identity",
+    "CountsQuestions": "identity",
+    "PeeksAtBudget": "identity",
+    "MergesForAnswering": "answering",
+    "CountsAnswering": "answering",
+    "MeanAsScalar": "micro_batches",
+    "MeanOfMeans": "micro_batches",
+    "DropsRoute": "checkpointing",
+    "HidesExperts": "ledger",
+    "HidesAnchors": "ledger",
+    "CountsTooMuch": "ledger",
+    "Meddles": "probe",
+}
+"""Which promise each broken method breaks."""
+
+
+def broken(name: str, *, slow: bool = False) -> dict[str, str]:
+    """The promises that a method of the file breaks, with the sentences."""
+    found = verdicts(f"{BROKEN}:{name}", {}, slow=slow)
+    return {promise: str(v) for promise, _, v in found if isinstance(v, ConformanceError)}
+
+
+def test_a_sound_method_keeps_every_promise() -> None:
+    found = {promise: verdict for promise, _, verdict in verdicts(f"{BROKEN}:Sound", {})}
+
+    assert {promise for promise, verdict in found.items() if verdict is not None} == {"probe"}
+    assert isinstance(found["probe"], Undecided)
+
+
+@pytest.mark.parametrize("name", list(BREAKS))
+def test_a_broken_method_is_caught_by_the_promise_that_it_breaks_and_by_no_other(name: str) -> None:
+    found = broken(name)
+
+    assert set(found) == {BREAKS[name]}, found
+    assert name in found[BREAKS[name]]
+
+
+def test_every_promise_is_broken_by_some_method() -> None:
+    assert set(BREAKS.values()) == set(PROMISES)
+    assert set(ALL) == {*PROMISES, *SLOW}
+
+
+@pytest.mark.slow
+def test_a_share_that_is_never_added_up_is_caught_by_two_processes() -> None:
+    found = broken("OwnShare", slow=True)
+
+    assert set(found) == {"processes"}
+    assert "after 1 tasks" in found["processes"]
+
+
+@pytest.mark.slow
+def test_a_measurement_of_one_share_is_caught_by_two_processes() -> None:
+    """Nine samples in batches of four: one process sees five of them."""
+    found = broken("MeasuresItsShare", slow=True)
+
+    assert set(found) == {"processes"}
+    assert "measured/0/samples" in found["processes"]
+
+
+@pytest.mark.slow
+def test_a_sound_method_is_the_same_in_two_processes() -> None:
+    assert not broken("Sound", slow=True)
+
+
+# How it is called
+
+
+def test_the_first_broken_promise_is_raised_with_name_value_and_place() -> None:
+    with pytest.raises(
+        ConformanceError,
+        match=r"^terms: .*InfiniteTerm, task 0 \(colour\): the term 'log' is not finite$",
+    ) as caught:
+        check_method(f"{BROKEN}:InfiniteTerm")
+
+    assert caught.value.promise == "terms"
+
+
+def test_options_are_those_of_the_first_plugin() -> None:
+    with pytest.raises(
+        ConformanceError, match=r"InertTerm\[strength=0.5\], tasks CSC: the term 'shrink' never"
+    ):
+        check_promise(f"{BROKEN}:InertTerm", "terms", strength=0.5)
+    with pytest.raises(OptionError, match="has no option 'strenght'; did you mean 'strength'"):
+        check_method(f"{BROKEN}:Sound", strenght=1)
+
+
+def test_what_does_not_apply_or_cannot_be_told_is_skipped() -> None:
+    with pytest.raises(Undecided, match="Sound is no probe"):
+        check_promise(f"{BROKEN}:Sound", "probe")
+    with pytest.raises(Undecided, match="since another promise is broken: frozen: "):
+        check_promise(f"{BROKEN}:TrainsBackbone", "resuming")
+
+
+def test_a_stack_is_checked_as_a_whole() -> None:
+    name = f"{BROKEN}:Sound+{BROKEN}:InertRegulariser"
+    check_promise(name, "seeds")
+    with pytest.raises(
+        ConformanceError, match=r"InertRegulariser\+.*InfiniteTerm, task 0 \(colour\): the term"
+    ):
+        check_promise(f"{BROKEN}:InertRegulariser+{BROKEN}:InfiniteTerm", "terms")
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: check_promise(f"{BROKEN}:Sound", "sead"), OptionError),
+        (lambda: check_method("no_such_method"), PluginError),
+        (lambda: check_method(f"{BROKEN}:NoSuchClass"), PluginError),
+    ],
+)
+def test_a_bad_argument_is_no_broken_promise(call: Callable[[], None], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        call()
+
+
+def test_the_suite_is_found_where_methods_are_tested() -> None:
+    assert testing.PROMISES == PROMISES
+    assert not hasattr(testing, "check_everything")
+
+
+def test_the_command_says_of_each_promise_whether_it_holds(cli: Callable[..., Any]) -> None:
+    ended = cli("check", f"{BROKEN}:BatchWideRoute")
+
+    assert ended.code == 1
+    lines = ended.out.splitlines()
+    assert [line.split()[1].rstrip(":") for line in lines if not line.startswith(" ")] == list(PROMISES)
+    wrong = [line for line in lines if line.startswith("BROKEN")]
+    assert len(wrong) == 1
+    assert "BROKEN  batches: an answer depends neither on who else is in the batch" in wrong[0]
+    assert "a batch of 4 and alone" in lines[lines.index(wrong[0]) + 1]
+    assert sum(line.startswith("ok ") for line in lines) == len(PROMISES) - 2
+
+
+def test_the_command_takes_options_and_refuses_what_does_not_exist(cli: Callable[..., Any]) -> None:
+    method = f"{BROKEN}:TakesAnything"
+    assert cli("check", "finetune", "-o", "finetune.no_such=1").code == 2
+    assert cli("check", "no_such_method").code == 2
+    ended = cli("check", method, "-o", f"{method}.strength=0.2")
+    assert "TakesAnything[strength=0.2]: takes the unknown option 'no_such_option'" in ended.out
+    assert ended.code == 1
+
+
+def test_the_number_of_threads_does_not_matter_and_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls the suite may have two threads, whose sums need not end in the same bits."""
+    seen = []
+
+    def watching(subject: object) -> None:
+        """how many threads compute"""
+        seen.append(torch.get_num_threads())
+
+    monkeypatch.setitem(ALL, "watching", watching)
+    torch.set_num_threads(2)
+    try:
+        check_promise("finetune", "watching")
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(1)
