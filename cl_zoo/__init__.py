@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cl_zoo._version import __version__ as __version__
 from cl_zoo.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from cl_zoo.processes import share, total
     from cl_zoo.recipe.recipe import Recipe
     from cl_zoo.tasks import Benchmark, Sample, Task, TaskData
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Backbone",

@@ -7,17 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.cli.catalogue import every_method
-from cl_zoo.contract.choices import Choice, parse_stack
+from cl_zoo.contract.plugins import every_method
 from cl_zoo.errors import OptionError, full_disk_named, nearest
+from cl_zoo.names import Options, stack
 from cl_zoo.runs.comparison import Comparison, Result, Watch, load_result
 from cl_zoo.runs.comparison import compare as run_all
 from cl_zoo.runs.job import Job, execute, load_benchmark
 from cl_zoo.runs.manifest import finish
 from cl_zoo.scoring.scorer import Scorer
-
-Options = Mapping[str, Mapping[str, Any]]
-"""Option values by plugin name: `{"ewc": {"strength": 100}}`."""
 
 
 def run(
@@ -117,26 +114,6 @@ def load(
         RunError: it has no readable manifest.
     """
     return load_result(Path(run_folder), backbone=backbone, features=features, device=device)
-
-
-def stack(
-    method: str, with_: Sequence[str], probes: Sequence[str], options: Options, *, strict: bool = True
-) -> tuple[Choice, ...]:
-    """The choices that a method expression, further plugins, probes and options make together.
-
-    Raises:
-        OptionError: options are given for a plugin that is not in the stack (unless not `strict`).
-    """
-    choices = [choice for text in (method, *with_) for choice in parse_stack(text)]
-    choices += [replace(choice, probe=True) for text in probes for choice in parse_stack(text)]
-    if strict:
-        for name in options.keys() - {choice.name for choice in choices}:
-            raise OptionError(
-                f"options are given for {name!r}, which is not in the stack{nearest(name, [c.name for c in choices])}"
-            )
-    return tuple(
-        replace(choice, options={**choice.options, **options.get(choice.name, {})}) for choice in choices
-    )
 
 
 def _all_used(options: Options, jobs: Sequence[Job]) -> None:

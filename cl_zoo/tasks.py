@@ -11,14 +11,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from PIL import Image
 
 from cl_zoo.errors import DataError, OptionError, nearest
-
-if TYPE_CHECKING:
-    from cl_zoo.data.schema import Description
 
 ImageSource = Image.Image | Path
 """An image in memory or the path of its file."""
@@ -103,7 +100,6 @@ class Benchmark:
         default_backbone: name of the backbone used when none is named.
         recipe: recipe values that replace the general defaults, by dotted key.
         data_hash: identifies the data; part of every run's id.
-        description: what it was made from, where a file describes it.
     """
 
     name: str
@@ -113,7 +109,6 @@ class Benchmark:
     default_backbone: str
     data_hash: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    description: Description | None = None
 
     def __post_init__(self) -> None:
         for what in ("name", "letter"):

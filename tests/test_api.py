@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 import cl_zoo
-from cl_zoo.api import stack
-from cl_zoo.contract.choices import Choice
 from cl_zoo.errors import OptionError, PluginError
+from cl_zoo.names import Choice, stack
 from cl_zoo.runs.comparison import Result
 
 

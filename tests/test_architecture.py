@@ -17,9 +17,8 @@ ENGINE = Path(cl_zoo.__file__).parent
 
 FLOORS = """
 __main__
-cl_zoo
-api cli
-inspection planning export
+cl_zoo cli
+api inspection planning export
 runs testing
 engine report
 nn contract scoring

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import cl_zoo
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.contract.plugins import load_class
-from cl_zoo.names import METHODS, installed
+from cl_zoo.names import METHODS, installed, parse_stack
 
 pytestmark = [
     pytest.mark.gpu,

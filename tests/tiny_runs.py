@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.engine.run import Run
+from cl_zoo.names import parse_stack
 from cl_zoo.nn.bank import BankLayer, ExpertBank
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe

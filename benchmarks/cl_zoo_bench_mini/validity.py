@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 import cl_zoo
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
 from cl_zoo.engine.learning import Learner
 from cl_zoo.engine.streams import expected
+from cl_zoo.names import parse_stack
 from cl_zoo.nn.bank import ExpertBank, adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe

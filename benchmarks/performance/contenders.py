@@ -17,12 +17,12 @@ from torch.nn import functional as F
 
 from cl_zoo import Backbone, Sample, Task
 from cl_zoo.batches import seed_everything
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
 from cl_zoo.engine.learning import Learner
 from cl_zoo.engine.run import placed
 from cl_zoo.engine.streams import TaskBatches
+from cl_zoo.names import parse_stack
 
 NEW_TOKENS = 8
 """Of each answer that is generated; random weights do not end one earlier."""

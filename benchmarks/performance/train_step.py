@@ -27,10 +27,9 @@ from contenders import Answering, Bare, Engine, at_task
 from ground import DISTINCT, SIZES, Ground, make_ground
 from results import command, machine, positive, versions, write
 
-from cl_zoo.cli.catalogue import every_method
-from cl_zoo.contract.choices import parse_stack, split
-from cl_zoo.contract.plugins import Plugins, load_class
+from cl_zoo.contract.plugins import Plugins, every_method, load_class
 from cl_zoo.errors import ClZooError, OptionError
+from cl_zoo.names import parse_stack, split
 from cl_zoo.processes import World
 
 WARMUP = 1

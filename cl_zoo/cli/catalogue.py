@@ -220,19 +220,6 @@ def _plain(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple | list) else str(value)
 
 
-def every_method() -> list[str]:
-    """Names of all installed methods that are no probes; one that cannot be imported is among them, and says so when it runs."""
-    found = []
-    for one in installed(METHODS):
-        try:
-            measures = getattr(load_class(one.name), "probe", False)
-        except ClZooError:
-            measures = False
-        if not measures:
-            found.append(one.name)
-    return found
-
-
 def documentation(name: str) -> str:
     """The docstring of a method's module, else of its class."""
     plugin = load_class(name)

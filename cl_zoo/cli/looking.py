@@ -43,7 +43,7 @@ def ledger(
     as_json: AsJson = False,
 ) -> None:
     """Count what a method trains, stores and uses on a model's real shapes; no weights, no data, no network."""
-    from cl_zoo.api import stack
+    from cl_zoo.names import stack
     from cl_zoo.planning.sizes import as_sheet, shapes, sizes
     from cl_zoo.recipe.recipe import build_recipe
 
@@ -120,8 +120,8 @@ def forecast(
     as_json: AsJson = False,
 ) -> None:
     """Estimate what a comparison will cost; no weights, no data and no GPU are needed."""
-    from cl_zoo.api import expanded, stack
-    from cl_zoo.contract.choices import split
+    from cl_zoo.api import expanded
+    from cl_zoo.names import split, stack
     from cl_zoo.planning.forecast import outlook
 
     planner, named, assumed = outlook.plan(

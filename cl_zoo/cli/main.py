@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cl_zoo import __version__
+from cl_zoo._version import __version__
 from cl_zoo.cli import data, looking, models
 from cl_zoo.cli.flags import (
     AsJson,
@@ -157,7 +157,7 @@ def compare(
     """Run several methods at one budget, in parallel, and print one table."""
     from cl_zoo.api import compare as compare_all
     from cl_zoo.api import expanded
-    from cl_zoo.contract.choices import split
+    from cl_zoo.names import split
     from cl_zoo.report.table import known_scoring
     from cl_zoo.runs.job import load_benchmark
     from cl_zoo.runs.progress import progress_for
@@ -254,7 +254,3 @@ def _show(comparison: Any, scoring: str, as_json: bool, as_markdown: bool) -> No
         print(table.markdown())
     else:
         table.show(_console())
-
-
-if __name__ == "__main__":
-    main()

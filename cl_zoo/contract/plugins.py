@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 from pydantic import BaseModel
 
-from cl_zoo.contract.choices import Choice
 from cl_zoo.contract.hookspecs import PROJECT, HookSpecs
 from cl_zoo.errors import ClZooError, PluginError, first_line, nearest
-from cl_zoo.names import METHODS, load
+from cl_zoo.names import METHODS, Choice, installed, load
 from cl_zoo.recipe.recipe import validated
 from cl_zoo.tasks import source_hash
 
@@ -87,6 +86,19 @@ def make(choice: Choice) -> Any:
         raise PluginError(
             f"{choice.name}: making the plugin failed with {type(error).__name__}: {first_line(error)}; repair its __init__"
         ) from error
+
+
+def every_method() -> list[str]:
+    """Names of all installed methods that are no probes; one that cannot be imported is among them, and says so when it runs."""
+    found = []
+    for one in installed(METHODS):
+        try:
+            measures = getattr(load_class(one.name), "probe", False)
+        except ClZooError:
+            measures = False
+        if not measures:
+            found.append(one.name)
+    return found
 
 
 class Plugins:

@@ -1,6 +1,6 @@
 """Benchmarks made from a description: `--benchmark my.yaml`, and `load = Described(HERE / "mine.yaml")` in a package of one's own.
 
-The format of the file is in `cl_zoo.data.descriptions`.
+The format of the file is in `cl_zoo.data.schema`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cl_zoo.contract.choices import split
 from cl_zoo.data.needs import ANSWER, NEEDS
 from cl_zoo.data.schema import (
     Description,
@@ -24,7 +23,7 @@ from cl_zoo.data.schema import (
 )
 from cl_zoo.data.splits import Plan, Roots, Split
 from cl_zoo.errors import DataError, OptionError, PluginError
-from cl_zoo.names import BENCHMARKS, load
+from cl_zoo.names import BENCHMARKS, load, split
 from cl_zoo.tasks import Benchmark, TaskData
 
 __all__ = ["Described", "Description", "ReferenceSource", "Source", "SplitSource", "TaskSource"]
@@ -212,7 +211,6 @@ def _benchmark(
         default_backbone=about.backbone,
         data_hash=_hash(text, about, bases),
         recipe=about.recipe,
-        description=about,
     )
 
 

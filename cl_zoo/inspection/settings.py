@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.errors import ClZooError, nearest
 from cl_zoo.inspection.findings import Finding
-from cl_zoo.names import BACKBONES, METHODS, find
+from cl_zoo.names import BACKBONES, METHODS, find, parse_stack
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.scoring.scorer import METRICS
 from cl_zoo.tasks import Benchmark

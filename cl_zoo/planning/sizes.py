@@ -20,12 +20,12 @@ from cl_zoo.backbones.checkpoints import FAMILIES, family_of
 from cl_zoo.backbones.internvl import InternVL
 from cl_zoo.backbones.llava import Llava
 from cl_zoo.backbones.qwen import Qwen
-from cl_zoo.contract.choices import Choice
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import assign_parts
 from cl_zoo.engine.ledger import active, stored
 from cl_zoo.engine.run import placed
 from cl_zoo.errors import BackboneError, ClZooError, PluginError, first_line, nearest
+from cl_zoo.names import Choice
 from cl_zoo.nn.bank import standing_still
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.report.sheets import UNKNOWN, Entry, Line, Section, Sheet, as_text

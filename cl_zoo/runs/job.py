@@ -15,15 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo import __version__
+from cl_zoo._version import __version__
 from cl_zoo.backbones.checkpoints import family_of
 from cl_zoo.backbones.templates import resolve
-from cl_zoo.contract.choices import Choice
 from cl_zoo.contract.plugins import Plugins, source_of
 from cl_zoo.data.benchmarks import benchmark_loader, made
 from cl_zoo.engine.folder import RunFolder, run_id
 from cl_zoo.errors import BackboneError, OptionError, nearest
-from cl_zoo.names import BACKBONES, installed, load
+from cl_zoo.names import BACKBONES, Choice, installed, load
 from cl_zoo.recipe.recipe import Recipe, build_recipe
 from cl_zoo.runs.manifest import scorable
 from cl_zoo.tasks import Benchmark, TaskData, source_hash

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from cl_zoo_bench_coin import load as coin
 
-from cl_zoo.contract.choices import Choice
 from cl_zoo.errors import DataError, OptionError
-from cl_zoo.names import load
+from cl_zoo.names import Choice, load
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.runs.job import Job, load_benchmark, prepare
 

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from cl_zoo_bench_ucit import load as ucit
 
-from cl_zoo.contract.choices import Choice
 from cl_zoo.errors import DataError
 from cl_zoo.features.encoder import open_image
-from cl_zoo.names import load
+from cl_zoo.names import Choice, load
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.runs.job import Job, load_benchmark, prepare
 

@@ -187,7 +187,7 @@ def test_an_interrupted_run_goes_on_and_answers_the_same(
     )
     command = ["run", "finetune", "--with", f"{plugin}:Slow", *TINY, "--out", str(tmp_path / "runs")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cl_zoo.cli.main", *command],
+        [sys.executable, "-m", "cl_zoo", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from cl_zoo import names
 from cl_zoo.cli import catalogue
-from cl_zoo.contract.choices import Choice, parse_stack, split
 from cl_zoo.contract.plugins import Plugins, load_class
 from cl_zoo.errors import PluginError
-from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, find, installed, load
+from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, Choice, find, installed, load, parse_stack, split
 
 MINE = '''
 """Mine: a method of somebody else.

@@ -430,7 +430,7 @@ def described_by(tmp_path: Path, hub: Hub, sources: str) -> Path:
 def command(hub: Hub, *arguments: object) -> subprocess.CompletedProcess[str]:
     """`cl-zoo data fetch` in a process of its own: the library reads the hub's address when it is imported."""
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-    line = [sys.executable, "-m", "cl_zoo.cli.main", "data", "fetch", *map(str, arguments)]
+    line = [sys.executable, "-m", "cl_zoo", "data", "fetch", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, check=False, env=environment, timeout=60)
 
 

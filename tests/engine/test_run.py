@@ -16,12 +16,12 @@ from torch import Tensor, nn
 import cl_zoo.engine.learning
 from cl_zoo import Batch, Sample, Task, hookimpl
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.engine.run import Run
 from cl_zoo.engine.streams import TaskBatches, Union
 from cl_zoo.errors import PluginError, RunError
+from cl_zoo.names import parse_stack
 from cl_zoo.nn.bank import adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe

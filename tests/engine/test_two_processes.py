@@ -26,7 +26,7 @@ RUN = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from cl_zoo.contract.choices import parse_stack
+from cl_zoo.names import parse_stack
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.engine.run import Run
 from cl_zoo.contract.plugins import Plugins

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.errors import BackboneError, OptionError
 from cl_zoo.features.shelves import STRIDE
+from cl_zoo.names import parse_stack
 from cl_zoo.planning.forecast.gpus import GPUS, find_gpu
 from cl_zoo.planning.forecast.outlook import plan, totals
 from cl_zoo.planning.forecast.planner import (

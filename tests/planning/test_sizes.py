@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.errors import BackboneError, PluginError
+from cl_zoo.names import parse_stack
 from cl_zoo.planning.sizes import Size, as_sheet, published, shapes, sizes
 from cl_zoo.recipe.recipe import build_recipe
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch, task_loss
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import Learner
 from cl_zoo.engine.run import Run
+from cl_zoo.names import parse_stack
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import forward
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.engine.run import Run
 from cl_zoo.errors import BackboneError
+from cl_zoo.names import parse_stack
 from cl_zoo.nn.anchors import Anchors, View
 from cl_zoo.nn.bank import ExpertBank
 from cl_zoo.planning.sizes import shapes, sizes

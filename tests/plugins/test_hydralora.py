@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import forward, task_loss
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import assign_parts
 from cl_zoo.errors import OptionError
+from cl_zoo.names import parse_stack
 from cl_zoo.nn.bank import BankLayer, ExpertBank, adapters
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.testing import tiny_backbone, tiny_benchmark

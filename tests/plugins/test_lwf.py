@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from cl_zoo import Recipe, hookimpl
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch, forward
-from cl_zoo.contract.choices import parse_stack
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import recompute_activations
 from cl_zoo.engine.run import Run
+from cl_zoo.names import parse_stack
 from cl_zoo.nn.bank import BankLayer, adapters
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task

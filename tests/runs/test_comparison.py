@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cl_zoo.contract.choices import Choice
 from cl_zoo.errors import ClZooError, PluginError
+from cl_zoo.names import Choice
 from cl_zoo.runs import comparison
 from cl_zoo.runs.comparison import Comparison, Result, Workers, accelerators, budget_stamps, compare
 from cl_zoo.runs.job import Job

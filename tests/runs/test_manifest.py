@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cl_zoo.contract.choices import Choice
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.errors import DataError
+from cl_zoo.names import Choice
 from cl_zoo.runs.comparison import Comparison, load_result
 from cl_zoo.runs.job import Job, prepare
 from cl_zoo.runs.manifest import finish

@@ -33,12 +33,11 @@ from typing import Any
 import torch
 
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.contract.choices import Choice
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
 from cl_zoo.errors import BackboneError
 from cl_zoo.features.shelves import STRIDE
-from cl_zoo.names import BACKBONES, load
+from cl_zoo.names import BACKBONES, Choice, load
 from cl_zoo.planning.forecast.gpus import Gpu
 from cl_zoo.planning.forecast.plans import Look, TaskLoad
 from cl_zoo.planning.sizes import Size, published, shapes, sizes

@@ -31,9 +31,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cl_zoo.api import stack
-from cl_zoo.contract.choices import Choice, parse_stack
 from cl_zoo.errors import OptionError, nearest
+from cl_zoo.names import Choice, parse_stack, stack
 from cl_zoo.testing.conformance import promises
 from cl_zoo.testing.conformance.moments import ConformanceError, Moment, far, flat, told
 from cl_zoo.testing.conformance.promises import Promise, needs, seeds, sequential

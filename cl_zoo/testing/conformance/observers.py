@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
-from cl_zoo.contract.choices import Choice
 from cl_zoo.contract.plugins import Plugins
+from cl_zoo.names import Choice
 from cl_zoo.processes import World
 from cl_zoo.tasks import Task
 from cl_zoo.testing.conformance.moments import ConformanceError, Moment, far, place_of

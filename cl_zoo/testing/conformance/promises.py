@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cl_zoo.contract.choices import Choice
 from cl_zoo.contract.plugins import HOOKS, Plugins, load_class
 from cl_zoo.engine.ledger import answering_state, own_state, state_tensors, tensors_in
 from cl_zoo.errors import OptionError
+from cl_zoo.names import Choice
 from cl_zoo.testing.conformance.moments import (
     ConformanceError,
     Moment,

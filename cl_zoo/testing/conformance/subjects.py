@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import prepare
-from cl_zoo.contract.choices import Choice
 from cl_zoo.contract.plugins import Plugins, load_class
+from cl_zoo.names import Choice
 from cl_zoo.tasks import Sample
 from cl_zoo.testing.conformance.moments import ConformanceError, told
 from cl_zoo.testing.conformance.trials import STREAM, Watched, tasks, trial

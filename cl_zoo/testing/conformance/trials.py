@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.contract.choices import Choice
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.engine.ledger import own_state
 from cl_zoo.engine.run import Lesson, Run
 from cl_zoo.errors import PluginError
+from cl_zoo.names import Choice
 from cl_zoo.nn.bank import BankLayer, standing_still
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, TaskData
