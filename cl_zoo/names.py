@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_zoo.errors import OptionError, PluginError, first_line, nearest
-from cl_zoo.recipe.recipe import parse_pairs
+from cl_zoo.recipe.keys import parse_pairs
 from cl_zoo.tasks import source_hash
 
 METHODS, BENCHMARKS, BACKBONES = "cl_zoo.methods", "cl_zoo.benchmarks", "cl_zoo.backbones"

@@ -74,7 +74,8 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def values(recipe: str | None, sets: list[str] | None) -> dict[str, Any]:
     """Recipe values by dotted key: those of the named recipe or file, with `--set` over them."""
-    from cl_zoo.recipe.recipe import layered, parse_pairs, read_recipe
+    from cl_zoo.recipe.keys import parse_pairs, read_recipe
+    from cl_zoo.recipe.recipe import layered
 
     return layered(read_recipe(recipe) if recipe else {}, parse_pairs(sets or [], "--set"))
 
@@ -82,7 +83,7 @@ def values(recipe: str | None, sets: list[str] | None) -> dict[str, Any]:
 def options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
     """Option values by plugin name."""
     from cl_zoo.errors import OptionError
-    from cl_zoo.recipe.recipe import parse_pairs
+    from cl_zoo.recipe.keys import parse_pairs
 
     found: dict[str, dict[str, Any]] = {}
     for key, value in parse_pairs(pairs or [], "-o").items():

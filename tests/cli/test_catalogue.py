@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cl_zoo.cli.catalogue import aligned
-from cl_zoo.recipe.recipe import Recipe, flatten
+from cl_zoo.recipe.keys import flatten
+from cl_zoo.recipe.recipe import Recipe
 
 DESCRIPTION = """
 name: birds

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cl_zoo.errors import OptionError
-from cl_zoo.recipe.recipe import (
-    Recipe,
-    build_recipe,
-    flatten,
-    parse_pairs,
-    read_recipe,
-    recipe_settings,
-    recipes,
-)
+from cl_zoo.recipe.keys import flatten, parse_pairs, read_recipe, recipe_settings, recipes
+from cl_zoo.recipe.recipe import Recipe, build_recipe
 
 KEY = st.from_regex(r"[a-z]{1,6}", fullmatch=True)
 NESTED = st.recursive(
