@@ -50,7 +50,8 @@ from torch import Tensor, nn
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl
 from cl_zoo.nn.anchors import Anchors, Routed, image_view, state_view, text_view
-from cl_zoo.nn.bank import BankLayer, ExpertBank, adapters
+from cl_zoo.nn.bank import ExpertBank, adapters
+from cl_zoo.nn.layer import BankLayer
 from cl_zoo.nn.mixes import PerSample
 
 FUSED = "fused"

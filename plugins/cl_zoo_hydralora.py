@@ -28,7 +28,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from cl_zoo import Backbone, Recipe, hookimpl
-from cl_zoo.nn.bank import BankLayer, ExpertBank, adapters
+from cl_zoo.nn.bank import ExpertBank, adapters
+from cl_zoo.nn.layer import BankLayer
 from cl_zoo.nn.mixes import SharedDown
 
 

@@ -41,7 +41,8 @@ from torch.utils.checkpoint import checkpoint
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
 from cl_zoo.batches import forward, pieces
-from cl_zoo.nn.bank import BankLayer, ExpertBank, adapters, full_precision, standing_still
+from cl_zoo.nn.bank import ExpertBank, adapters, standing_still
+from cl_zoo.nn.layer import BankLayer, full_precision
 
 
 class ModelTailor:

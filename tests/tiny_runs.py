@@ -15,7 +15,8 @@ from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.engine.run import Run
 from cl_zoo.names import parse_stack
-from cl_zoo.nn.bank import BankLayer, ExpertBank
+from cl_zoo.nn.bank import ExpertBank
+from cl_zoo.nn.layer import BankLayer
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, TaskData

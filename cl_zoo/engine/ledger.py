@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.nn.bank import BankLayer
+from cl_zoo.nn.layer import BankLayer
 
 AROUND = ("build_model", "before_task", "rehearse", "after_task")
 """Hooks that run neither inside the training steps nor inside the evaluation."""

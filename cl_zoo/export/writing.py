@@ -28,7 +28,7 @@ from cl_zoo.engine.folder import write_json
 from cl_zoo.errors import OptionError, full_disk_named
 from cl_zoo.export.card import Base, card
 from cl_zoo.export.folding import Folded, Update, fold
-from cl_zoo.nn.bank import BankLayer
+from cl_zoo.nn.layer import BankLayer
 from cl_zoo.runs.restore import Restored, restore
 
 CONTENT = {"format": "pt"}

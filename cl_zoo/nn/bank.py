@@ -19,19 +19,18 @@ only door; adding an adapter freezes the modules outside the tuner, so `ExpertBa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cl_zoo.errors import OptionError
+from cl_zoo.nn.layer import BankConfig, BankLayer
 from cl_zoo.nn.mixes import PerSample
 
 if TYPE_CHECKING:
@@ -40,116 +39,6 @@ if TYPE_CHECKING:
 
 Where = Callable[["BankLayer"], bool]
 """Chooses layers of the bank, for instance `lambda layer: layer.depth == 31`."""
-
-
-@dataclass
-class BankConfig(PeftConfig):  # type: ignore[misc]  # peft's base class is untyped
-    """How one expert is made.
-
-    Attributes:
-        target_modules: regular expression on module paths, matched in full.
-        rank: r of this expert.
-        scale: s = α / r, one value for the whole bank.
-        dropout: probability on x; one mask is shared by all experts of a layer.
-        init_std: standard deviation of A; B starts at zero.
-        reads: name of an expert whose A this one shares, or `None` for its own.
-    """
-
-    target_modules: str = field(default="")
-    rank: int = field(default=8)
-    scale: float = field(default=2.0)
-    dropout: float = field(default=0.0)
-    init_std: float = field(default=0.01)
-    reads: str | None = field(default=None)
-
-
-class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
-    """One adapted linear layer: the frozen W and the experts on it.
-
-    Attributes:
-        path: module path in the model.
-        depth: index of the decoder layer it belongs to, or -1.
-        bank_down, bank_up: A (r, d_in) and B (d_out, r) by expert.
-        bank_mix: module that applies G, or `None` for the identity.
-    """
-
-    adapter_layer_names = ("bank_down", "bank_up")
-    other_param_names = ()
-
-    def __init__(self, base_layer: nn.Linear, path: str, scale: float, dropout: float) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.path, self.scale = path, scale
-        found = re.search(r"layers\.(\d+)\.", path)
-        self.depth = int(found.group(1)) if found else -1
-        self.bank_down = nn.ParameterDict()
-        self.bank_up = nn.ParameterDict()
-        self.bank_dropout: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.bank_mix: nn.Module | None = None
-        self.reads: dict[str, str] = {}
-        self._active_adapter: list[str] = []
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
-
-    def grow(self, name: str, config: BankConfig) -> None:
-        """Add an expert: A ~ N(0, init_std²) or shared, B = 0, in fp32 at least, beside the frozen weight.
-
-        One that shares an A has that A's rank, and stands only where that A stands.
-        """
-        if config.reads is None:
-            down = torch.randn(config.rank, self.in_features, **self.made) * config.init_std
-            self.bank_down[name] = nn.Parameter(down)
-        reads = config.reads or name
-        if reads in self.bank_down:
-            self.reads[name] = reads
-            rank = self.bank_down[reads].shape[0]
-            self.bank_up[name] = nn.Parameter(torch.zeros(self.out_features, rank, **self.made))
-
-    @property
-    def made(self) -> dict[str, Any]:
-        """Device and dtype of new experts: where W is, in fp32 at least."""
-        weight = self.base_layer.weight
-        return {"device": weight.device, "dtype": torch.promote_types(weight.dtype, torch.float32)}
-
-    def readers(self, name: str) -> list[str]:
-        """Other experts of this layer that share the A of the given one."""
-        return [reader for reader, read in self.reads.items() if read == name and reader != name]
-
-    @property
-    def experts(self) -> list[str]:
-        """Names of the active experts that this layer has, in the order in which they were activated."""
-        return [name for name in self._active_adapter if name in self.bank_up]
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """x (..., d_in) to (..., d_out)."""
-        y = cast(Tensor, self.base_layer(x, *args, **kwargs))
-        experts = self.experts
-        if self._disable_adapters or not experts:
-            return y
-        reads = list(dict.fromkeys(self.reads[name] for name in experts))  # a shared A stands once
-        down = _join([self.bank_down[name] for name in reads], dim=0)
-        up = _join([self.bank_up[name] for name in experts], dim=1)
-        # Under autocast the product is taken in its type; a copy of x in fp32 would be made for nothing.
-        seen = x if torch.is_autocast_enabled(x.device.type) else x.to(down.dtype)
-        z = F.linear(self.bank_dropout(seen), down)
-        if self.bank_mix is not None:
-            z = self.bank_mix(z, x, [self.bank_up[name].shape[1] for name in experts])
-        elif len(reads) < len(experts):  # the identity: each B meets the rows of the A it reads
-            pieces = torch.split(z, [self.bank_down[name].shape[0] for name in reads], dim=-1)
-            rows = dict(zip(reads, pieces, strict=True))
-            z = torch.cat([rows[self.reads[name]] for name in experts], -1)
-        return y + F.linear(z * self.scale, up).to(y.dtype)
-
-    def delta(self, experts: Sequence[str] | None = None) -> Tensor:
-        """s · Σ BᵢAᵢ of the given (default: active) experts, (d_out, d_in)."""
-        names = self.experts if experts is None else [name for name in experts if name in self.bank_up]
-        weight = self.base_layer.weight
-        delta = torch.zeros(self.out_features, self.in_features, device=weight.device)
-        with full_precision(weight.device):
-            for name in names:
-                delta = delta + self.scale * self.bank_up[name] @ self.bank_down[self.reads[name]]
-        return delta
 
 
 class ExpertBank(BaseTuner):  # type: ignore[misc]
@@ -436,11 +325,6 @@ def bank_parts(model: nn.Module) -> dict[str, list[str]]:
     return {part: names for part, names in parts.items() if names}
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Inside, products are taken in the type of their factors, under autocast too; nothing to do where there are no values."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
-
-
 @contextmanager
 def standing_still(model: nn.Module) -> Iterator[None]:
     """Whatever is done inside, afterwards the same weights learn and the same experts, mixes and routes answer."""
@@ -463,10 +347,6 @@ def standing_still(model: nn.Module) -> Iterator[None]:
             layer._active_adapter, layer.bank_mix, layer._disable_adapters = active, mix, disabled
         for route, weights in routes:
             route.weights = weights
-
-
-def _join(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
 
 
 def _nameable(name: str) -> None:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from cl_zoo.engine.learning import recompute_activations
-from cl_zoo.nn.bank import BankConfig, BankLayer, ExpertBank, adapters, bank_parts, standing_still
+from cl_zoo.nn.bank import ExpertBank, adapters, bank_parts, standing_still
+from cl_zoo.nn.layer import BankConfig, BankLayer
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, SharedDown, spread
 
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"

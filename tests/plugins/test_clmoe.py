@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import forward
-from cl_zoo.nn.bank import BankLayer, ExpertBank
+from cl_zoo.nn.bank import ExpertBank
+from cl_zoo.nn.layer import BankLayer
 from cl_zoo.nn.mixes import PerToken
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task, TaskData
