@@ -17,25 +17,19 @@ and test files (`.json`) in the place of what was expected.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from cl_zoo.data.records import entries, read_records
 from cl_zoo.errors import DataError, OptionError, nearest
 from cl_zoo.scoring.captions import Captions, Meteor, caption_parts, tokenize
+from cl_zoo.scoring.files import REMEDY, read_answers, read_expected
 from cl_zoo.scoring.judges import Expected, Judge
 from cl_zoo.scoring.rules import RULES, lacking
 
 METRICS = {name: rule.version for name, rule in RULES.items()}
 """Version of each rule; changes whenever the same answers would get another score, and stands in every score."""
-
-REMEDY = "get or write the whole file again"
-
-V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -178,92 +172,6 @@ def score_file(answers: Path, expected: Path, metric: str) -> Score:
 
 
 # Files
-
-
-def read_expected(path: Path, remedy: str = REMEDY) -> dict[str, Expected]:
-    """What was expected, by sample id, in the order of the file.
-
-    Raises:
-        DataError: the file is missing, empty or broken, or repeats an id.
-    """
-    expected: dict[str, Expected] = {}
-    for place, sample, wanted in _released(path) if path.suffix == ".json" else _written(path, remedy):
-        _add(expected, sample, wanted, place, remedy)
-    if not expected:
-        raise DataError(f"{path}: no sample is expected, so there is nothing to score; {remedy}")
-    return expected
-
-
-def read_answers(path: Path, expected: Mapping[str, Expected], remedy: str = REMEDY) -> dict[str, str]:
-    """The answers by sample id.
-
-    Raises:
-        DataError: the file is missing or broken, repeats an id, or holds other ids than the expected ones.
-    """
-    answers: dict[str, str] = {}
-    for place, record in _records(path, remedy):
-        if not isinstance(record.get("answer"), str):
-            raise DataError(f"{place}: 'answer' must be a text, got {record.get('answer')!r}; {remedy}")
-        if record["id"] not in expected:
-            raise DataError(f"{place}: sample {record['id']!r} belongs to another task or data set; {remedy}")
-        _add(answers, record["id"], record["answer"], place, remedy)
-    missing = [sample for sample in expected if sample not in answers]
-    if missing:
-        share = f"{len(missing)} of {len(expected)} samples have no answer, first {missing[0]!r}"
-        raise DataError(f"{path}: {share}; {remedy}")
-    return answers
-
-
-def _records(path: Path, remedy: str) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a file of JSON lines, each with its place for messages and a text as `id`."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: an answer may hold U+2028
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); {remedy}") from error
-    records = []
-    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
-        place = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{place}: is cut off or no JSON ({error.msg}): {line[:60]!r}; {remedy}"
-            ) from error
-        if isinstance(record, dict) and "id" not in record and "question_id" in record:
-            record = {"id": str(record["question_id"]), "answer": record.get("text")}
-        if not (isinstance(record, dict) and isinstance(record.get("id"), str)):
-            raise DataError(f"{place}: must be an object with a text as 'id', got {line[:60]!r}; {remedy}")
-        records.append((place, record))
-    return records
-
-
-def _released(path: Path) -> Iterator[tuple[str, str, Expected]]:
-    """(place, id, what was expected) of a test file of the released data."""
-    for number, record in enumerate(read_records(path), start=1):
-        for entry in entries(record, number, path, "question"):
-            yield f"{path}, record {number}", entry.id, Expected(entry.answer, entry.references, entry.truth)
-
-
-def _written(path: Path, remedy: str) -> Iterator[tuple[str, str, Expected]]:
-    """The same of a file that a run has written."""
-    for place, record in _records(path, remedy):
-        answer, references = record.get("answer"), record.get("references") or []
-        if not (answer is None or isinstance(answer, str)):
-            raise DataError(f"{place}: 'answer' must be a text, got {answer!r}; {remedy}")
-        if not (isinstance(references, list) and all(isinstance(r, str) for r in references)):
-            raise DataError(f"{place}: 'references' must be a list of texts, got {references!r}; {remedy}")
-        truth = record.get("truth") or {}
-        if not isinstance(truth, dict):
-            raise DataError(f"{place}: 'truth' must be an object, got {truth!r}; {remedy}")
-        yield place, record["id"], Expected(answer, tuple(references), truth)
-
-
-def _add(table: dict[str, V], sample: str, value: V, place: str, remedy: str) -> None:
-    if sample in table:
-        raise DataError(f"{place}: sample {sample!r} comes a second time; {remedy}")
-    table[sample] = value
 
 
 def _content(path: Path) -> str:
