@@ -10,7 +10,8 @@ from typing import Any
 
 from cl_zoo.engine.folder import read_manifest
 from cl_zoo.errors import PluginError
-from cl_zoo.report.table import Row, Table
+from cl_zoo.report.rows import Row
+from cl_zoo.report.table import Table
 from cl_zoo.runs.restore import Restored, restore
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.tasks import ImageSource

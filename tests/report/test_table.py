@@ -13,8 +13,9 @@ from rich.console import Console
 
 from cl_zoo.errors import DataError
 from cl_zoo.report.estimates import Estimate
+from cl_zoo.report.rows import Row
 from cl_zoo.report.sheets import distinct, parameters, seconds
-from cl_zoo.report.table import Row, Table
+from cl_zoo.report.table import Table
 from cl_zoo.scoring.matrix import Matrix
 
 TASKS = ("render", "chart")

@@ -1,0 +1,110 @@
+"""What a table is made of: a row per run, the rows of one method over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from cl_zoo.errors import DataError
+from cl_zoo.report.estimates import Estimate, estimate
+from cl_zoo.scoring.matrix import Matrix
+
+SEQUENTIAL = "sequential"
+
+
+PerTask = Literal["avg_i", "last_i"]
+"""The figures of a matrix that have one value for each task."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Attributes:
+        label: the method as it was asked for, `hide[variant=released]`; runs of equal label are one line.
+        protocol: `sequential`, `joint` or `none`.
+        seed: the run's seed; no two runs of a label share one.
+        tasks: names in the order of the stream; may be empty for a run that failed.
+        matrix: the official scores; `None` for a run that failed.
+        strict: the strict scores, where the rule of some task has them.
+        trained: parameters trained per task.
+        stored: parameters stored for inference.
+        seconds: wall-clock time.
+        stamps: what a reader has to know, `unequal: steps ×2`.
+        error: the sentence with which the run failed.
+        scoring: which of both the table shows.
+    """
+
+    label: str
+    protocol: str
+    seed: int
+    tasks: tuple[str, ...]
+    matrix: Matrix | None = None
+    trained: int | None = None
+    stored: int | None = None
+    seconds: float | None = None
+    stamps: tuple[str, ...] = ()
+    error: str | None = None
+    strict: Matrix | None = None
+    scoring: str = "official"
+
+    def __post_init__(self) -> None:
+        where = f"{self.label}, seed {self.seed}"
+        if self.error is None and self.matrix is None:
+            raise DataError(f"{where}: a run has scores or an error, this one has neither; run it again")
+        if self.matrix is not None and self.matrix.tasks != len(self.tasks):
+            raise DataError(
+                f"{where}: {self.matrix.tasks} columns of scores for {len(self.tasks)} tasks; run it again"
+            )
+
+    @property
+    def shown(self) -> Matrix | None:
+        """The scores that the table shows."""
+        return self.strict if self.scoring == "strict" and self.strict else self.matrix
+
+    def figures(self) -> dict[str, float | None]:
+        """The figures of `Matrix.summary`; without a stream of tasks there is `last` alone."""
+        if self.shown is None:
+            return {}
+        summary = self.shown.summary()
+        return summary if self.protocol == SEQUENTIAL else {"last": summary["last"]}
+
+
+@dataclass(frozen=True)
+class Method:
+    """The runs of one label."""
+
+    label: str
+    protocol: str
+    rows: tuple[Row, ...]
+
+    @property
+    def finished(self) -> tuple[Row, ...]:
+        """The runs that have scores."""
+        return tuple(row for row in self.rows if row.error is None)
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        """The other runs."""
+        return tuple(row for row in self.rows if row.error is not None)
+
+    def over_seeds(self, value: Callable[[Row], float | None]) -> Estimate | None:
+        """The estimate of a value over the finished runs; `None` where one of them does not have it."""
+        values = [value(row) for row in self.finished]
+        known = [v for v in values if v is not None]
+        return estimate(known) if known and len(known) == len(values) else None
+
+    def figure(self, name: str) -> Estimate | None:
+        """A figure of the summary over the seeds."""
+        return self.over_seeds(lambda row: row.figures().get(name))
+
+    def per_task(self, name: PerTask, task: int) -> Estimate | None:
+        """A task's Avg or Last over the seeds."""
+        return self.over_seeds(lambda row: getattr(row.shown, name)[task])
+
+    @property
+    def notes(self) -> str:
+        """The stamps of all runs, then what failed."""
+        stamps = dict.fromkeys(stamp for row in self.rows for stamp in row.stamps)
+        return "; ".join([*stamps, *(f"seed {row.seed} failed: {row.error}" for row in self.failed)])
