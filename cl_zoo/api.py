@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cl_zoo.contract.plugins import every_method
+from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.errors import OptionError, full_disk_named, nearest
 from cl_zoo.names import Options, stack
 from cl_zoo.runs.comparison import Comparison, Result, Watch, load_result
 from cl_zoo.runs.comparison import compare as run_all
-from cl_zoo.runs.job import Job, execute, load_benchmark
+from cl_zoo.runs.execute import execute
+from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
 from cl_zoo.scoring.scorer import Scorer
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_zoo.errors import BackboneError, first_line
+from cl_zoo.names import BACKBONES, installed
 
 FAMILIES = {"llava": "llava", "internvl": "internvl", "qwen2_5_vl": "qwen2.5-vl"}
 """The backbone that reads a checkpoint, by the `model_type` in its `config.json`."""
@@ -44,6 +45,22 @@ def read_config(folder: Path, title: str = "supported") -> dict[str, Any]:
             f"backbone {folder}: no readable config.json; pass the folder of a {title} checkpoint"
         )
     return config
+
+
+def backbone_parts(text: str) -> tuple[str, Path | None]:
+    """Name and checkpoint of `NAME`, `NAME:PATH`, a folder (its configuration names the family) or `module:function`.
+
+    Raises:
+        BackboneError: a folder of no known family; or it looks like a path, but there is no such folder.
+    """
+    name, _, path = text.partition(":")
+    if any(one.name == name for one in installed(BACKBONES)):  # a folder of that name here changes nothing
+        return name, Path(path) if path else None
+    if Path(text).is_dir():
+        return family_of(Path(text)), Path(text)
+    if ":" not in text and ("/" in text or text.startswith(".")):
+        raise BackboneError(f"backbone {text}: no such folder; pass the path of a downloaded checkpoint")
+    return text, None
 
 
 def family_of(folder: Path) -> str:

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo.contract.plugins import HOOKS, load_class
-from cl_zoo.data.benchmarks import benchmark_loader
+from cl_zoo.data.benchmarks import benchmark_loader, load_benchmark
 from cl_zoo.errors import ClZooError, OptionError, nearest
 from cl_zoo.machine import cores
 from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, Installed, find, installed, load
 from cl_zoo.recipe.keys import flatten, recipe_settings, recipes
-from cl_zoo.runs.job import load_benchmark
 
 if TYPE_CHECKING:
     from cl_zoo.data.benchmarks import Description

@@ -157,9 +157,9 @@ def compare(
     """Run several methods at one budget, in parallel, and print one table."""
     from cl_zoo.api import compare as compare_all
     from cl_zoo.api import expanded
+    from cl_zoo.data.benchmarks import load_benchmark
     from cl_zoo.names import split
     from cl_zoo.report.table import known_scoring
-    from cl_zoo.runs.job import load_benchmark
     from cl_zoo.runs.progress import progress_for
 
     known_scoring(scoring)

@@ -126,6 +126,17 @@ def benchmark_loader(text: str) -> Callable[[Path | None], Any]:
     raise PluginError(f"benchmark {name}: has no options; write --benchmark {name}")
 
 
+def load_benchmark(name: str, data: str | None = None) -> Benchmark:
+    """A benchmark by name, with the options that stand behind it: `coin[instructions=type2]`.
+
+    Raises:
+        PluginError: no such benchmark, or its plugin does not give a `Benchmark`.
+        OptionError: it has no such option or value.
+        DataError: its description or its data cannot be used.
+    """
+    return made(benchmark_loader(name), Path(data) if data else None, name)
+
+
 def made(loader: Callable[[Path | None], Any], data: Path | None, name: str) -> Benchmark:
     """The benchmark that a plugin gives on a folder of data.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.errors import ClZooError, nearest
 from cl_zoo.inspection.findings import Finding
 from cl_zoo.names import BACKBONES, METHODS, find, parse_stack
@@ -42,8 +43,6 @@ def refused(benchmark: Benchmark) -> Iterator[Finding]:
 
 
 def _backbone(text: str) -> None:
-    from cl_zoo.runs.job import backbone_parts  # here: processes that look at images need no jobs
-
     name, _ = backbone_parts(text)
     _installed(BACKBONES, name)
 

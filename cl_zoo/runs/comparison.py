@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.engine.folder import IDENTITY, RunFolder
 from cl_zoo.errors import ClZooError, PluginError, full_disk_named
 from cl_zoo.machine import cores
 from cl_zoo.report.table import Table
-from cl_zoo.runs.job import Job, load_benchmark
+from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
 from cl_zoo.runs.result import Result as Result
 from cl_zoo.runs.result import load_result as load_result

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.contract.plugins import Plugins
+from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.engine.folder import read_manifest, read_state
 from cl_zoo.errors import BackboneError, OptionError, RunError
 from cl_zoo.recipe.recipe import Recipe, validated
-from cl_zoo.runs.job import Job, load_backbone, load_benchmark
+from cl_zoo.runs.job import Job
+from cl_zoo.runs.prepared import load_backbone
 from cl_zoo.tasks import ImageSource, Sample, Task
 
 if TYPE_CHECKING:
@@ -179,15 +182,8 @@ def _backbone(
     """The run's backbone, from where it was or from another place of the same weights."""
     wanted = manifest["identity"]["backbone"]
     name = backbone or job.backbone or load_benchmark(job.benchmark, job.data).default_backbone
-    job = replace(
-        job,
-        backbone=name,
-        features=features or job.features,
-        template=None,
-        image_aspect=None,
-        cache=None,
-    )
-    loaded = load_backbone(job, name, recipe, world.device)
+    loaded = load_backbone(backbone_parts(name), recipe, world.device)
+    loaded.adjust(features=features or job.features)
     if loaded.revision != wanted["revision"]:
         raise BackboneError(
             f"run {folder} was made on {wanted['name']} of revision {wanted['revision']}, but {name} is of revision {loaded.revision}; pass the run's own weights with --backbone"

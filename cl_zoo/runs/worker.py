@@ -47,12 +47,13 @@ def check(jobs: list[dict[str, Any]]) -> None:
     from cl_zoo.backbones.checkpoints import check_folder, read_by
     from cl_zoo.names import BACKBONES, load
     from cl_zoo.processes import World
-    from cl_zoo.runs.job import Job, backbone_parts, prepare
+    from cl_zoo.runs.job import Job
+    from cl_zoo.runs.prepared import prepare
 
     for values in jobs:
         job = Job.from_json(values)
         prepared = prepare(job)
-        name, path = backbone_parts(job.backbone or prepared.benchmark.default_backbone)
+        name, path = prepared.backbone
         load(BACKBONES, name)
         if path is not None and (kind := read_by(name)):
             check_folder(path, kind)
@@ -65,7 +66,8 @@ def check(jobs: list[dict[str, Any]]) -> None:
 
 def run(values: dict[str, Any], send: Any) -> None:
     """One job; the parent scores its answers."""
-    from cl_zoo.runs.job import Job, execute
+    from cl_zoo.runs.execute import execute
+    from cl_zoo.runs.job import Job
 
     job = Job.from_json(values)
     with full_disk_named(job.out):

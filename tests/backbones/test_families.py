@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import cl_zoo
 from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.backbones.internvl import load as load_internvl
 from cl_zoo.backbones.llava import load as load_llava
 from cl_zoo.backbones.qwen import load as load_qwen
@@ -27,7 +28,6 @@ from cl_zoo.nn.bank import adapters
 from cl_zoo.planning.sizes import shapes
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
-from cl_zoo.runs.job import backbone_parts
 from cl_zoo.tasks import Benchmark, Limited, Sample, Task
 from cl_zoo.testing import square, tiny_benchmark, tiny_checkpoint, tiny_internvl, tiny_qwen
 

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import nn
 
 from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.backbones.llava import Llava, load, load_7b, load_13b
 from cl_zoo.backbones.towers import frame
 from cl_zoo.batches import forward
 from cl_zoo.errors import BackboneError, DataError, OptionError
-from cl_zoo.runs.job import backbone_parts
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import square
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from cl_zoo_bench_coin import load as coin
 
+from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.errors import DataError, OptionError
 from cl_zoo.names import Choice, load
 from cl_zoo.recipe.recipe import build_recipe
-from cl_zoo.runs.job import Job, load_benchmark, prepare
+from cl_zoo.runs.job import Job
+from cl_zoo.runs.prepared import prepare
 
 OFFICIAL = Path(__file__).parents[1] / "official_files.py"
 write_coin, edit_json, VARIANTS = (

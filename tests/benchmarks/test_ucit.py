@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from cl_zoo_bench_ucit import load as ucit
 
+from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.errors import DataError
 from cl_zoo.features.encoder import open_image
 from cl_zoo.names import Choice, load
 from cl_zoo.recipe.recipe import build_recipe
-from cl_zoo.runs.job import Job, load_benchmark, prepare
+from cl_zoo.runs.job import Job
+from cl_zoo.runs.prepared import prepare
 
 OFFICIAL = Path(__file__).parents[1] / "official_files.py"
 write_ucit, ucit_files, edit_json, LAYOUTS = (

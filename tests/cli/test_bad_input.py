@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.backbones.llava import load as load_llava
 from cl_zoo.errors import BackboneError, OptionError, RunError, full_disk_named
-from cl_zoo.runs.job import backbone_parts
 from cl_zoo.tasks import Benchmark
 from cl_zoo.testing import tiny_benchmark
 

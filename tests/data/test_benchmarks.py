@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from cl_zoo.data import schema as descriptions
-from cl_zoo.data.benchmarks import Described, benchmark_loader
+from cl_zoo.data.benchmarks import Described, benchmark_loader, load_benchmark
 from cl_zoo.data.schema import read_description
 from cl_zoo.errors import DataError, OptionError, PluginError
-from cl_zoo.runs.job import load_benchmark
 
 YAML = """
 name: birds

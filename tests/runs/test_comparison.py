@@ -161,7 +161,8 @@ def test_an_unknown_name_stops_a_comparison_before_its_first_run(
     """The second method is misspelt; one worker looks everything up before the first, sound one starts."""
     workers_that(
         "import sys, json\n"
-        "from cl_zoo.runs.job import Job, prepare\n"
+        "from cl_zoo.runs.job import Job\n"
+        "from cl_zoo.runs.prepared import prepare\n"
         "from cl_zoo.errors import ClZooError\n"
         "for line in sys.stdin:\n"
         "    try: [prepare(Job.from_json(one)) for one in json.loads(line)['check']]\n"

@@ -12,8 +12,9 @@ from cl_zoo.engine.folder import RunFolder
 from cl_zoo.errors import DataError
 from cl_zoo.names import Choice
 from cl_zoo.runs.comparison import Comparison, load_result
-from cl_zoo.runs.job import Job, prepare
+from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
+from cl_zoo.runs.prepared import prepare
 from cl_zoo.scoring.scorer import Scorer
 
 RIGHT, WRONG, EMPTY = "otter", "cat", ""

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
 from cl_zoo.errors import BackboneError
@@ -42,7 +43,6 @@ from cl_zoo.planning.forecast.gpus import Gpu
 from cl_zoo.planning.forecast.plans import Look, TaskLoad
 from cl_zoo.planning.sizes import Size, published, shapes, sizes
 from cl_zoo.recipe.recipe import Recipe
-from cl_zoo.runs.job import backbone_parts
 
 EFFICIENCY = 0.35
 """Share of a GPU's peak that training and reading a prompt are taken to reach."""

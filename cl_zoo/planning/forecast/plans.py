@@ -12,10 +12,9 @@ from PIL import Image
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.templates import around
-from cl_zoo.data.benchmarks import Described, Description, benchmark_loader
+from cl_zoo.data.benchmarks import Described, Description, benchmark_loader, load_benchmark
 from cl_zoo.data.schema import TaskSource
 from cl_zoo.errors import DataError, OptionError
-from cl_zoo.runs.job import load_benchmark
 from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named
 
 CHARACTERS = 4.0

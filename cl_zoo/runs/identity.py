@@ -1,0 +1,116 @@
+"""What decides a run's result, and the hash of it that is the run's id; beside it what is recorded only."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_zoo._version import __version__
+from cl_zoo.contract.plugins import source_of
+from cl_zoo.tasks import source_hash
+
+if TYPE_CHECKING:
+    from cl_zoo.backbones.backbone import Backbone
+    from cl_zoo.runs.prepared import Prepared
+
+DECIDING = (
+    "backbones",
+    "batches",
+    "contract",
+    "data",
+    "engine",
+    "features",
+    "images",
+    "nn",
+    "processes",
+    "recipe",
+    "tasks",
+)
+"""Modules and packages of the engine whose source decides a result; their hash is part of every run's identity."""
+
+
+def deciding() -> list[Path]:
+    """The source files of `DECIDING`."""
+    here = Path(__file__).parents[1]
+    return [
+        file for name in DECIDING for file in (sorted((here / name).glob("*.py")) or [here / f"{name}.py"])
+    ]
+
+
+def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
+    """Everything that decides a run's result; its hash is the run's id."""
+    job = prepared.job
+    return {
+        "benchmark": {
+            "name": prepared.benchmark.name,
+            "version": prepared.benchmark.version,
+            "data": prepared.benchmark.data_hash,
+            "order": [task.name for task in prepared.stream],
+            "tasks": {
+                task.name: [task.instruction, task.metric, task.max_new_tokens] for task in prepared.stream
+            },
+            "limit": job.limit,
+        },
+        "backbone": {
+            "name": backbone.name,
+            "revision": backbone.revision,
+            "template": backbone.template,
+            "image_aspect": backbone.image_aspect,
+            "features": backbone.feature_revision,
+            "source": source_of(type(backbone)),
+        },
+        "stack": [plugin for plugin in prepared.plugins.options() if not plugin["probe"]],
+        "probes": [plugin for plugin in prepared.plugins.options() if plugin["probe"]],
+        "recipe": prepared.recipe.model_dump(mode="json"),
+        "seed": job.seed,
+        "cells": job.cells,
+        "device": backbone.device.type,
+        "sources": prepared.plugins.sources(),
+        "engine": source_hash(*deciding()),
+        "version": __version__,
+    }
+
+
+def environment(device: Any, processes: int) -> dict[str, Any]:
+    """Versions, hardware and commit; recorded beside a result, not part of its identity."""
+    packages = ("cl-zoo", "torch", "transformers", "peft", "accelerate", "pluggy", "open_clip_torch", "numpy")
+    accelerator = None
+    if device.type == "cuda":
+        import torch
+
+        accelerator = torch.cuda.get_device_name(device)
+    return {
+        "versions": {name: _version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "accelerator": accelerator,
+        "processes": processes,
+        "commit": _commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except OSError:
+        return None
+    return asked.stdout.strip() or None if asked.returncode == 0 else None

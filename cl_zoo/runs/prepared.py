@@ -1,0 +1,118 @@
+"""A job with every name looked up, once, and whether what was found goes together.
+
+`prepare` asks each room once; `preflight` holds the checks that need several of their answers. Behind both, the engine gets one
+`Prepared` and looks no name up again. No weights are loaded and nothing is written here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_zoo.backbones.checkpoints import backbone_parts
+from cl_zoo.backbones.templates import resolve
+from cl_zoo.contract.plugins import Plugins
+from cl_zoo.data.benchmarks import load_benchmark
+from cl_zoo.names import BACKBONES, load
+from cl_zoo.recipe.recipe import Recipe, build_recipe
+from cl_zoo.runs.job import Job
+from cl_zoo.runs.manifest import scorable
+from cl_zoo.tasks import Benchmark, TaskData
+
+if TYPE_CHECKING:
+    from cl_zoo.backbones.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job with everything looked up.
+
+    Attributes:
+        stream: the tasks in the order of this run.
+        backbone: name of its loader, and the folder of its weights where one is given.
+        template: text around a prompt in place of the backbone's own.
+    """
+
+    job: Job
+    benchmark: Benchmark
+    stream: tuple[TaskData, ...]
+    recipe: Recipe
+    plugins: Plugins
+    backbone: tuple[str, Path | None]
+    template: str | None
+
+    def load_backbone(self, device: Any) -> Backbone:
+        """The run's backbone with its weights.
+
+        Raises:
+            BackboneError: no such checkpoint, or it is incomplete or of another class.
+        """
+        job = self.job
+        loaded = load_backbone(self.backbone, self.recipe, device)
+        loaded.adjust(
+            features=job.features,
+            template=self.template,
+            image_aspect=job.image_aspect,
+            cache=Path(job.cache) if job.cache else None,
+        )
+        return loaded
+
+    @property
+    def lasting(self) -> Job:
+        """The job with its backbone named and its paths absolute, so that the model can be built again from any folder."""
+        name, path = self.backbone
+        features = self.job.features
+        if features and Path(features).exists():
+            features = str(Path(features).resolve())
+        named = name if path is None else f"{name}:{path.resolve()}"
+        return replace(self.job, backbone=named, features=features)
+
+
+def prepare(job: Job) -> Prepared:
+    """Look up everything that a job names.
+
+    Raises:
+        ClZooError: anything in the job is unknown, out of range or does not go together.
+    """
+    template = resolve(job.template) if job.template is not None else None
+    benchmark = load_benchmark(job.benchmark, job.data)
+    stream = benchmark.stream(job.order, job.limit)
+    recipe = build_recipe(benchmark.recipe, job.recipe)
+    plugins = Plugins(job.choices)
+    backbone = backbone_parts(job.backbone or benchmark.default_backbone)
+    prepared = Prepared(job, benchmark, stream, recipe, plugins, backbone, template)
+    preflight(prepared)
+    return prepared
+
+
+def preflight(prepared: Prepared) -> None:
+    """Whether what was found goes together: scoring rules with samples, recipe with tasks.
+
+    Raises:
+        ClZooError: it does not, in the words of the first fault.
+    """
+    benchmark = prepared.benchmark
+    for task in prepared.stream:
+        scorable(benchmark.name, task)
+    prepared.recipe.check_tasks([task.name for task in benchmark.tasks], benchmark.name)
+
+
+def load_backbone(found: tuple[str, Path | None], recipe: Recipe, device: Any) -> Backbone:
+    """A backbone with its weights, in the recipe's precision and with its bound on the length of prompts.
+
+    Args:
+        found: what `backbone_parts` made of its name.
+
+    Raises:
+        BackboneError: no such checkpoint, or it is incomplete or of another class.
+    """
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a run shows its own progress
+    name, path = found
+    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    backbone: Backbone = load(BACKBONES, name)(path, device, dtype)
+    backbone.adjust(max_tokens=recipe.max_tokens)
+    return backbone
