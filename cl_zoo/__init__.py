@@ -5,7 +5,8 @@
     >>> result.matrix.last
     >>> print(cl_zoo.compare(["finetune", "hide"], benchmark="mini", seeds=3).table())
 
-Importing this package loads no torch; its names are looked up when they are used.
+What a method is made of is in `cl_zoo.nn`; a method imports from these two places only. Importing this package loads no torch; its
+names are looked up when they are used.
 """
 
 from __future__ import annotations
@@ -13,51 +14,74 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo._version import __version__ as __version__
+from cl_zoo._version import __version__
 from cl_zoo.contract.hookspecs import hookimpl
+from cl_zoo.errors import (
+    BackboneError,
+    ClZooError,
+    DataError,
+    OptionError,
+    PluginError,
+    RunError,
+)
 
 if TYPE_CHECKING:
     from cl_zoo.api import compare, load, run
     from cl_zoo.backbones.backbone import Backbone
-    from cl_zoo.batches import Batch, answer_losses, task_loss
+    from cl_zoo.batches import Batch, answer_losses, forward, task_loss
+    from cl_zoo.features.encoder import open_image
     from cl_zoo.processes import share, total
     from cl_zoo.recipe.recipe import Recipe
-    from cl_zoo.tasks import Benchmark, Sample, Task, TaskData
-
-__all__ = [
-    "Backbone",
-    "Batch",
-    "Benchmark",
-    "Recipe",
-    "Sample",
-    "Task",
-    "TaskData",
-    "answer_losses",
-    "compare",
-    "hookimpl",
-    "load",
-    "run",
-    "share",
-    "task_loss",
-    "total",
-]
+    from cl_zoo.tasks import Benchmark, ImageSource, Sample, Task, TaskData
 
 _HOMES = {
     "Backbone": "backbones.backbone",
     "Batch": "batches",
     "Benchmark": "tasks",
+    "ImageSource": "tasks",
     "Recipe": "recipe.recipe",
     "Sample": "tasks",
     "Task": "tasks",
     "TaskData": "tasks",
     "answer_losses": "batches",
     "compare": "api",
+    "forward": "batches",
     "load": "api",
+    "open_image": "features.encoder",
     "run": "api",
     "share": "processes",
     "task_loss": "batches",
     "total": "processes",
 }
+"""The module of each name that is looked up late."""
+
+__all__ = [
+    "Backbone",
+    "BackboneError",
+    "Batch",
+    "Benchmark",
+    "ClZooError",
+    "DataError",
+    "ImageSource",
+    "OptionError",
+    "PluginError",
+    "Recipe",
+    "RunError",
+    "Sample",
+    "Task",
+    "TaskData",
+    "__version__",
+    "answer_losses",
+    "compare",
+    "forward",
+    "hookimpl",
+    "load",
+    "open_image",
+    "run",
+    "share",
+    "task_loss",
+    "total",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -42,11 +42,8 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
-from cl_zoo.batches import forward
-from cl_zoo.features.encoder import cosines
-from cl_zoo.nn.bank import Around, ExpertBank, adapters, standing_still
-from cl_zoo.nn.mixes import per_sample
+from cl_zoo import Backbone, Batch, Recipe, Task, forward, hookimpl, share, total
+from cl_zoo.nn import Around, ExpertBank, adapters, cosines, per_sample, standing_still
 
 EVERY = "every"  # the one router where tasks have none of their own
 

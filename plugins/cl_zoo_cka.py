@@ -50,10 +50,8 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from cl_zoo import Batch, Task, hookimpl
-from cl_zoo.batches import forward
-from cl_zoo.errors import PluginError
-from cl_zoo.nn.bank import standing_still
+from cl_zoo import Batch, PluginError, Task, forward, hookimpl
+from cl_zoo.nn import standing_still
 
 LEAST = {"biased": 2, "unbiased": 4}
 """Samples below which an estimator is not defined."""

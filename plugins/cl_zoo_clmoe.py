@@ -45,11 +45,19 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_zoo import Backbone, Batch, Recipe, hookimpl, share, total
-from cl_zoo.batches import forward
-from cl_zoo.nn.anchors import Anchors, image_view, text_view
-from cl_zoo.nn.bank import Around, ExpertBank, adapters, standing_still
-from cl_zoo.nn.mixes import PerToken, per_sample, spread
+from cl_zoo import Backbone, Batch, Recipe, forward, hookimpl, share, total
+from cl_zoo.nn import (
+    Anchors,
+    Around,
+    ExpertBank,
+    PerToken,
+    adapters,
+    image_view,
+    per_sample,
+    spread,
+    standing_still,
+    text_view,
+)
 
 
 class CLMoE:

@@ -34,9 +34,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl
-from cl_zoo.nn.anchors import Anchors, Routed, image_view, state_view
-from cl_zoo.nn.bank import ExpertBank, adapters
-from cl_zoo.nn.mixes import PerSample
+from cl_zoo.nn import Anchors, ExpertBank, PerSample, Routed, adapters, image_view, state_view
 
 WEIGHTS = {"text": (0.0, 1.0), "image": (1.0, 0.0), "both": (0.5, 0.5)}
 """Of image and text similarity in (b), by modality."""

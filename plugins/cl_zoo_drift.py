@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_zoo import Task, hookimpl
-from cl_zoo.nn.layer import BankLayer
+from cl_zoo.nn import BankLayer
 
 
 @dataclass(frozen=True)

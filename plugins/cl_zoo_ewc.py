@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from cl_zoo import Batch, hookimpl, share, task_loss, total
-from cl_zoo.nn.bank import standing_still
+from cl_zoo.nn import standing_still
 
 Per = Literal["sample", "batch"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from cl_zoo import Backbone, Recipe, hookimpl
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn import adapters
 
 
 class FineTune:

@@ -49,10 +49,17 @@ from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl
-from cl_zoo.nn.anchors import Anchors, Routed, image_view, state_view, text_view
-from cl_zoo.nn.bank import ExpertBank, adapters
-from cl_zoo.nn.layer import BankLayer
-from cl_zoo.nn.mixes import PerSample
+from cl_zoo.nn import (
+    Anchors,
+    BankLayer,
+    ExpertBank,
+    PerSample,
+    Routed,
+    adapters,
+    image_view,
+    state_view,
+    text_view,
+)
 
 FUSED = "fused"
 

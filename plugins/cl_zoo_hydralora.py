@@ -28,9 +28,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from cl_zoo import Backbone, Recipe, hookimpl
-from cl_zoo.nn.bank import ExpertBank, adapters
-from cl_zoo.nn.layer import BankLayer
-from cl_zoo.nn.mixes import SharedDown
+from cl_zoo.nn import BankLayer, ExpertBank, SharedDown, adapters
 
 
 class HydraLoRA:

@@ -37,8 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo import Backbone, Batch, hookimpl, share, total
-from cl_zoo.features.encoder import cosines
-from cl_zoo.nn.prompts import Prompted, token_rows
+from cl_zoo.nn import Prompted, cosines, token_rows
 
 
 class L2P:

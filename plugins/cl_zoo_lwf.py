@@ -38,8 +38,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from cl_zoo import Batch, hookimpl
-from cl_zoo.nn.bank import standing_still
-from cl_zoo.nn.layer import BankLayer
+from cl_zoo.nn import BankLayer, standing_still
 
 Experts = dict[str, dict[str, str]]
 """Name of a layer -> the experts that answer there, each with the expert whose A it reads."""

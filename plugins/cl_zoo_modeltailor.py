@@ -39,10 +39,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
-from cl_zoo.batches import forward, pieces
-from cl_zoo.nn.bank import ExpertBank, adapters, standing_still
-from cl_zoo.nn.layer import BankLayer, full_precision
+from cl_zoo import Backbone, Batch, Recipe, Task, forward, hookimpl, share, total
+from cl_zoo.nn import BankLayer, ExpertBank, adapters, full_precision, standing_still
 
 
 class ModelTailor:
@@ -172,11 +170,16 @@ def hessians(
     return {layer: total(H) for layer, H in found.items()}
 
 
+def blocks(columns: int, width: int) -> list[slice]:
+    """The columns that are scored together, from left to right."""
+    return [slice(start, start + width) for start in range(0, columns, width)]
+
+
 def size(layer: BankLayer, options: ModelTailor.Options) -> int:
     """Number of entries in a layer's patch."""
     widths = [
         min(options.block, layer.in_features - block.start)
-        for block in pieces(layer.in_features, options.block)
+        for block in blocks(layer.in_features, options.block)
     ]
     return sum(round(options.keep * (layer.out_features * width)) for width in widths)
 
@@ -192,7 +195,7 @@ def tailored(change: Tensor, tuned: Tensor, H: Tensor, options: ModelTailor.Opti
     """
     U, salience, w, change = root(H, options.damping), change.abs(), tuned.clone(), change.clone()
     kept = torch.zeros_like(change, dtype=torch.bool)
-    for block in pieces(change.shape[1], options.block):
+    for block in blocks(change.shape[1], options.block):
         sensitivity = w[:, block] ** 2 / U.diagonal()[block] ** 2
         score = options.salience * z(salience[:, block]) + (1 - options.salience) * z(sensitivity)
         chosen = score.flatten().topk(round(options.keep * score.numel())).indices

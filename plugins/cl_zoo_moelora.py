@@ -29,9 +29,7 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from cl_zoo import Backbone, Recipe, hookimpl
-from cl_zoo.nn.bank import ExpertBank, adapters
-from cl_zoo.nn.layer import BankLayer
-from cl_zoo.nn.mixes import PerToken
+from cl_zoo.nn import BankLayer, ExpertBank, PerToken, adapters
 
 
 class MoELoRA:

@@ -35,7 +35,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from cl_zoo import Backbone, Recipe, Task, hookimpl
-from cl_zoo.nn.bank import ExpertBank, adapters
+from cl_zoo.nn import ExpertBank, adapters
 
 Penalty = Literal["absolute", "squared"]
 

@@ -26,9 +26,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from cl_zoo import Batch, Sample, hookimpl
-from cl_zoo.features.encoder import open_image
-from cl_zoo.tasks import ImageSource
+from cl_zoo import Batch, ImageSource, Sample, hookimpl, open_image
 
 
 class Replay:

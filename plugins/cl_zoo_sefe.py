@@ -33,8 +33,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cl_zoo import Backbone, Recipe, Task, hookimpl
-from cl_zoo.nn.bank import ExpertBank, adapters
-from cl_zoo.nn.layer import full_precision
+from cl_zoo.nn import ExpertBank, adapters, full_precision
 
 
 class SEFE:

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cl_zoo
+from cl_zoo import nn
 from cl_zoo.names import BENCHMARKS, METHODS, installed
 
 ROOT = Path(__file__).parents[1]
 ENGINE = Path(cl_zoo.__file__).parent
+TEMPLATE = ROOT / "plugins" / "_template"
 
 FLOORS = """
 __main__
@@ -127,10 +129,16 @@ def test_no_module_of_the_engine_knows_a_method_by_name() -> None:
 
 
 def test_a_method_imports_only_the_public_surface() -> None:
-    public = {"nn", "batches", "tasks", "features", "errors", "cl_zoo"}
-    found = {named(path): rooms_of(path) - public for path in METHOD_FILES}
-
-    assert not {name: rooms for name, rooms in found.items() if rooms}
+    """`from cl_zoo import …` and `from cl_zoo.nn import …`, names that are in `__all__`; for the template too."""
+    public = {"cl_zoo": set(cl_zoo.__all__), "cl_zoo.nn": set(nn.__all__)}
+    for path in (*METHOD_FILES, *TEMPLATE.glob("cl_zoo_*.py")):
+        for module, names in imports(tree(path)):
+            if module.partition(".")[0] == "cl_zoo":
+                assert module in public, f"{path.name} imports from {module}"
+                assert set(names) <= public[module], f"{path.name} imports {set(names) - public[module]}"
+    for module, names in (("cl_zoo", cl_zoo.__all__), ("cl_zoo.nn", nn.__all__)):
+        for name in names:
+            assert getattr(importlib.import_module(module), name) is not None
 
 
 def test_what_plans_and_reports_starts_without_torch() -> None:

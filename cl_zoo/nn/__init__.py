@@ -1,1 +1,40 @@
-"""What methods are built from."""
+"""What methods are built from: the bank of experts and its mixes, soft prompts, anchors and routes.
+
+Every name here is public and documented; a method imports it from `cl_zoo.nn` and from nowhere deeper.
+"""
+
+from __future__ import annotations
+
+from cl_zoo.features.encoder import cosines
+from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, text_view
+from cl_zoo.nn.bank import Around, ExpertBank, adapters, standing_still
+from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
+from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, SharedDown, per_sample, spread
+from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
+
+__all__ = [
+    "AllOnes",
+    "Anchors",
+    "Around",
+    "BankConfig",
+    "BankLayer",
+    "ExpertBank",
+    "PerSample",
+    "PerToken",
+    "Prompted",
+    "Routed",
+    "SharedDown",
+    "View",
+    "adapters",
+    "cosines",
+    "embeddings",
+    "full_precision",
+    "image_view",
+    "insert",
+    "per_sample",
+    "spread",
+    "standing_still",
+    "state_view",
+    "text_view",
+    "token_rows",
+]

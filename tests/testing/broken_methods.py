@@ -17,8 +17,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
-from cl_zoo.nn.bank import ExpertBank, adapters
-from cl_zoo.nn.mixes import PerSample
+from cl_zoo.nn import ExpertBank, PerSample, adapters
 
 
 class Answering(nn.Module):
