@@ -51,10 +51,10 @@ from cl_zoo.nn import (
     Around,
     ExpertBank,
     PerToken,
-    adapters,
     image_view,
+    mixture,
     per_sample,
-    spread,
+    router,
     standing_still,
     text_view,
 )
@@ -91,14 +91,8 @@ class CLMoE:
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
         views = {"images": image_view(backbone.features, 0.5), "texts": text_view(backbone.features, 0.5)}
         self.anchors = Anchors(views, 1.0, backbone.device)
-        first, *others = self.names
-        self.bank = adapters(backbone, recipe, first, experts=len(self.names))
-        for name in others:
-            self.bank.add(name)
-        self.bank.use(self.names, trainable=self.names)
-        self.bank.mix(
-            lambda layer: PerToken(nn.Linear(layer.in_features, len(self.names), bias=False, **layer.made))
-        )
+        self.bank = mixture(backbone, recipe, self.names)
+        self.bank.mix(lambda layer: PerToken(router(layer, len(self.names))))
         return self.bank
 
     @hookimpl
@@ -154,17 +148,15 @@ class Counting(PerToken):
         return super().forward(z, x, ranks)
 
 
-class DualRouter(nn.Module):
+class DualRouter(PerToken):
     """G = diag(β G^I(x) + (1 − β) G^T(t)), the second one set per sample and batch: `task` (batch, experts)."""
 
     def __init__(self, router: nn.Module, beta: float) -> None:
-        super().__init__()
-        self.router, self.beta = router, beta
-        self.task = torch.empty(0)
+        super().__init__(router)
+        self.beta, self.task = beta, torch.empty(0)
 
-    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        gates = torch.softmax(self.router(x.to(z.dtype)), dim=-1)
-        return z * spread(self.beta * gates + (1 - self.beta) * per_sample(self.task, z), ranks)
+    def gates(self, x: Tensor) -> Tensor:
+        return self.beta * super().gates(x) + (1 - self.beta) * per_sample(self.task, x)
 
 
 class Routed(Around):

@@ -99,9 +99,10 @@ class Learner:
         self.per_epoch = -(-task.size // recipe.global_batch)
         self.total = self.per_epoch * recipe.epochs
         named = dict(model.named_parameters())
+        self.names = assign_parts(model, plugins, backbone)
         self.parts = {
             part: [named[name] for name in names if named[name].requires_grad]
-            for part, names in assign_parts(model, plugins, backbone).items()
+            for part, names in self.names.items()
         }
         self.learning = [weight for weights in self.parts.values() for weight in weights]
         if not self.learning:

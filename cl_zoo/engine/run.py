@@ -124,8 +124,9 @@ class Run:
         self._seed("after_task", task)
         self.report(task=task.name, index=task.index, phase="after_task")
         with self._autocast():
+            batches = TaskBatches(self.backbone, lesson.train, recipe)
             measured = self.plugins.after_task(
-                self.model, task, TaskBatches(self.backbone, lesson.train, recipe)
+                self.model, task, batches, parts=learner.names, backbone=self.backbone
             )
         self.measured.append({name: float(value) for name, value in measured.items()})  # 0-dim tensors too
 

@@ -36,6 +36,7 @@ from cl_zoo.nn.mixes import PerSample
 if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
     from cl_zoo.recipe.recipe import Recipe
+    from cl_zoo.tasks import Task
 
 Where = Callable[["BankLayer"], bool]
 """Chooses layers of the bank, for instance `lambda layer: layer.depth == 31`."""
@@ -143,6 +144,32 @@ class ExpertBank(BaseTuner):  # type: ignore[misc]
         """`add` an expert that is not there yet: the first task's comes with the bank, every further one by this."""
         if name not in self.peft_config:
             self.add(name)
+
+    def learn(self, task: Task, *, stacked: bool = False) -> str:
+        """Let the task's own expert learn and no other, made where it is not there yet; returns its name.
+
+        Args:
+            stacked: the experts of earlier tasks take part in the forward, frozen; otherwise the new one stands alone on the frozen model.
+        """
+        name = name_of(task)
+        self.ensure(name)
+        self.use([*self.earlier(task), name] if stacked else [name], trainable=[name])
+        return name
+
+    def earlier(self, task: Task) -> list[str]:
+        """Names of the experts of the tasks before this one that the bank has, in the order of the tasks."""
+        return [name for index in range(task.index) if (name := f"t{index}") in self.peft_config]
+
+    def answer(self, tasks: Sequence[Task], where: Where | None = None) -> list[str]:
+        """Let the experts of these tasks take part in the forward, in their order; returns their names.
+
+        Tasks whose expert the bank does not have are left out. What learns stays as it is, in all layers.
+        """
+        names = [name for task in tasks if (name := name_of(task)) in self.peft_config]
+        for layer in self.layers:
+            if where is None or where(layer):
+                layer._active_adapter = list(names)
+        return names
 
     def remove(self, name: str, where: Where | None = None) -> None:
         """Forget an expert, in all layers or in some; in all layers its name is free again.
@@ -274,21 +301,6 @@ class ExpertBank(BaseTuner):  # type: ignore[misc]
                 raise KeyError(f"the bank has no expert {name!r}; it has {', '.join(self.peft_config)}")
 
 
-class Around(nn.Module):
-    """A module around a bank that answers through it; a method derives from it to choose experts in `prepare(batch)`."""
-
-    def __init__(self, bank: ExpertBank) -> None:
-        super().__init__()
-        self.bank = bank
-        self.route: Tensor | None = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.bank(*args, **kwargs)
-
-    def generate(self, **inputs: Any) -> Tensor:
-        return cast(Tensor, self.bank.generate(**inputs))
-
-
 def adapters(backbone: Backbone, recipe: Recipe, name: str = "shared", *, experts: int = 1) -> ExpertBank:
     """A bank with one expert on all linears of the language model, at the recipe's budget.
 
@@ -314,15 +326,54 @@ def adapters(backbone: Backbone, recipe: Recipe, name: str = "shared", *, expert
     return ExpertBank(backbone.model, config, name)
 
 
+def mixture(backbone: Backbone, recipe: Recipe, names: Sequence[str], *, shared: bool = False) -> ExpertBank:
+    """A bank of experts that train together on every task and share the recipe's rank; all are active and learn.
+
+    Args:
+        names: of the experts, in the order of their places in the mix.
+        shared: all read one A, the first one's; otherwise each has its own.
+
+    Raises:
+        OptionError: the rank cannot be shared out evenly.
+    """
+    first, *others = names
+    bank = adapters(backbone, recipe, first, experts=len(names))
+    for name in others:
+        bank.add(name, reads=first if shared else None)
+    bank.use(names, trainable=names)
+    return bank
+
+
+def name_of(task: Task) -> str:
+    """The name of a task's own expert: `t0`, `t1`, … by its place in the stream, as a task may come twice."""
+    return f"t{task.index}"
+
+
+class KeepsExperts:
+    """State of a method with a bank: which experts it has, so that they are there when their tensors come back.
+
+    A method derives from it and sets `bank` in `build_model`. One with further state adds to what these two return and read.
+    """
+
+    bank: ExpertBank
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"experts": self.bank.describe()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.bank.rebuild(state["experts"])
+
+
 def bank_parts(model: nn.Module) -> dict[str, list[str]]:
     """Names of the bank's parameters by part: `adapters` (A and B) and `routers` (what the mixes learn)."""
-    parts: dict[str, list[str]] = {"adapters": [], "routers": []}
-    for name, _ in model.named_parameters():
-        if ".bank_down." in name or ".bank_up." in name:
-            parts["adapters"].append(name)
-        elif ".bank_mix." in name:
-            parts["routers"].append(name)
-    return {part: names for part, names in parts.items() if names}
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BankLayer)]
+    prefixes = {
+        "adapters": tuple(f"{name}.{table}." for name, _ in layers for table in ("bank_down", "bank_up")),
+        "routers": tuple(f"{name}.bank_mix." for name, _ in layers),
+    }
+    names = [name for name, _ in model.named_parameters()]
+    parts = {part: [name for name in names if name.startswith(own)] for part, own in prefixes.items()}
+    return {part: found for part, found in parts.items() if found}
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from cl_zoo.batches import Batch, forward, task_loss
 from cl_zoo.engine.learning import recompute_activations
 from cl_zoo.engine.run import Run
 from cl_zoo.errors import OptionError
+from cl_zoo.nn.layer import BankLayer
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
@@ -139,10 +140,9 @@ def test_the_gates_of_a_small_case_by_hand() -> None:
 
 def test_a_layers_gates_come_from_its_first_real_token() -> None:
     """W_r x₀ = (0, ln 2, ln 5) for x₀ = (1, 0), so p = (1, 2, 5)/8; for x₀ = (0, 1) the order turns: p = (5, 2, 1)/8."""
-    prefill = Prefill()
-    mix = Branches(BranchLoRA.Options(experts=3), prefill)
+    prefill = Prefill("t")
+    mix = Branches(BankLayer(nn.Linear(2, 1), "layer", 1.0, 0.0), BranchLoRA.Options(experts=3), prefill)
     mix.routers["t"] = torch.tensor([[0, math.log(5)], [math.log(2), math.log(2)], [math.log(5), 0]])
-    prefill.learning = "t"
     x = torch.tensor([[[1.0, 0], [9, 9]], [[7, -7], [0, 1.0]]])  # the second row is padded on the left
     prefill.start(torch.tensor([0, 1]))
 

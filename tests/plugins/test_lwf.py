@@ -117,7 +117,9 @@ class Lesson:
         self.move()
         stood = copy.deepcopy(self.model).eval()
         data = BENCHMARK.tasks[place].train
-        self.plugins.after_task(self.model, TASKS[place], [self.backbone.batch(list(data), answers=True)])
+        self.plugins.after_task(
+            self.model, TASKS[place], [self.backbone.batch(list(data), answers=True)], {}, self.backbone
+        )
         return stood
 
     def move(self) -> None:

@@ -115,7 +115,14 @@ class Observed(Plugins):
                 world.record.terms[name] = world.record.terms.get(name, False) or acts
         return terms
 
-    def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, Any]:
+    def after_task(
+        self,
+        model: nn.Module,
+        task: Task,
+        batches: Sequence[Batch],
+        parts: Mapping[str, Sequence[str]],
+        backbone: Backbone,
+    ) -> dict[str, Any]:
         """Old experts may be rewritten in this hook, but not before it."""
         named = dict(model.named_parameters())
         for name, before in self._still.items():
@@ -124,7 +131,7 @@ class Observed(Plugins):
                 raise ConformanceError(
                     "frozen", f"{where}: {name} is frozen but moved while the task was learnt"
                 )
-        return super().after_task(model, task, batches)
+        return super().after_task(model, task, batches, parts, backbone)
 
     def _acts(
         self, name: str, term: Tensor, batch: Batch, weights: Sequence[nn.Parameter], place: str
