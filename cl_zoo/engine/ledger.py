@@ -135,6 +135,9 @@ def stored(
     continuing["plugins"] = tensors_in(state)
     # An inference model may wrap the trained one: its tensors are then known under longer names.
     names = {id(tensor): name for name, tensor in kept.items()}
+    for module in answering.modules():
+        if isinstance(module, OtherWeights):  # its values belong to the parts of those whose place they take
+            names |= {id(value): names[id(own)] for own, value in module.pairs() if id(own) in names}
     used = {names.get(id(t), n): t for n, t in answering_state(answering, backbone).items()}
     return {
         "inference": count(used, used, parts),

@@ -6,7 +6,7 @@ have `prepare(batch)` and a `route`. Both classes here have the first two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -71,6 +71,11 @@ class OtherWeights(nn.Module):
     def idle(self) -> list[str]:
         """Names, in this module, of the model's own values, which take no part in an answer."""
         return [f"model.asked.{name}" for name in self.names]
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each weight of the model that has another value here, and that value."""
+        own = dict(self.model.asked.named_parameters())
+        return ((own[name], value) for name, value in zip(self.names, self.values, strict=True))
 
     def prepare(self, batch: Batch) -> None:
         prepare(self.model.asked, batch)
