@@ -44,14 +44,14 @@ from torch.nn import functional as F
 from cl_zoo import Backbone, Batch, Recipe, Task, forward, hookimpl, share, total
 from cl_zoo.nn import (
     Around,
-    BankLayer,
     ExpertBank,
     FirstToken,
     KeepsExperts,
     Prefill,
     cosines,
+    evaluating,
     mixture,
-    standing_still,
+    name_of,
 )
 
 EVERY = "every"  # the one router where tasks have none of their own
@@ -75,7 +75,7 @@ class BranchLoRA(KeepsExperts):
         def _enough(self) -> BranchLoRA.Options:
             if self.top_k > self.experts:
                 raise ValueError(
-                    f"top_k is {self.top_k} but there are {self.experts} experts; choose at most that many"
+                    f"top_k is {self.top_k}, but there are only {self.experts} experts; lower it"
                 )
             return self
 
@@ -89,12 +89,12 @@ class BranchLoRA(KeepsExperts):
         if self.options.task_router:
             _ = backbone.features  # where there is none, say so now and not in the first step
         self.bank = mixture(backbone, recipe, self.branches, shared=self.options.shared)
-        self.model = Branched(self.bank, backbone, self.options, recipe.adapter.init_std)
+        self.model = Branched(self.bank, backbone, self.options)
         return self.model
 
     @hookimpl
     def before_task(self, task: Task) -> None:
-        self.model.learn(f"t{task.index}" if self.options.task_router else EVERY)
+        self.model.learn(name_of(task) if self.options.task_router else EVERY)
         self.bank.use(self.branches, trainable=self.branches)
         for layer in self.bank.layers:
             for name in self.frozen.get(layer.path, ()):
@@ -122,35 +122,22 @@ class BranchLoRA(KeepsExperts):
 
     @hookimpl
     def build_inference_model(self, tasks_seen: Sequence[Task]) -> Branched:
-        names = [f"t{task.index}" for task in tasks_seen]
-        self.model.answering = names if self.options.task_router else []
+        self.model.answering = [name_of(task) for task in tasks_seen if self.options.task_router]
         return self.model
 
     def parts(self, model: nn.Module) -> dict[str, list[str]]:
-        names = [name for name, _ in model.named_parameters()]
-        return {"keys": [name for name in names if name.startswith(("image_keys.", "text_keys."))]}
+        keys = self.model.image_keys  # as many texts have one
+        return {"keys": [f"{kind}_keys.{name}" for kind in ("image", "text") for name in keys]}
 
     def state_dict(self) -> dict[str, Any]:
-        tasks = list(self.model.mixes[0].routers)
-        return {**super().state_dict(), "tasks": tasks, "frozen": self.frozen}
+        routers = self.model.mixes[0].routers
+        return {**super().state_dict(), "tasks": list(routers), "frozen": self.frozen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.frozen = {path: list(names) for path, names in state["frozen"].items()}
         super().load_state_dict(state)
         for name in state["tasks"]:
             self.model.learn(name)
-
-
-class Branches(FirstToken):
-    """The mix of one layer: its routers W_r (N, d_in) by task, of whose branches k answer."""
-
-    def __init__(self, layer: BankLayer, options: BranchLoRA.Options, prefill: Prefill) -> None:
-        super().__init__(layer, options.experts, prefill)
-        self.options = options
-
-    def select(self, p: Tensor) -> Tensor:
-        """g (rows, N)."""
-        return select(p, self.options.top_k, self.options.renormalise) if self.options.sparse else p
 
 
 class Branched(Around):
@@ -161,14 +148,12 @@ class Branched(Around):
         route: (batch, tasks), the choice as ones and zeros.
     """
 
-    def __init__(
-        self, bank: ExpertBank, backbone: Backbone, options: BranchLoRA.Options, init_std: float
-    ) -> None:
+    def __init__(self, bank: ExpertBank, backbone: Backbone, options: BranchLoRA.Options) -> None:
         super().__init__(bank)
         self.options, self.prefill = options, Prefill(EVERY)
-        self._backbone, self._init_std = backbone, init_std
+        self._backbone = backbone
         self.image_keys, self.text_keys = nn.ParameterDict(), nn.ParameterDict()  # k_img, k_txt (d,) by task
-        self.mixes = [Branches(layer, options, self.prefill) for layer in bank.layers]
+        self.mixes = [FirstToken(layer, options.experts, self.prefill, self.chosen) for layer in bank.layers]
         mixes = iter(self.mixes)
         bank.mix(lambda layer: next(mixes))
         self.answering: Sequence[str] = ()
@@ -180,10 +165,14 @@ class Branched(Around):
         for keys in (self.image_keys, self.text_keys) if self.options.task_router else ():
             if name not in keys:
                 start = torch.randn(self._backbone.features.width, **self.bank.layers[0].made)
-                keys[name] = nn.Parameter(start * self._init_std)
+                keys[name] = nn.Parameter(start * self.bank.config_of_first.init_std)
             for other, key in keys.items():
                 key.requires_grad_(other == name)
         self.prefill.learning, self.answering, self.route = name, (), None
+
+    def chosen(self, p: Tensor) -> Tensor:
+        """g (rows, N) of p."""
+        return select(p, self.options.top_k, self.options.renormalise) if self.options.sparse else p
 
     def prepare(self, batch: Batch) -> None:
         self.prefill.start(batch.first_tokens)
@@ -229,12 +218,10 @@ def similarity(images: Tensor, texts: Tensor, image_keys: Tensor, text_keys: Ten
     return (cosines(images, image_keys) + cosines(texts, text_keys)) / 2
 
 
-@torch.no_grad()
 def activity(model: Branched, batches: Sequence[Batch], samples: int) -> Tensor:
     """Σ p over a task's first samples, by layer and branch (layers, N), in evaluation mode."""
     used = torch.zeros(len(model.mixes), model.options.experts, device=model.bank.layers[0].made["device"])
-    with standing_still(model):
-        model.eval()
+    with evaluating(model):
         for batch in share(batches, samples=samples):
             forward(model, batch)
             used += torch.stack([model.prefill.kept[mix][0].sum(0) for mix in model.mixes])

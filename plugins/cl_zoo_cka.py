@@ -51,7 +51,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from cl_zoo import Backbone, Batch, Task, forward, hookimpl
-from cl_zoo.nn import standing_still
+from cl_zoo.nn import evaluating
 
 LEAST = {"biased": 2, "unbiased": 4}
 """Samples below which an estimator is not defined."""
@@ -109,8 +109,7 @@ def grams(
     """
     rows: Tensor | None = None  # (layers, up to a block, p)
     left = options.samples
-    with torch.no_grad(), standing_still(model):
-        model.eval()
+    with evaluating(model):
         for batch in batches:
             if left <= 0:
                 break

@@ -51,11 +51,11 @@ from cl_zoo.nn import (
     Around,
     ExpertBank,
     PerToken,
+    evaluating,
     image_view,
     mixture,
     per_sample,
     router,
-    standing_still,
     text_view,
 )
 
@@ -184,8 +184,7 @@ def mean_gates(bank: ExpertBank, batches: Sequence[Batch], samples: int) -> Tens
         torch.zeros(len(layers), len(layers[0].experts), device=device),
         torch.zeros((), device=device),
     )
-    with standing_still(bank), torch.no_grad():
-        bank.eval()
+    with evaluating(bank):
         mixes = [
             Counting(cast(PerToken, one.bank_mix).router, row) for one, row in zip(layers, sums, strict=True)
         ]

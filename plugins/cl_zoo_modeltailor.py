@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cl_zoo import Backbone, Batch, Recipe, Task, forward, hookimpl, share, total
-from cl_zoo.nn import BankLayer, ExpertBank, KeepsExperts, adapters, full_precision, standing_still
+from cl_zoo.nn import BankLayer, ExpertBank, KeepsExperts, adapters, evaluating, full_precision
 
 
 class ModelTailor(KeepsExperts):
@@ -151,8 +151,7 @@ def hessians(
 
     handles = [layer.register_forward_pre_hook(add) for layer in layers]
     try:
-        with standing_still(model), torch.no_grad():
-            model.eval()
+        with evaluating(model):
             for batch in share(batches, samples=samples):
                 real = batch.inputs["attention_mask"].bool()
                 forward(model, batch)

@@ -8,7 +8,16 @@ from __future__ import annotations
 from cl_zoo.features.encoder import cosines
 from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, text_view
 from cl_zoo.nn.answering import Around, OtherWeights
-from cl_zoo.nn.bank import ExpertBank, KeepsExperts, adapters, bank_parts, mixture, name_of, standing_still
+from cl_zoo.nn.bank import (
+    ExpertBank,
+    KeepsExperts,
+    adapters,
+    bank_parts,
+    evaluating,
+    mixture,
+    name_of,
+    standing_still,
+)
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, SharedDown, per_sample, spread
 from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
@@ -36,6 +45,7 @@ __all__ = [
     "bank_parts",
     "cosines",
     "embeddings",
+    "evaluating",
     "full_precision",
     "image_view",
     "insert",

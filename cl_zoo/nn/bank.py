@@ -400,6 +400,14 @@ def standing_still(model: nn.Module) -> Iterator[None]:
             route.weights = weights
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode and no gradient is recorded; afterwards it stands as it stood."""
+    with standing_still(model), torch.no_grad():
+        model.eval()
+        yield
+
+
 def _nameable(name: str) -> None:
     if not name or "." in name or hasattr(nn.ParameterDict(), name):
         raise ValueError(

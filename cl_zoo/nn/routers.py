@@ -9,7 +9,7 @@ recomputed forward must see what the first one saw: `FirstToken` and `Prefill` t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
@@ -76,15 +76,27 @@ class Prefill:
 class FirstToken(nn.Module):
     """A mix with one weight per row and expert, decided by routers that see the row's first real token only.
 
-    Works where all experts share one A and where each has its own. A derived class may leave some experts out, by `select`.
+    Works where all experts share one A and where each has its own.
+
+    Args:
+        experts: how many.
+        prefill: shared with all layers.
+        select: g (rows, experts) from p, the softmax of a router; by default p itself. It may leave some experts out.
 
     Attributes:
         routers: W (experts, d_in) by name; `learn` makes them.
     """
 
-    def __init__(self, layer: BankLayer, experts: int, prefill: Prefill) -> None:
+    def __init__(
+        self,
+        layer: BankLayer,
+        experts: int,
+        prefill: Prefill,
+        select: Callable[[Tensor], Tensor] = lambda p: p,
+    ) -> None:
         super().__init__()
         self._width, self._experts, self._made, self.prefill = layer.in_features, experts, layer.made, prefill
+        self._select = select
         self.routers = nn.ParameterDict()
 
     def learn(self, name: str) -> None:
@@ -93,10 +105,6 @@ class FirstToken(nn.Module):
             self.routers[name] = nn.Linear(self._width, self._experts, bias=False, **self._made).weight
         for other, weight in self.routers.items():
             weight.requires_grad_(other == name)
-
-    def select(self, p: Tensor) -> Tensor:
-        """g (rows, experts) from p, the softmax of a router: here p itself."""
-        return p
 
     def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
         """z (batch, tokens, r), or as many times as wide as there are experts where no A is shared, to (batch, tokens, Σr)."""
@@ -109,7 +117,7 @@ class FirstToken(nn.Module):
         if not self.training and self in self.prefill.kept:
             return self.prefill.kept[self][1]
         p = torch.softmax(self.logits(x), dim=-1)
-        g = self.select(p)
+        g = self._select(p)
         if self.training:
             self.prefill.kept.pop(self, None)
         else:

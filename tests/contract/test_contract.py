@@ -19,6 +19,7 @@ from torch import nn
 
 import cl_zoo
 from cl_zoo import batches, hookimpl
+from cl_zoo import nn as nn_names
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.contract.hookspecs import HookSpecs
 from cl_zoo.contract.plugins import HOOKS, PROTOCOLS, Plugins, load_class
@@ -89,6 +90,15 @@ def contract() -> Iterator[str]:
                 yield f"{name} -> {inspect.signature(member.fget).return_annotation}"
             elif inspect.isfunction(member):
                 yield f"{name}{signature(member)}"
+    yield "[cl_zoo.nn]"
+    for name in nn_names.__all__:
+        made = getattr(nn_names, name)
+        if dataclasses.is_dataclass(made):  # of its own fields: a base class may be somebody else's
+            yield f"{name}({', '.join(made.__annotations__)})"
+        elif not inspect.isclass(made):
+            yield f"{name}{signature(made)}"
+        else:
+            yield f"{name}{signature(vars(made)['__init__']) if '__init__' in vars(made) else ''}"
     yield "[Plugins]"
     for name, member in vars(Plugins).items():
         if inspect.isfunction(member) and not name.startswith("_"):
