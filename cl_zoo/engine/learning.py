@@ -16,7 +16,7 @@ from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
 from cl_zoo.errors import PluginError, RunError
-from cl_zoo.nn.bank import bank_parts
+from cl_zoo.nn.placing import bank_parts
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, Task

@@ -8,7 +8,8 @@ the number of experts. Methods differ only in the small mix G between them:
     identity                 Σ BᵢAᵢ x              LoRA, O-LoRA's concatenation            (no mix)
     diag(g(x)), per token    Σ gᵢ(x) BᵢAᵢ x        MoELoRA                                 `PerToken`
     diag(w), per sample      Σ wᵢ BᵢAᵢ x           HiDe's top layer                        `PerSample`
-    column, one shared A     (Σ gᵢ Bᵢ) A x         HydraLoRA; BranchLoRA by its own mix    `SharedDown`
+    column, one shared A     (Σ gᵢ Bᵢ) A x         HydraLoRA                               `SharedDown`
+    by the first token       Σ gᵢ(x₀) Bᵢ A x       BranchLoRA                              `FirstToken`
     all ones                 (ΣBᵢ)(ΣAᵢ) x          HiDe's released fusion                  `AllOnes`
 
 The bank is a PEFT `BaseTuner` used directly, an expert is a PEFT adapter name. Three facts about PEFT shape this file:
@@ -19,8 +20,7 @@ only door; adding an adapter freezes the modules outside the tuner, so `ExpertBa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -29,13 +29,10 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
-from cl_zoo.errors import OptionError
 from cl_zoo.nn.layer import BankConfig, BankLayer
-from cl_zoo.nn.mixes import PerSample
+from cl_zoo.nn.still import standing_still
 
 if TYPE_CHECKING:
-    from cl_zoo.backbones.backbone import Backbone
-    from cl_zoo.recipe.recipe import Recipe
     from cl_zoo.tasks import Task
 
 Where = Callable[["BankLayer"], bool]
@@ -301,111 +298,9 @@ class ExpertBank(BaseTuner):  # type: ignore[misc]
                 raise KeyError(f"the bank has no expert {name!r}; it has {', '.join(self.peft_config)}")
 
 
-def adapters(backbone: Backbone, recipe: Recipe, name: str = "shared", *, experts: int = 1) -> ExpertBank:
-    """A bank with one expert on all linears of the language model, at the recipe's budget.
-
-    Args:
-        name: name of the expert.
-        experts: how many experts are going to train together; each gets its share of the rank.
-
-    Raises:
-        OptionError: the rank cannot be shared out evenly.
-    """
-    budget = recipe.adapter
-    if budget.rank % experts:
-        raise OptionError(
-            f"adapter.rank is {budget.rank}, which {experts} experts cannot share evenly; choose a multiple of {experts}"
-        )
-    config = BankConfig(
-        target_modules=backbone.linears,
-        rank=budget.rank // experts,
-        scale=budget.scale,
-        dropout=budget.dropout,
-        init_std=budget.init_std,
-    )
-    return ExpertBank(backbone.model, config, name)
-
-
-def mixture(backbone: Backbone, recipe: Recipe, names: Sequence[str], *, shared: bool = False) -> ExpertBank:
-    """A bank of experts that train together on every task and share the recipe's rank; all are active and learn.
-
-    Args:
-        names: of the experts, in the order of their places in the mix.
-        shared: all read one A, the first one's; otherwise each has its own.
-
-    Raises:
-        OptionError: the rank cannot be shared out evenly.
-    """
-    first, *others = names
-    bank = adapters(backbone, recipe, first, experts=len(names))
-    for name in others:
-        bank.add(name, reads=first if shared else None)
-    bank.use(names, trainable=names)
-    return bank
-
-
 def name_of(task: Task) -> str:
     """The name of a task's own expert: `t0`, `t1`, … by its place in the stream, as a task may come twice."""
     return f"t{task.index}"
-
-
-class KeepsExperts:
-    """State of a method with a bank: which experts it has, so that they are there when their tensors come back.
-
-    A method derives from it and sets `bank` in `build_model`. One with further state adds to what these two return and read.
-    """
-
-    bank: ExpertBank
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"experts": self.bank.describe()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.bank.rebuild(state["experts"])
-
-
-def bank_parts(model: nn.Module) -> dict[str, list[str]]:
-    """Names of the bank's parameters by part: `adapters` (A and B) and `routers` (what the mixes learn)."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BankLayer)]
-    prefixes = {
-        "adapters": tuple(f"{name}.{table}." for name, _ in layers for table in ("bank_down", "bank_up")),
-        "routers": tuple(f"{name}.bank_mix." for name, _ in layers),
-    }
-    names = [name for name, _ in model.named_parameters()]
-    parts = {part: [name for name in names if name.startswith(own)] for part, own in prefixes.items()}
-    return {part: found for part, found in parts.items() if found}
-
-
-@contextmanager
-def standing_still(model: nn.Module) -> Iterator[None]:
-    """Whatever is done inside, afterwards the same weights learn and the same experts, mixes and routes answer."""
-    learns = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
-    layers = [
-        (module, list(module._active_adapter), module.bank_mix, module._disable_adapters)
-        for module in model.modules()
-        if isinstance(module, BankLayer)
-    ]
-    routes = [(module, module.weights) for module in model.modules() if isinstance(module, PerSample)]
-    try:
-        yield
-    finally:
-        for parameter, learning in learns:
-            parameter.requires_grad_(learning)
-        for module, training in modes:
-            module.training = training
-        for layer, active, mix, disabled in layers:
-            layer._active_adapter, layer.bank_mix, layer._disable_adapters = active, mix, disabled
-        for route, weights in routes:
-            route.weights = weights
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode and no gradient is recorded; afterwards it stands as it stood."""
-    with standing_still(model), torch.no_grad():
-        model.eval()
-        yield
 
 
 def _nameable(name: str) -> None:

@@ -26,7 +26,7 @@ from cl_zoo.engine.ledger import active, stored
 from cl_zoo.engine.run import placed
 from cl_zoo.errors import BackboneError, ClZooError, PluginError, first_line, nearest
 from cl_zoo.names import Choice
-from cl_zoo.nn.bank import standing_still
+from cl_zoo.nn.still import standing_still
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.report.sheets import UNKNOWN, Entry, Line, Section, Sheet, as_text
 from cl_zoo.tasks import Task

@@ -26,7 +26,7 @@ from cl_zoo.contract.plugins import HOOKS, PROTOCOLS, Plugins, load_class
 from cl_zoo.engine.learning import assign_parts
 from cl_zoo.errors import OptionError, PluginError, RunError
 from cl_zoo.names import METHODS, Choice, installed
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Benchmark, Sample, Task, TaskData
 

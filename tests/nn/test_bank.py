@@ -17,9 +17,11 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.engine.learning import recompute_activations
 from cl_zoo.errors import OptionError
-from cl_zoo.nn.bank import ExpertBank, KeepsExperts, adapters, bank_parts, mixture, name_of, standing_still
+from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, SharedDown, spread
+from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
+from cl_zoo.nn.still import standing_still
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Task
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cl_zoo import Batch, Sample, Task
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import IGNORED
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.testing import square
 

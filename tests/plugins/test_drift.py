@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from cl_zoo import Task
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.nn import bank_parts
-from cl_zoo.nn.bank import ExpertBank, adapters
+from cl_zoo.nn.bank import ExpertBank
+from cl_zoo.nn.placing import adapters
 from cl_zoo.recipe.recipe import build_recipe
 
 RECIPE = build_recipe({}, {"adapter.rank": 2, "adapter.dropout": 0, "adapter.scale": 3})
