@@ -75,7 +75,7 @@ class TaskData:
         name: unique within the benchmark.
         letter: one capital letter for `--order`, unique within the benchmark.
         instruction: the sentence that closes the task's prompts.
-        metric: name of a scoring rule in `cl_zoo.scoring`: `exact`, `caption` and others.
+        metric: name of a scoring rule in `cl_zoo.scoring.rules`: `exact`, `caption` and others.
         max_new_tokens: token budget of one answer.
         train, validation, test: the splits; sequences, so that images may be rendered or read when they are asked for.
     """
