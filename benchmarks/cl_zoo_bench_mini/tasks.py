@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import overload
 
 import numpy as np
 
-from cl_zoo.tasks import Sample, TaskData
+from cl_zoo.tasks import OnDemand, Sample, TaskData
 from cl_zoo_bench_mini.captions import outdoor_captions, photograph_captions
 from cl_zoo_bench_mini.render import SHAPES, Bar
 from cl_zoo_bench_mini.scenes import (
@@ -136,7 +135,7 @@ KINDS = (
 """The tasks in their default order."""
 
 
-class Split(Sequence[Sample]):
+class Split(OnDemand[Sample]):
     """Samples that are drawn when they are asked for, each a function of task, split and index."""
 
     def __init__(self, stream: int, split: str, ask: Callable[[Generator], Asked]) -> None:
@@ -150,19 +149,10 @@ class Split(Sequence[Sample]):
         """The scene and the question behind one sample."""
         return self._ask(np.random.default_rng([self._stream, self._split, index, 0]))
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self._size))]
-        if not -self._size <= index < self._size:
-            raise IndexError(index)
-        index %= self._size
-        asked = self.asked(index)
-        picture = asked.scene.paint(np.random.default_rng([self._stream, self._split, index, 1]))
-        return Sample(f"{index:05d}", picture, asked.prompt, asked.answer, asked.references)
+    def make(self, place: int) -> Sample:
+        asked = self.asked(place)
+        picture = asked.scene.paint(np.random.default_rng([self._stream, self._split, place, 1]))
+        return Sample(f"{place:05d}", picture, asked.prompt, asked.answer, asked.references)
 
 
 def task_data() -> tuple[TaskData, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from typing import Any
 
 from PIL import Image
 
@@ -22,7 +22,7 @@ from cl_zoo.data.packed import Packed
 from cl_zoo.data.records import REPAIR, Entry, entries, fault, image_path, read_records
 from cl_zoo.data.references import referred
 from cl_zoo.errors import DataError, first_line, nearest
-from cl_zoo.tasks import ImageSource, Sample
+from cl_zoo.tasks import ImageSource, OnDemand, Sample
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Plan:
         return says
 
 
-class Split(Sequence[Sample]):
+class Split(OnDemand[Sample]):
     """The samples of a file, read when first used.
 
     Args:
@@ -145,14 +145,8 @@ class Split(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        number, one = self.entries[index]
+    def make(self, place: int) -> Sample:
+        number, one = self.entries[place]
         return replace(_text(one), image=self._image(number, one, looked_for=True))
 
     def as_named(self, index: int) -> Sample:

@@ -1,6 +1,6 @@
 """Scores of answer files, as a step of its own.
 
-The engine writes answers, this module reads them: one `Scorer`, and with it one Java process, serves a whole comparison.
+The engine writes answers, this module scores their files: one `Scorer`, and with it one Java process, serves a whole comparison.
 
     answers    one JSON object per line: {"id": …, "prompt": …, "answer": …}; further keys are ignored
     expected   one JSON object per line: {"id": …, "answer": …, "references": […], "truth": {…}}; one file per task
