@@ -23,6 +23,79 @@ from cl_zoo.tasks import source_hash
 METHODS, BENCHMARKS, BACKBONES = "cl_zoo.methods", "cl_zoo.benchmarks", "cl_zoo.backbones"
 """The groups of entry points."""
 
+Options = Mapping[str, Mapping[str, Any]]
+"""Option values by plugin name: `{"ewc": {"strength": 100}}`."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plugin as a user names it.
+
+    Attributes:
+        name: an installed name, `package.module:Class` or `file.py:Class`.
+        options: values by option name.
+        probe: measures only.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    probe: bool = False
+
+    @property
+    def label(self) -> str:
+        """`hide[variant=released]`; options in alphabetical order."""
+        inner = ",".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{self.name}[{inner}]" if inner else self.name
+
+
+def parse_stack(text: str) -> list[Choice]:
+    """`moelora+ewc[strength=3]` to its choices.
+
+    Raises:
+        PluginError: it cannot be read.
+    """
+    choices = []
+    for part in split(text, "+"):
+        found = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", part, flags=re.DOTALL)
+        if not found:
+            raise PluginError(f"method {text!r}: cannot read {part!r}; write name[option=value,option=value]")
+        pairs = split(found.group(2), ",") if found.group(2) else []
+        choices.append(Choice(found.group(1), parse_pairs(pairs, f"method {found.group(1)}, option")))
+    return choices
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Split outside square brackets."""
+    parts, depth, current = [], 0, ""
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == separator and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += letter
+    return [*parts, current]
+
+
+def stack(
+    method: str, with_: Sequence[str], probes: Sequence[str], options: Options, *, strict: bool = True
+) -> tuple[Choice, ...]:
+    """The choices that a method expression, further plugins, probes and options make together.
+
+    Raises:
+        OptionError: options are given for a plugin that is not in the stack (unless not `strict`).
+    """
+    choices = [choice for text in (method, *with_) for choice in parse_stack(text)]
+    choices += [replace(choice, probe=True) for text in probes for choice in parse_stack(text)]
+    if strict:
+        for name in options.keys() - {choice.name for choice in choices}:
+            raise OptionError(
+                f"options are given for {name!r}, which is not in the stack{nearest(name, [c.name for c in choices])}"
+            )
+    return tuple(
+        replace(choice, options={**choice.options, **options.get(choice.name, {})}) for choice in choices
+    )
+
 
 @dataclass(frozen=True)
 class Installed:
@@ -105,77 +178,3 @@ def _module_of_file(file: Path) -> Any:
     sys.modules[name] = module  # pydantic and inspect look a class's module up by name
     spec.loader.exec_module(module)
     return module
-
-
-Options = Mapping[str, Mapping[str, Any]]
-"""Option values by plugin name: `{"ewc": {"strength": 100}}`."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A plugin as a user names it.
-
-    Attributes:
-        name: an installed name, `package.module:Class` or `file.py:Class`.
-        options: values by option name.
-        probe: measures only.
-    """
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    probe: bool = False
-
-    @property
-    def label(self) -> str:
-        """`hide[variant=released]`; options in alphabetical order."""
-        inner = ",".join(f"{key}={value}" for key, value in sorted(self.options.items()))
-        return f"{self.name}[{inner}]" if inner else self.name
-
-
-def parse_stack(text: str) -> list[Choice]:
-    """`moelora+ewc[strength=3]` to its choices.
-
-    Raises:
-        PluginError: it cannot be read.
-    """
-    choices = []
-    for part in split(text, "+"):
-        found = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", part, flags=re.DOTALL)
-        if not found:
-            raise PluginError(f"method {text!r}: cannot read {part!r}; write name[option=value,option=value]")
-        pairs = split(found.group(2), ",") if found.group(2) else []
-        choices.append(Choice(found.group(1), parse_pairs(pairs, f"method {found.group(1)}, option")))
-    return choices
-
-
-def split(text: str, separator: str) -> list[str]:
-    """Split outside square brackets."""
-    parts, depth, current = [], 0, ""
-    for letter in text:
-        depth += (letter == "[") - (letter == "]")
-        if letter == separator and depth == 0:
-            parts.append(current)
-            current = ""
-        else:
-            current += letter
-    return [*parts, current]
-
-
-def stack(
-    method: str, with_: Sequence[str], probes: Sequence[str], options: Options, *, strict: bool = True
-) -> tuple[Choice, ...]:
-    """The choices that a method expression, further plugins, probes and options make together.
-
-    Raises:
-        OptionError: options are given for a plugin that is not in the stack (unless not `strict`).
-    """
-    choices = [choice for text in (method, *with_) for choice in parse_stack(text)]
-    choices += [replace(choice, probe=True) for text in probes for choice in parse_stack(text)]
-    if strict:
-        for name in options.keys() - {choice.name for choice in choices}:
-            raise OptionError(
-                f"options are given for {name!r}, which is not in the stack{nearest(name, [c.name for c in choices])}"
-            )
-    return tuple(
-        replace(choice, options={**choice.options, **options.get(choice.name, {})}) for choice in choices
-    )

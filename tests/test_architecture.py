@@ -43,8 +43,8 @@ LINES_OF_A_FUNCTION, LINES_OF_A_MODULE = 40, 350
 LONG_FUNCTIONS = {"cli.main.run", "cli.main.compare", "cli.looking.forecast", "runs.job.execute"}
 """Three command signatures with an option per line, and a sequence of calls without a decision in it."""
 
-LONG_MODULES = {"nn.bank", "testing.conformance.promises"}
-"""The bank is one idea: its layer, its tuner and the checks that both share. The promises are a list, a function each."""
+LONG_MODULES = {"testing.conformance.promises"}
+"""The promises are a list, a function each."""
 
 
 def methods() -> list[Path]:

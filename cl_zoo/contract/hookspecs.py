@@ -87,13 +87,20 @@ class HookSpecs:
 
     @hookspec
     def after_task(
-        self, model: nn.Module, task: Task, batches: Sequence[Batch]
+        self,
+        model: nn.Module,
+        task: Task,
+        batches: Sequence[Batch],
+        parts: Mapping[str, Sequence[str]],
+        backbone: Backbone,
     ) -> Mapping[str, float | Tensor] | None:
         """Keep what the method needs of the finished task; the measurements returned (numbers, 0-dim tensors) are recorded by name.
 
         `batches` are the task's training samples in a fixed order, with targets, the same on every process; each is made
         when it is asked for. `cl_zoo.share(batches)` gives each process its part and `cl_zoo.total(tensor)` adds up what
-        they found.
+        they found. `parts` says which part of the model (`adapters`, `routers`, `projector`, a method's own) has which parameters, as the
+        learning rates and the ledger have it: names of `model.named_parameters()` when training began;
+        `backbone` is the one that `build_model` got, for plugins that place nothing themselves.
 
         `cl-zoo ledger` counts parameters by calling the hooks on a model without values (torch's meta device) and with no
         batches: a hook that is to be counted sizes its tensors by shapes alone and reads no value then.

@@ -150,8 +150,16 @@ class Plugins:
     def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> dict[str, Tensor]:
         return self._named("loss", model=model, batch=batch, outputs=outputs, task=task)
 
-    def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, float | Tensor]:
-        return self._named("after_task", model=model, task=task, batches=batches)
+    def after_task(
+        self,
+        model: nn.Module,
+        task: Task,
+        batches: Sequence[Batch],
+        parts: Mapping[str, Sequence[str]],
+        backbone: Backbone,
+    ) -> dict[str, float | Tensor]:
+        arguments = {"model": model, "task": task, "batches": batches, "parts": parts, "backbone": backbone}
+        return self._named("after_task", **arguments)
 
     def after_answers(self, task: Task, place: int, answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return self._named("after_answers", task=task, place=place, answers=answers)

@@ -24,7 +24,8 @@ from cl_zoo.engine.learning import Learner, Report, assign_parts, recompute_acti
 from cl_zoo.engine.ledger import Ledger, active, own_state, peak_memory_mb, stored
 from cl_zoo.engine.streams import Share, TaskBatches, Union, expected
 from cl_zoo.errors import PluginError
-from cl_zoo.nn.bank import adapters, standing_still
+from cl_zoo.nn.placing import adapters
+from cl_zoo.nn.still import standing_still
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, Task, TaskData
@@ -125,8 +126,9 @@ class Run:
         self._seed("after_task", task)
         self.report(task=task.name, index=task.index, phase="after_task")
         with self._autocast():
+            batches = TaskBatches(self.backbone, lesson.train, recipe)
             measured = self.plugins.after_task(
-                self.model, task, TaskBatches(self.backbone, lesson.train, recipe)
+                self.model, task, batches, parts=learner.names, backbone=self.backbone
             )
         self.measured.append({name: float(value) for name, value in measured.items()})  # 0-dim tensors too
 

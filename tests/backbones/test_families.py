@@ -24,7 +24,7 @@ from cl_zoo.batches import Batch, answer_losses, forward, task_loss
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import Learner
 from cl_zoo.errors import BackboneError
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 from cl_zoo.planning.sizes import shapes
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe

@@ -22,7 +22,7 @@ from cl_zoo.engine.run import Run
 from cl_zoo.engine.streams import TaskBatches, Union
 from cl_zoo.errors import PluginError, RunError
 from cl_zoo.names import parse_stack
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import TaskData

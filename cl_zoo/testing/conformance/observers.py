@@ -122,7 +122,14 @@ class Observed(Plugins):
                 world.record.terms[name] = world.record.terms.get(name, False) or acts
         return terms
 
-    def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, Any]:
+    def after_task(
+        self,
+        model: nn.Module,
+        task: Task,
+        batches: Sequence[Batch],
+        parts: Mapping[str, Sequence[str]],
+        backbone: Backbone,
+    ) -> dict[str, Any]:
         """Old experts may be rewritten in this hook, but not before it."""
         named = dict(model.named_parameters())
         for name, before in self._still.items():
@@ -133,7 +140,7 @@ class Observed(Plugins):
                     f"{where}: {name} is frozen but moved while the task was learnt; change weights in before_task or after_task only",
                 )
         with self._put_back("after_task", chooses=True):
-            return super().after_task(model, task, batches)
+            return super().after_task(model, task, batches, parts, backbone)
 
     def rehearse(self, task: Task) -> list[Sample]:
         with self._put_back("rehearse"):

@@ -26,7 +26,7 @@ from cl_zoo.engine.ledger import own_state
 from cl_zoo.engine.run import Lesson, Run
 from cl_zoo.errors import PluginError
 from cl_zoo.names import Choice
-from cl_zoo.nn.bank import standing_still
+from cl_zoo.nn.still import standing_still
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, TaskData
 from cl_zoo.testing.conformance.modes import modes
