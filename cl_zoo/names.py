@@ -126,6 +126,8 @@ def find(group: str, name: str) -> Installed:
     everything = installed(group)
     kind = group.rpartition(".")[2].removesuffix("s")
     matches = [one for one in everything if one.name == name]
+    if not matches and name.endswith(".py"):
+        raise PluginError(f"{name} is a file; say which {kind} in it, as in {name}:Name")
     if not matches:
         raise PluginError(f"no {kind} is called {name!r}{nearest(name, {one.name for one in everything})}")
     if len(matches) > 1:
@@ -146,6 +148,8 @@ def load(group: str, name: str) -> Any:
     """
     value = name if ":" in name else find(group, name).value
     module_name, _, attribute = value.rpartition(":")
+    if module_name.endswith(".py") and not Path(module_name).is_file():
+        raise PluginError(f"{name}: there is no file {module_name}; give its path from {Path.cwd()}")
     try:
         module = (
             _module_of_file(Path(module_name))
@@ -165,8 +169,6 @@ def load(group: str, name: str) -> Any:
 
 
 def _module_of_file(file: Path) -> Any:
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}")
     # Named after its content: a first experiment called `random.py` must not become everybody's `random`.
     name = f"{file.stem}_{source_hash(file)[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)

@@ -18,7 +18,7 @@ ENGINE = Path(cl_zoo.__file__).parent
 TEMPLATE = ROOT / "plugins" / "_template"
 
 FLOORS = """
-__main__
+__main__ testing.pytest
 cl_zoo cli
 api inspection planning export
 runs testing
@@ -30,7 +30,10 @@ batches images names
 recipe tasks
 errors machine _version
 """
-"""From the roof to the ground. A room imports rooms of lower floors only, for annotations too; `cl_zoo` is `__init__`."""
+"""From the roof to the ground. A room imports rooms of lower floors only, for annotations too; `cl_zoo` is `__init__`.
+
+The fixtures for authors are an entrance of their own, like `__main__`: they run commands.
+"""
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "open_clip", "numpy", "scipy", "matplotlib"}
 WITH_TORCH = "backbones batches engine export features images nn planning processes testing".split()
@@ -66,7 +69,8 @@ def named(path: Path) -> str:
 
 
 def room(path: Path) -> str:
-    return named(path).partition(".")[0]
+    name = named(path)
+    return name if name in FLOORS.split() else name.partition(".")[0]
 
 
 def tree(path: Path) -> ast.Module:

@@ -104,6 +104,7 @@ class Run:
 
     def _learn(self, lesson: Lesson) -> None:
         task, recipe = lesson.task, self.recipe.for_task(lesson.task.name)
+        self.model.train()  # whether the run has just begun, goes on or was resumed
         self._seed("before_task", task)
         with self._autocast():
             self.plugins.before_task(self.model, task)

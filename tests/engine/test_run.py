@@ -306,6 +306,9 @@ class Mode(Plain):
     @hookimpl
     def build_inference_model(self, model: Any) -> nn.Module:
         class Thin(nn.Module):
+            def forward(self, **inputs: Any) -> Any:
+                return model(**inputs)
+
             def generate(self, **inputs: Any) -> Tensor:
                 assert not any(module.training for module in model.modules())
                 return model.generate(**inputs)  # type: ignore[no-any-return]
@@ -315,6 +318,35 @@ class Mode(Plain):
 
 def test_answers_are_given_in_evaluation_mode(tiny_folder: Path, tmp_path: Path) -> None:
     start(f"{HERE}:Mode", tiny_folder, tmp_path)
+
+
+class Training(Plain):
+    """Looks at the mode of the language model in every hook that gets the model."""
+
+    @hookimpl
+    def before_task(self, model: Any) -> None:
+        self.look(model)
+
+    @hookimpl
+    def loss(self, model: Any) -> None:
+        self.look(model)
+
+    @hookimpl
+    def after_task(self, model: Any) -> None:
+        self.look(model)
+
+    def look(self, model: Any) -> None:
+        assert all(layer.training and layer.base_layer.training for layer in model.layers)
+
+
+def test_hooks_find_the_model_in_training_mode_after_an_interruption_too(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """The backbone is loaded in evaluation mode, so a run that begins or goes on would otherwise differ from one that is under way."""
+    with pytest.raises(Stop):
+        start(f"{HERE}:Training", tiny_folder, tmp_path, kind=stopping(1))
+
+    assert len(start(f"{HERE}:Training", tiny_folder, tmp_path).ledger.tasks) == 2
 
 
 # --- the optimiser, the steps, the data -----------------------------------------------------------------------------

@@ -22,14 +22,13 @@ from cl_zoo.names import Choice
 from cl_zoo.testing.conformance.moments import (
     ConformanceError,
     Moment,
-    check_state,
+    check_states,
     differing,
     far,
     flat,
-    told,
     weights,
 )
-from cl_zoo.testing.conformance.subjects import Bare, Subject, Undecided, agree, asking, filed, generated
+from cl_zoo.testing.conformance.subjects import Bare, Reply, Subject, Undecided, agree, asking, filed, said
 from cl_zoo.testing.conformance.trials import STREAM, Watched, trial
 
 Promise = Callable[[Subject], None]
@@ -46,7 +45,9 @@ def options(subject: Subject) -> None:
                 Plugins(changed)
             except OptionError:
                 continue
-            raise ConformanceError("options", f"{choice.label}: takes the unknown option {name!r}")
+            raise ConformanceError(
+                "options", f"{choice.label}: takes the unknown option {name!r}; let Options forbid extra ones"
+            )
 
 
 def seeds(subject: Subject) -> None:
@@ -73,13 +74,14 @@ def streams(subject: Subject) -> None:
 
 
 def terms(subject: Subject) -> None:
-    """every term of the objective is finite and depends on a trainable weight"""
+    """every term of the objective is finite and depends on a trainable weight, and what asks for a gradient is trained"""
     sequential(subject, "none")
     found = subject.whole.record.terms
     for name, acts in found.items():
         if not acts:
             raise ConformanceError(
-                "terms", f"{subject.label}, tasks {STREAM}: the term {name!r} never has a gradient"
+                "terms",
+                f"{subject.label}, tasks {STREAM}: the term {name!r} never has a gradient; compute it from the weights themselves, without detach() or item()",
             )
     for choice in subject.choices:
         hooks = {hook for hook in HOOKS if hasattr(load_class(choice.name), hook)}
@@ -95,10 +97,15 @@ def frozen(subject: Subject) -> None:
     _ = subject.whole  # looked at in every step of it
 
 
+def modes(subject: Subject) -> None:
+    """no hook leaves train/eval mode changed, and only those around a task choose what learns and which experts answer"""
+    _ = subject.whole  # looked at around every hook of it
+
+
 def state(subject: Subject) -> None:
     """state is JSON values and tensors, and a checkpoint holds no pickle"""
     whole = subject.whole
-    check_state(whole.plugins.state_dict(), subject.label)
+    check_states(whole.plugins.state_dict())
     for file in whole.folder.partial.rglob("*"):
         if file.is_file() and file.suffix not in (".safetensors", ".json", ".jsonl"):
             raise ConformanceError("state", f"{subject.label}: the run's folder holds {file.name}")
@@ -108,7 +115,7 @@ def batches(subject: Subject) -> None:
     """an answer depends neither on who else is in the batch, nor on its size or its padding"""
     run, asked = subject.whole, subject.questions
     groups = [asked, asked[::-1], asked[1::2], asked[::3], *([sample] for sample in asked)]
-    seen: dict[str, tuple[Tensor | None, list[int]]] = {}
+    seen: dict[str, Reply] = {}
     for group in reversed(groups):  # alone first
         where = f"in a batch of {len(group)}"
         for sample, (row, tokens) in zip(group, asking(run, group), strict=True):
@@ -135,7 +142,7 @@ def identity(subject: Subject) -> None:
                 agree(subject, "identity", sample, one, plain[sample.id], "when asked in another order")
     with run.answering() as model:
         for half in halves:
-            for sample, tokens in zip(half, generated(model, run.backbone, half, 2), strict=True):
+            for sample, tokens in zip(half, said(model, run.backbone, half, 2), strict=True):
                 if tokens != plain[sample.id][1][:2]:
                     raise ConformanceError(
                         "identity",
@@ -170,7 +177,9 @@ def saving(subject: Subject) -> None:
         loaded.restore()
         answers = [asking(loaded, [sample])[0] for sample in subject.questions]
     except Exception as error:
-        raise ConformanceError("saving", f"{subject.label}, saved and loaded: {told(error)}") from error
+        raise ConformanceError(
+            "saving", f"{subject.label}, saved and loaded: {subject.told(error)}"
+        ) from error
     for sample, one in zip(subject.questions, answers, strict=True):
         agree(subject, "saving", sample, one, asking(whole, [sample])[0], "after saving and loading")
 
@@ -261,8 +270,10 @@ def needs(subject: Subject, *promises: Promise) -> None:
         Undecided: one of them is broken.
     """
     for promise in promises:
-        if isinstance(verdict := subject.verdict(promise), ConformanceError):
-            raise Undecided(f"cannot be told, since another promise is broken: {verdict}")
+        verdict = subject.verdict(promise)
+        cause = verdict.cause if isinstance(verdict, Undecided) else verdict
+        if cause is not None:
+            raise Undecided.behind(cause)
 
 
 def same(run: Watched, other: Watched, promise: str, sentence: str) -> None:
@@ -284,7 +295,7 @@ def follows(subject: Subject, promise: str, what: str, **recipe: Any) -> None:
     other = subject.again(what, promise, follow=whole.record.gradients, silent=True, **recipe)
     where = f"{subject.label}, {what}"
     if other.record.apart:
-        raise ConformanceError(promise, f"{where}: {other.record.apart}")
+        raise ConformanceError(promise, f"{where}, {other.record.apart.removeprefix(f'{subject.label}, ')}")
     for index, (here, there) in enumerate(zip(other.record.reported, whole.record.reported, strict=True)):
         if off := far(here, there, floor=1e-5):
             raise ConformanceError(promise, f"{where}, task {index}: the term {off}")
@@ -339,6 +350,7 @@ PROMISES: dict[str, Promise] = {
         streams,
         terms,
         frozen,
+        modes,
         state,
         batches,
         identity,
