@@ -74,7 +74,7 @@ def real(path: Path, said: str) -> bool:
     if re.fullmatch(r"cl_zoo\w*(\.\w+)+", name):
         return name in GROUPS or there(name) or (path.parent / name).is_file()
     owner, dot, attribute = name.partition(".")
-    if dot and attribute.isidentifier() and owner in CLASSES:
+    if dot and owner[:1].isupper() and attribute.isidentifier() and owner in CLASSES:
         return any(attribute in attributes(one) for one in CLASSES[owner])
     return True
 
