@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from cl_zoo_docs.text import code, escaped, fenced, markdown, table
-from cl_zoo_docs.values import fields
-
 from cl_zoo.cli import catalogue
 from cl_zoo.names import METHODS, installed, stack
 from cl_zoo.planning.sizes import Size, shapes, sizes
 from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo_docs.text import code, escaped, fenced, markdown, table
+from cl_zoo_docs.values import fields
 
 MODEL, TASKS = "llava-1.5-7b", 6
 """The model and the length of the stream on which sizes are counted."""
+
 
 def bundled() -> list[catalogue.Card]:
     """The cards of the methods and probes of this distribution, by name."""
@@ -81,9 +81,8 @@ def _options(card: catalogue.Card) -> str:
         [code(one.key), code(one.default), escaped(one.takes), escaped(one.says)]
         for one in fields(card.options)
     ]
-    return (
-        f"Set with `-o {card.name}.NAME=VALUE`, or in the name: `{card.name}[NAME=VALUE]`.\n\n"
-        + table(["option", "default", "takes", "what it is"], rows)
+    return f"Set with `-o {card.name}.NAME=VALUE`, or in the name: `{card.name}[NAME=VALUE]`.\n\n" + table(
+        ["option", "default", "takes", "what it is"], rows
     )
 
 

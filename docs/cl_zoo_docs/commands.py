@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import typer.main
-from cl_zoo_docs.text import code, escaped, fenced, table
 
 from cl_zoo.cli.catalogue import plain
 from cl_zoo.cli.main import app
+from cl_zoo_docs.text import code, escaped, fenced, table
 
 PROGRAM = "cl-zoo"
 
@@ -46,27 +48,34 @@ def _command(path: str, command: Any) -> list[str]:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     words = [path, *["[OPTIONS]"] * bool(flags(command)), *["COMMAND"] * hasattr(command, "commands")]
     words += [_name(one) if one.required else f"[{_name(one)}]" for one in arguments]
-    parts = [f"## {code(path)} {{#{path.replace(' ', '-')}}}", escaped(_plain(command.help)), fenced(" ".join(words))]
+    parts = [
+        f"## {code(path)} {{#{path.replace(' ', '-')}}}",
+        escaped(_plain(command.help)),
+        fenced(" ".join(words)),
+    ]
     if arguments:
         rows = [[code(_name(one)), escaped(_plain(one.help))] for one in arguments]
         parts.append(table(["argument", "what it is"], rows))
     if flags(command):
-        rows = [_flag(one) for one in flags(command)]
+        rows = [_flag(command, one) for one in flags(command)]
         parts.append(table(["flag", "takes", "default", "what it does"], rows))
     return parts
 
 
-def _flag(flag: Any) -> list[str]:
+def _flag(command: Any, flag: Any) -> list[str]:
     names = ", ".join(code(name) for name in (*flag.opts, *flag.secondary_opts))
-    takes = "–" if flag.is_flag else _takes(flag)
+    takes = "–" if flag.is_flag else _takes(command, flag)
     default = "" if flag.is_flag or flag.default is None else code(plain(flag.default))
     return [names, takes, default, escaped(_plain(flag.help))]
 
 
-def _takes(flag: Any) -> str:
-    kind = flag.type.name.split()[0]
-    low = getattr(flag.type, "min", None)
-    return kind + (f" ≥ {low}" if low is not None else "") + (", repeatable" if flag.multiple else "")
+def _takes(command: Any, flag: Any) -> str:
+    """The type of a flag's value, as the command's own function declares it."""
+    function = inspect.unwrap(command.callback)
+    kind, about = get_args(get_type_hints(function, include_extras=True)[flag.name])
+    kinds = [one for one in (*get_args(kind), kind) if one is not NoneType]
+    name = {int: "integer", float: "number"}.get(kinds[0], "text")
+    return name + (f" ≥ {about.min}" if about.min is not None else "")
 
 
 def _name(argument: Any) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 from collections.abc import Iterator
 from functools import cached_property
 from types import ModuleType
 from typing import Any
 
-import cl_zoo_docs.text as text
-from cl_zoo_docs.values import fields
 from pydantic import BaseModel
 
+import cl_zoo_docs.text as text
 from cl_zoo.contract import hookspecs
+from cl_zoo_docs.values import fields
 
 MODULES = ("cl_zoo", "cl_zoo.nn", "cl_zoo.testing")
 """Whose `__all__` is public."""
@@ -87,7 +88,7 @@ class Source:
                     if (alias.asname or alias.name) == name and node.module.startswith("cl_zoo"):
                         return Source(importlib.import_module(node.module)).says(alias.name)
         body = self.tree.body
-        for node, after in zip(body, body[1:], strict=False):
+        for node, after in itertools.pairwise(body):
             targets = getattr(node, "targets", [getattr(node, "target", None)])
             if any(isinstance(one, ast.Name) and one.id == name for one in targets):
                 value = getattr(getattr(after, "value", None), "value", None)
@@ -124,7 +125,9 @@ def _name(module: ModuleType, name: str) -> Iterator[str]:
         yield text.fenced(signature(name, value), "python")
     elif isinstance(value, str | tuple | list | dict):
         shown = repr(value)
-        yield text.fenced(f"{name} = {shown if len(shown) <= 3 * WIDTH else shown[: 3 * WIDTH] + ' …'}", "python")
+        yield text.fenced(
+            f"{name} = {shown if len(shown) <= 3 * WIDTH else shown[: 3 * WIDTH] + ' …'}", "python"
+        )
     yield text.markdown(documented(module, name))
     if inspect.isclass(value):
         yield from _members(value)
@@ -147,7 +150,11 @@ def _members(value: type) -> Iterator[str]:
         function = getattr(member, "__func__", getattr(member, "fget", getattr(member, "func", member)))
         if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
             continue
-        bare = not isinstance(member, property) and inspect.isfunction(function) and function is not member.__dict__
+        bare = (
+            not isinstance(member, property)
+            and inspect.isfunction(function)
+            and function is not member.__dict__
+        )
         shown = name if isinstance(member, property) else _without_self(signature(name, function))
         yield text.fenced(f"{value.__name__}.{shown}" if bare else shown, "python")
         yield text.markdown(inspect.cleandoc(function.__doc__))

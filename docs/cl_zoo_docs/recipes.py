@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from cl_zoo_docs.text import code, escaped, fenced, table
-from cl_zoo_docs.values import fields
-
 from cl_zoo.cli import catalogue
 from cl_zoo.recipe.keys import recipe_settings, recipes
 from cl_zoo.recipe.recipe import Recipe
+from cl_zoo_docs.text import code, escaped, fenced, table
+from cl_zoo_docs.values import fields
 
 
 def page() -> str:
@@ -21,7 +20,9 @@ def page() -> str:
         _keys(),
         "## Recipes with a name",
         "`--recipe NAME`. `cl-zoo show recipe NAME` prints the same table.",
-        table(["name", "what it is"], [[f"[{code(n)}](#recipe-{n})", escaped(s)] for n, s in recipes().items()]),
+        table(
+            ["name", "what it is"], [[f"[{code(n)}](#recipe-{n})", escaped(s)] for n, s in recipes().items()]
+        ),
         *(part for name, says in recipes().items() for part in _recipe(name, says)),
         "## Benchmarks",
         "`--benchmark NAME`. Sizes are numbers of records.",

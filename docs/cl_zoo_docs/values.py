@@ -61,8 +61,12 @@ def taken(schema: Mapping[str, Any], models: Mapping[str, Any]) -> str:
 
 
 def _range(schema: Mapping[str, Any]) -> str:
-    low = [(schema[key], sign) for key, sign in (("minimum", "≤"), ("exclusiveMinimum", "<")) if key in schema]
-    high = [(schema[key], sign) for key, sign in (("maximum", "≤"), ("exclusiveMaximum", "<")) if key in schema]
+    low = [
+        (schema[key], sign) for key, sign in (("minimum", "≤"), ("exclusiveMinimum", "<")) if key in schema
+    ]
+    high = [
+        (schema[key], sign) for key, sign in (("maximum", "≤"), ("exclusiveMaximum", "<")) if key in schema
+    ]
     if low and high:
         return f", {low[0][0]:g} {low[0][1]} x {high[0][1]} {high[0][0]:g}"
     if low:
