@@ -56,9 +56,8 @@ class Slow:
             now = weight.detach()
             self.tasks[name] = self.tasks.get(name, 0) + 1
             before = self.average.get(name, now)
-            self.average[name] = (
-                before + (now - before) / self.tasks[name]
-            )  # a new tensor, none of the model's
+            # A new tensor in the first task too: one of the model's own would move with it.
+            self.average[name] = before + (now - before) / self.tasks[name]
 
     @hookimpl
     def build_inference_model(self, model: nn.Module) -> nn.Module:
