@@ -28,6 +28,8 @@ PROGRAMS = ("cl-zoo", "python", "pip", "torchrun", "pytest", "tox", "mkdocs", "r
 DATA = ("text", "yaml", "json", "toml", "bibtex", "diff", "csv")
 """Languages of blocks that hold no command."""
 
+COMMAND = re.compile(r"([A-Z_]+=\S+ )*(" + "|".join(PROGRAMS) + r")\b")
+
 
 @dataclass(frozen=True)
 class Block:
@@ -109,7 +111,9 @@ def commands_of(block: Block) -> Iterator[Command]:
             count = _lines([line.removeprefix("$ ") for line in lines[start:end]])
             text = "\n".join(lines[start : start + count]).removeprefix("$ ")
             yield Command(f"{block.place}, {text}", text, "\n".join(lines[start + count : end]).strip("\n"))
-    elif block.language in ("indented", "bash", "sh", "shell"):
+    elif block.language in ("bash", "sh", "shell") or (
+        block.language == "indented" and COMMAND.match(block.text)
+    ):
         place = 0
         while place < len(lines):
             count = _lines(lines[place:])
@@ -117,16 +121,16 @@ def commands_of(block: Block) -> Iterator[Command]:
             place += count
             if not text.strip() or text.startswith("#"):
                 continue
-            if not re.match(r"([A-Z_]+=\S+ )*(" + "|".join(PROGRAMS) + r")\b", text):
+            if not COMMAND.match(text):
                 raise ValueError(
-                    f"{block.place}: {text!r} is no command; write other code in a fence with its language"
+                    f"{block.place}: {text!r} stands among commands; write it in a block of its own"
                 )
             yield Command(f"{block.place}, {text}", text)
-    elif block.language in DATA:
+    elif block.language in (*DATA, "indented"):
         for line in lines:
-            if re.match(r"\$ |cl-zoo \w", line):
+            if re.match(r"\s*(\$ |cl-zoo \w|(import|from) \w+)", line):
                 raise ValueError(
-                    f"{block.place}: a command stands in a block of {block.language}; write it in a console block"
+                    f"{block.place}: {line!r} stands in a block of {block.language}; write commands in a console block and Python in one of python"
                 )
     elif block.language not in ("python", "pycon"):
         raise ValueError(f"{block.place}: a block of {block.language!r}; name its language")

@@ -3,8 +3,8 @@
     forked.py serve SOCKET               load torch and transformers once, then fork for each command that comes through the socket
     forked.py call SOCKET PROGRAM …      what stands in the shell for `cl-zoo` and `python`: hands over arguments, folder and streams
 
-A command runs as it would in a process of its own, with its own folder and environment. Three things differ: streams are cut to a few samples,
-comparisons to their first methods and seeds; the workers of a comparison are forked, too; and all share one Java program for captions.
+A command runs as it would in a process of its own, with its own folder and environment. Three things differ: streams are cut to a few tasks and
+samples, comparisons to their first methods and seeds; the workers of a comparison are forked, too; and all share one Java program for captions.
 `python -m pip install -e FOLDER` puts the folder and its entry points on the path and asks no registry.
 """
 
@@ -19,7 +19,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-LIMIT, METHODS, SEEDS = 8, 2, 2
+LIMIT, TASKS, METHODS, SEEDS = 8, 3, 2, 2
+"""Samples per split, tasks of a stream without an order of its own, methods and seeds of a comparison: the first of each."""
 
 
 def serve(address: str) -> None:
@@ -135,16 +136,20 @@ def prepare() -> None:
     Scorer.close = Meteor.close = lambda self: None  # type: ignore[method-assign]
     Meteor.running = True  # type: ignore[method-assign, assignment]  # it is the parent's child, so that a fork cannot ask
 
+    def short(settings: dict[str, Any]) -> dict[str, Any]:
+        known = load_benchmark(settings.get("benchmark", "mini"), settings.get("data")).tasks
+        order = settings.get("order") or ",".join(task.name for task in known[:TASKS])
+        return {**settings, "order": order, "limit": min(settings.get("limit") or LIMIT, LIMIT)}
+
     def short_run(method: str, **settings: Any) -> Any:
-        return run(method, **{**settings, "limit": min(settings.get("limit") or LIMIT, LIMIT)})
+        return run(method, **short(settings))
 
     def short_compare(methods: Any = None, **settings: Any) -> Any:
         if methods is None:
             methods = load_benchmark(settings.get("benchmark", "mini"), settings.get("data")).default_methods
         seeds = settings.get("seeds", 1)
         settings["seeds"] = min(seeds, SEEDS) if isinstance(seeds, int) else seeds[:SEEDS]
-        settings["limit"] = min(settings.get("limit") or LIMIT, LIMIT)
-        return compare(api.expanded(methods)[:METHODS], **settings)
+        return compare(api.expanded(methods)[:METHODS], **short(settings))
 
     api.run, api.compare = short_run, short_compare  # type: ignore[assignment]
     api.Scorer = comparison.Scorer = lambda: scorer  # type: ignore[misc, assignment]
