@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 PROJECT = "cl_zoo"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a method of a plugin as its implementation of the hook of that name; without it the engine never calls it."""
 
 
 class HookSpecs:

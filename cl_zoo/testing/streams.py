@@ -22,7 +22,10 @@ from cl_zoo.tasks import Benchmark, Sample, TaskData
 from cl_zoo.testing.tiny_models import tiny_checkpoint, tiny_clip
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
+"""Colours of the tiny benchmark's squares by name, as RGB."""
+
 TEMPLATE = "USER: {prompt} ASSISTANT:"
+"""Chat template of the tiny backbone."""
 
 
 def tiny_backbone(
