@@ -16,19 +16,22 @@ from typing import Any
 from PIL import Image
 
 from cl_zoo.data.benchmarks import Described, nowhere, resolved, roots
-from cl_zoo.data.faults import halved
+from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, Undecoded, halved
+from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, NEEDS, lack
-from cl_zoo.data.records import REPAIR, Entry, entries, read_records
+from cl_zoo.data.records import Entry, entries
 from cl_zoo.data.references import referred
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
 from cl_zoo.data.splits import Roots
 from cl_zoo.errors import DataError
 from cl_zoo.inspection.findings import Finding, counted
 from cl_zoo.inspection.pictures import outline_of
-from cl_zoo.inspection.survey import Row
+from cl_zoo.inspection.survey import MEMORY, Row
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
 
 SPLITS = ("train", "validation", "test")
+KINDS = {Outside: "outside", Undecoded: "unreadable", EmptyAnswer: "empty answer"}
+"""Kinds of findings that a fault of a record has an error for; the others are `record`."""
 UNREAD = Entry("", None, "")
 """Stands for a record that cannot be used: references go by places in the file."""
 
@@ -147,10 +150,9 @@ def _entries(
         try:
             asked = entries(record, number, file, form)
         except DataError as error:
-            kind = "empty answer" if "empty answer" in str(error) else "record"
             name = record.get("question_id", record.get("id"))
             shown = None if name is None or halved(str(name)) else str(name)
-            findings.append(reading.finding(kind, str(error), number, shown))
+            findings.append(reading.finding(_kind(error), str(error), number, shown))
             asked = [UNREAD]
         numbered += [(number, entry, len(asked)) for entry in asked]
     return numbered
@@ -254,10 +256,7 @@ def _samples(reading: Reading, samples: Sequence[Sample], outline: bool) -> Read
 
 
 def _kind(error: DataError) -> str:
-    says = str(error)
-    if "leave the data folder" in says or "leads out" in says:
-        return "outside"
-    return "unreadable" if "cannot be decoded" in says else "record"
+    return next((kind for one, kind in KINDS.items() if isinstance(error, one)), "record")
 
 
 def _named(image: ImageSource | None, outlines: dict[str, bytes] | None) -> str | None:
@@ -267,7 +266,7 @@ def _named(image: ImageSource | None, outlines: dict[str, bytes] | None) -> str 
     seen = image.convert("RGB")
     digest = hashlib.blake2b(f"{seen.size}".encode(), digest_size=16)
     digest.update(seen.tobytes())
-    name = f"memory:{digest.hexdigest()}"
+    name = f"{MEMORY}{digest.hexdigest()}"
     if outlines is not None and (outline := outline_of(image)) is not None:
         outlines[name] = outline
     return name

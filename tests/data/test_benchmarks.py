@@ -505,7 +505,7 @@ def test_a_file_is_read_once_by_a_process_that_looks_the_benchmark_up_several_ti
 def test_a_benchmark_of_somebody_else_is_described_in_the_same_way(
     install: Callable[..., Path], birds: Path, tmp_path: Path
 ):
-    source = f"from pathlib import Path\nfrom cl_zoo.data.described import Described\nload = Described(Path({str(birds)!r}))"
+    source = f"from pathlib import Path\nfrom cl_zoo.data.benchmarks import Described\nload = Described(Path({str(birds)!r}))"
     install("cl-zoo-birds", modules={"birds_bench": source}, benchmarks={"birds": "birds_bench:load"})
 
     assert load_benchmark("birds[language=german]", str(tmp_path)).name == "birds-german"
