@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from cl_zoo.errors import DataError, first_line
@@ -31,6 +32,18 @@ def unread(error: OSError, otherwise: str = "check the data folder") -> str:
     """
     reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or first_line(error)
     return f"{reason}; {'check who may read it' if isinstance(error, PermissionError) else otherwise}"
+
+
+def leaving(name: PurePosixPath) -> str | None:
+    """Why a path may lead out of the folder that it starts from, to follow it in a sentence; `None` where it does not."""
+    if name.is_absolute():
+        return "is absolute"
+    return "holds '..'" if ".." in name.parts else None
+
+
+def below(folder: Path, path: Path) -> bool:
+    """Whether a path lies in a folder whatever links lie on the way."""
+    return os.path.realpath(path).startswith(os.path.realpath(folder).rstrip(os.sep) + os.sep)
 
 
 def halved(text: str) -> str | None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, fault, halved, kind_of
+from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, below, fault, halved, kind_of, leaving
 from cl_zoo.errors import DataError
 
 TOKEN = "<image>"
@@ -93,14 +93,12 @@ def image_path(root: Path, text: str) -> Path:
     remedy = "write paths inside the data folder"
     if not text.strip() or "\0" in text:
         raise DataError(f"image {text!r}: names no file; {remedy}")
-    if name.is_absolute() or ".." in name.parts:
-        what = "is absolute" if name.is_absolute() else "holds '..'"
+    if what := leaving(name):
         raise Outside(f"image {text!r}: {what} and may leave the data folder; {remedy}")
     path = root / name
-    top, real = os.path.realpath(root), os.path.realpath(path)
-    if not real.startswith(top.rstrip(os.sep) + os.sep):
+    if not below(root, path):
         raise Outside(
-            f"image {text!r}: leads out of {root} to {real} through a link; move the file into the data folder"
+            f"image {text!r}: leads out of {root} to {os.path.realpath(path)} through a link; move the file into the data folder"
         )
     return path
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from cl_zoo.data.faults import REPAIR, Undecoded, fault, unread
+from cl_zoo.data.faults import REPAIR, Undecoded, fault, leaving, unread
 from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, lack
 from cl_zoo.data.packed import Packed
@@ -51,9 +51,8 @@ class Roots:
         if top in self._found:
             return image_path(self._found[top], text)
         there = [folder for folder in self.folders if os.path.isdir(folder)] or self.bases or self.folders
-        inside = not name.is_absolute() and ".." not in name.parts
         wanted, has = (top, os.path.isdir) if top.parts else (name, os.path.isfile)
-        root = next((folder for folder in there if inside and has(folder / wanted)), None)
+        root = next((folder for folder in there if not leaving(name) and has(folder / wanted)), None)
         if root is not None and top.parts:
             self._found[top] = root
         return image_path(root or there[0], text)

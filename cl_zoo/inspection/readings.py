@@ -7,7 +7,7 @@ a plugin makes, samples are asked for one by one; a fault that concerns a whole 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -195,11 +195,8 @@ def _rows(
         if entry.prompt == "" and entry.answer is None:
             continue  # a record with a finding of its own
         where, name = f"{reading.file}, record {number}", entry.id or None
-        if entry.answer is not None and not entry.answer.strip():
-            words = f"{where}: has an empty answer; repair or drop the record"
-            findings.append(reading.finding("empty answer", words, number, name))
-        elif not lacks_file and (what := lack(needs, entry.answer, entry.references, entry.truth)):
-            findings.append(reading.finding("record", f"{where}: lacks {what}; {REPAIR}", number, name))
+        what = None if lacks_file else lack(needs, entry.answer, entry.references, entry.truth)
+        findings += _unanswered(reading, number, entry, what)
         image = None
         if entry.image is not None:
             try:
@@ -245,14 +242,21 @@ def _samples(reading: Reading, samples: Sequence[Sample], outline: bool) -> Read
             words = f"{where}: holds half of a character ({half}); {REPAIR}"
             findings.append(reading.finding("record", words, number))
             continue
-        if sample.answer is not None and not sample.answer.strip():
-            words = f"{where}: has an empty answer; repair or drop the record"
-            findings.append(reading.finding("empty answer", words, number, sample.id))
-        elif sample.answer is None and not (sample.references or sample.truth):
-            words = f"{where}: lacks {lack(ANSWER, None, (), {})}; {REPAIR}"
-            findings.append(reading.finding("record", words, number, sample.id))
+        scored = sample.references or sample.truth  # by what: the rule says so when it is asked
+        what = None if scored else lack(ANSWER, sample.answer, (), {})
+        findings += _unanswered(reading, number, sample, what)
         rows.append(_row(reading, number, sample.id, image, sample.prompt, sample.answer))
     return replace(reading, rows=rows, findings=findings, outlines=outlines)
+
+
+def _unanswered(reading: Reading, number: int, one: Entry | Sample, what: str | None) -> Iterator[Finding]:
+    """A finding where there is nothing to learn or to score by: an empty answer, or what a rule needs is lacking."""
+    where = f"{reading.file}, record {number}"
+    if one.answer is not None and not one.answer.strip():
+        words = f"{where}: has an empty answer; {REPAIR}"
+        yield reading.finding("empty answer", words, number, one.id or None)
+    elif what:
+        yield reading.finding("record", f"{where}: lacks {what}; {REPAIR}", number, one.id or None)
 
 
 def _kind(error: DataError) -> str:
