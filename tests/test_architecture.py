@@ -203,3 +203,13 @@ def test_every_module_and_public_class_says_what_it_is() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{named(path)}.{node.name}"
     assert not set(cl_zoo.__all__) & {room(path) for path in ENGINE_FILES}
+
+
+def test_a_package_hands_names_on_or_says_what_it_is() -> None:
+    """In its `__init__` stand a docstring, imports and `__all__`; that of `cl_zoo` looks its names up late."""
+    for path in ENGINE_FILES:
+        if path.stem == "__init__" and path.parent != ENGINE:
+            for node in tree(path).body:
+                assert isinstance(node, ast.Expr | ast.ImportFrom) or (
+                    isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+                ), f"{path}:{node.lineno}"

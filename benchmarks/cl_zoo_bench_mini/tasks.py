@@ -9,9 +9,8 @@ import numpy as np
 
 from cl_zoo.tasks import OnDemand, Sample, TaskData
 from cl_zoo_bench_mini.captions import outdoor_captions, photograph_captions
-from cl_zoo_bench_mini.render import SHAPES, Bar
+from cl_zoo_bench_mini.render import Bar
 from cl_zoo_bench_mini.scenes import (
-    COLOUR_NAMES,
     Board,
     Chart,
     Clock,
@@ -93,14 +92,9 @@ def counting(rng: Generator) -> Asked:
     scene = Board.draw(rng)
     while len(scene.cells) > MOST_OBJECTS:
         scene = Board.draw(rng)
-    if rng.random() < 0.85:
-        colour, shape = pick(rng, list(scene.cells.values()))
-    else:
-        colour, shape = pick(rng, COLOUR_NAMES), pick(rng, SHAPES)
-    what = rng.integers(3)
-    asked_colour, asked_shape = (None if what == 0 else colour), (None if what == 1 else shape)
-    name = f"{asked_colour + ' ' if asked_colour else ''}{plural(asked_shape) if asked_shape else 'objects'}"
-    left = scene.count() - scene.count(asked_colour, asked_shape)
+    colour, shape = scene.group(rng, present=0.85)
+    name = f"{colour + ' ' if colour else ''}{plural(shape) if shape else 'objects'}"
+    left = scene.count() - scene.count(colour, shape)
     if not left and rng.random() < 0.7:
         return counting(rng)  # boards of one colour or shape would make nought the commonest answer
     return Asked(scene, f"Subtract all {name}. How many objects are left?\n{ONE_WORD}", str(left))

@@ -16,10 +16,11 @@ from typing import Any
 
 from PIL import Image
 
-from cl_zoo.data.faults import unread
+from cl_zoo.data.faults import REPAIR, Undecoded, fault, leaving, unread
+from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, lack
 from cl_zoo.data.packed import Packed
-from cl_zoo.data.records import REPAIR, Entry, entries, fault, image_path, read_records
+from cl_zoo.data.records import Entry, entries, image_path
 from cl_zoo.data.references import referred
 from cl_zoo.errors import DataError, first_line, nearest
 from cl_zoo.tasks import ImageSource, OnDemand, Sample
@@ -50,9 +51,8 @@ class Roots:
         if top in self._found:
             return image_path(self._found[top], text)
         there = [folder for folder in self.folders if os.path.isdir(folder)] or self.bases or self.folders
-        inside = not name.is_absolute() and ".." not in name.parts
         wanted, has = (top, os.path.isdir) if top.parts else (name, os.path.isfile)
-        root = next((folder for folder in there if inside and has(folder / wanted)), None)
+        root = next((folder for folder in there if not leaving(name) and has(folder / wanted)), None)
         if root is not None and top.parts:
             self._found[top] = root
         return image_path(root or there[0], text)
@@ -172,7 +172,7 @@ class Split(OnDemand[Sample]):
                 _look_for(found)
         except DataError as error:
             where = f"{self.plan.place}, record {number}{self.plan.column('image', 'images')}"
-            raise DataError(f"{where}: {error}") from None
+            raise type(error)(f"{where}: {error}") from None
         return found
 
 
@@ -330,4 +330,4 @@ def _picture(value: Any, roots: Roots) -> ImageSource | None:
         with Image.open(io.BytesIO(pictures[0]["bytes"])) as opened:
             return opened.convert("RGB")
     except Exception as error:  # a damaged picture raises nearly anything, SyntaxError included
-        raise DataError(f"its image cannot be decoded: {first_line(error)}; {REPAIR}") from None
+        raise Undecoded(f"its image cannot be decoded: {first_line(error)}; {REPAIR}") from None

@@ -12,6 +12,7 @@ from PIL import Image
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.templates import around
 from cl_zoo.data.benchmarks import Described, Description, benchmark_loader, load_benchmark
+from cl_zoo.data.needs import NEEDS, REFERENCES
 from cl_zoo.data.schema import TaskSource
 from cl_zoo.errors import DataError, OptionError
 from cl_zoo.tasks import Benchmark, OnDemand, Sample, TaskData, as_named
@@ -188,7 +189,7 @@ class Assumed(OnDemand[Sample]):
 
 def _assumed(about: Description, limit: int | None) -> Benchmark:
     def task(source: TaskSource) -> TaskData:
-        length = CAPTION if source.metric == "caption" else ANSWER
+        length = CAPTION if NEEDS.get(source.metric) == REFERENCES else ANSWER
         prompt = "x" * round(QUESTION * CHARACTERS) + f"\n{source.instruction}"
         sample = Sample("0", Image.new("RGB", PICTURE), prompt, "x" * round(length * CHARACTERS))
         return TaskData(
