@@ -73,7 +73,7 @@ def real(said: str) -> bool:
     if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./-]+", said) and not said.rpartition("/")[2].isupper():
         return (ROOT / said).exists()
     owner, dot, attribute = said.partition("(")[0].partition(".")
-    if dot and owner[:1].isupper() and attribute.isidentifier() and owner in CLASSES:
+    if dot and attribute.isidentifier() and owner[:1].isupper() and owner in CLASSES:
         return any(attribute in attributes(one) for one in CLASSES[owner])
     return True
 

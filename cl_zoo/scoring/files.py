@@ -14,7 +14,6 @@ from cl_zoo.scoring.judges import Expected
 
 REMEDY = "get or write the whole file again"
 
-
 V = TypeVar("V")
 
 

@@ -1,7 +1,6 @@
-"""Small but real models and tasks for tests: a random LLaVA, a random CLIP, and two tasks of coloured squares.
+"""Small but real tasks for tests, one to three about coloured squares, and the tiny LLaVA and CLIP that go with them.
 
-Nothing here is mocked: the model is transformers' `LlavaForConditionalGeneration`, the encoder open_clip's, and training
-moves real weights. They are made on the spot, in well under a second, and know nothing.
+Nothing here is mocked: the models are those of `cl_zoo.testing.tiny_models`, and training moves real weights.
 """
 
 from __future__ import annotations

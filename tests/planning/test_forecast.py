@@ -28,7 +28,7 @@ from cl_zoo.planning.forecast.planner import (
     Planner,
     planned_backbone,
 )
-from cl_zoo.planning.forecast.plans import Assumed, Look, TaskLoad, look
+from cl_zoo.planning.forecast.workload import Assumed, Look, TaskLoad, look
 from cl_zoo.planning.sizes import shapes
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample
