@@ -35,6 +35,9 @@ NOT_HERE = {
 PRINTS_OTHERWISE = re.compile(r"^(cl-zoo|python -m cl_zoo) (run|compare|predict|export|check|doctor)\b")
 """What these print depends on the number of samples, on the machine, or on the time it took."""
 
+FAILS = " || true"
+"""How a page marks a command that shows an error."""
+
 NAMED = [f"{page.relative_to(ROOT)}" for page in PAGES]
 
 
@@ -123,7 +126,7 @@ def test_the_commands_and_programs_of_a_page_run(page: Path, shell: Shell) -> No
 def test_the_command_line_reads_every_command_of_a_page(page: Path) -> None:
     """Also those in the text, and those that cannot run here: an unknown flag, method, option or recipe key fails."""
     for command in commands(page):
-        for arguments in calls(command.text):
+        for arguments in calls(command.text) if not command.text.endswith(FAILS) else ():
             read(arguments, command.place)
     outside = re.sub(
         r"^( *)```.*?^\1```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
@@ -142,6 +145,22 @@ def test_every_reason_not_to_run_a_command_is_needed() -> None:
     given = [command.text for page in PAGES for command in commands(page)]
 
     assert [pattern for pattern in NOT_HERE if not any(re.search(pattern, text) for text in given)] == []
+
+
+@pytest.mark.parametrize(
+    ("written", "equal"),
+    [
+        ("a\nb\nc", True),
+        ("a\n…\nc", True),
+        ("a\n…", True),
+        ("…", True),
+        ("a\nc", False),
+        ("a\nb", False),
+        ("…\nb", False),
+    ],
+)
+def test_what_a_page_leaves_out_stands_as_an_ellipsis(written: str, equal: bool) -> None:
+    assert same("a  \nb\nc\n", written) == equal
 
 
 @pytest.mark.parametrize(
@@ -164,24 +183,26 @@ def test_a_misspelt_command_is_found(text: str, fault: str) -> None:
 
 
 def run_command(command: Command, shell: Shell) -> None:
-    """Run it, and compare what it prints with what the page says."""
-    done = shell.run(shell.filled(command.text))
+    """Run it, and compare what it prints with what the page says. One that ends in `|| true` is there to fail."""
+    fails = command.text.endswith(FAILS)
+    done = shell.run(shell.filled(command.text.removesuffix(FAILS)))
+    printed = done.stdout + (done.stderr if fails else "")
 
-    assert done.returncode == 0, f"{command.place}\n{done.stdout}\n{done.stderr}"
-    if command.output and not PRINTS_OTHERWISE.match(command.text):
-        assert same(done.stdout, command.output), (
-            f"{command.place} prints\n{done.stdout}\nand the page says\n{command.output}"
+    assert (done.returncode != 0) == fails, f"{command.place}\n{done.stdout}\n{done.stderr}"
+    if command.output and (fails or not PRINTS_OTHERWISE.match(command.text)):
+        assert same(printed, command.output), (
+            f"{command.place} prints\n{printed}\nand the page says\n{command.output}"
         )
 
 
 def same(printed: str, written: str) -> bool:
-    """Whether both are equal but for spaces at line ends and the lines that a page leaves out, `…`."""
-    parts = [
-        re.escape("\n".join(line.rstrip() for line in part.strip("\n").split("\n")))
-        for part in re.split(r"^ *(?:…|\.\.\.)$", written, flags=re.MULTILINE)
-    ]
-    text = "\n".join(line.rstrip() for line in printed.strip("\n").split("\n"))
-    return re.fullmatch(r"\n?(?:.*\n)?".join(parts), text, flags=re.DOTALL) is not None
+    """Whether both are equal but for spaces at line ends and for what a page leaves out where it has a line with `…`."""
+    lines = [line.rstrip() for line in written.strip("\n").split("\n")]
+    pattern = "".join(
+        r"(?:.*\n)*?" if line.strip() in ("…", "...") else re.escape(line) + r"\n" for line in lines
+    )
+    text = "".join(line.rstrip() + "\n" for line in printed.strip("\n").split("\n"))
+    return re.fullmatch(pattern, text) is not None
 
 
 def run_program(block: Block, shell: Shell) -> None:
