@@ -10,8 +10,11 @@ samples, comparisons to their first methods and seeds; the workers of a comparis
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import runpy
 import socket
 import sys
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 LIMIT, TASKS, METHODS, SEEDS = 8, 3, 2, 2
-"""Samples per split, tasks of a stream without an order of its own, methods and seeds of a comparison: the first of each."""
+"""Samples per split, tasks of a stream, methods and seeds of a comparison: the first of each."""
 
 
 def serve(address: str) -> None:
@@ -113,24 +116,24 @@ def install(folder: Path) -> None:
 def prepare() -> None:
     """Load what is slow to load, and put the limits where all ways to a run pass."""
     import open_clip  # noqa: F401
-    import scipy.stats  # noqa: F401
     import torch
-    import transformers
 
+    import cl_zoo
     import cl_zoo.api as api
     import cl_zoo.runs.comparison as comparison
     from cl_zoo.data.benchmarks import load_benchmark
+    from cl_zoo.names import BACKBONES, load
     from cl_zoo.scoring.captions import Meteor
     from cl_zoo.scoring.scorer import Scorer
 
     torch.set_num_threads(1)
-    for name in (
-        "AutoModelForImageTextToText",
-        "LlavaForConditionalGeneration",
-        "AutoTokenizer",
-        "GenerationConfig",
-    ):
-        getattr(transformers, name)
+    for module in pkgutil.walk_packages(cl_zoo.__path__, "cl_zoo."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    load(BACKBONES, "mini")(None, torch.device("cpu"), torch.float32)  # for what transformers does once
+    load_benchmark("mini")
+    gc.collect()
+    gc.freeze()  # a run collects garbage between tasks; none of this is any
     run, compare, scorer = api.run, api.compare, Scorer()
     scorer.warm_up()
     Scorer.close = Meteor.close = lambda self: None  # type: ignore[method-assign]
@@ -138,7 +141,8 @@ def prepare() -> None:
 
     def short(settings: dict[str, Any]) -> dict[str, Any]:
         known = load_benchmark(settings.get("benchmark", "mini"), settings.get("data")).tasks
-        order = settings.get("order") or ",".join(task.name for task in known[:TASKS])
+        order = settings.get("order") or ",".join(task.name for task in known)
+        order = ",".join(order.split(",")[:TASKS]) if "," in order else order[:TASKS]
         return {**settings, "order": order, "limit": min(settings.get("limit") or LIMIT, LIMIT)}
 
     def short_run(method: str, **settings: Any) -> Any:
