@@ -43,7 +43,6 @@ from cl_zoo.testing.streams import tiny_backbone, tiny_benchmark
 
 RECIPE = {
     "global_batch": 4,
-    "eval_batch": 3,
     "adapter.rank": 8,
     "adapter.dropout": 0,
     "lr.adapters": 1e-2,
