@@ -85,7 +85,8 @@ class ModelTailor(KeepsExperts):
             self.bank.remove(name)
 
     def parts(self, model: nn.Module) -> dict[str, list[str]]:
-        return {"adapters": [name for name, _ in model.named_parameters() if ".bank_patch." in name]}
+        patches = [name for name, module in model.named_modules() if isinstance(module, Patch)]
+        return {"adapters": [f"{name}.values" for name in patches]}
 
 
 class Patch(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,13 @@ from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, Installed, find, instal
 from cl_zoo.recipe.keys import flatten, recipe_settings, recipes
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from cl_zoo.data.benchmarks import Description
 
 KINDS = {METHODS: "method", BENCHMARKS: "benchmark", BACKBONES: "backbone"}
+OURS = "cl-zoo"
+"""The distribution that this package comes in."""
 
 
 @dataclass(frozen=True)
@@ -95,26 +99,66 @@ def markdown(found: Sequence[Entry]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Card:
+    """What a method says of itself.
+
+    Attributes:
+        about: its documentation, the docstring of its module.
+        where: `module:Class`.
+        origin: distribution and version; where it is not installed, the name it was asked for by.
+        probe: it only measures.
+        hooks: those it implements, in the order in which they are called.
+        options: its `Options`, or none.
+    """
+
+    name: str
+    about: str
+    where: str
+    origin: str
+    protocol: str
+    probe: bool
+    hooks: tuple[str, ...]
+    options: type[BaseModel] | None
+
+
+def card(name: str) -> Card:
+    """A method's card.
+
+    Raises:
+        PluginError: there is no such method, or it cannot be imported.
+    """
+    plugin = load_class(name)
+    return Card(
+        name,
+        documentation(name),
+        f"{plugin.__module__}:{plugin.__qualname__}",
+        name if ":" in name else f"{find(METHODS, name).distribution} {find(METHODS, name).version}",
+        getattr(plugin, "protocol", "sequential"),
+        bool(getattr(plugin, "probe", False)),
+        tuple(hook for hook in HOOKS if hasattr(plugin, hook)),
+        getattr(plugin, "Options", None),
+    )
+
+
 def describe(name: str) -> str:
     """A method's documentation, options, hooks and origin.
 
     Raises:
         PluginError: there is no such method, or it cannot be imported.
     """
-    plugin = load_class(name)
-    origin = name if ":" in name else f"{find(METHODS, name).distribution} {find(METHODS, name).version}"
-    hooks = [hook for hook in HOOKS if hasattr(plugin, hook)]
+    found = card(name)
+    fields = found.options.model_fields if found.options else {}
     lines = [
-        documentation(name),
+        found.about,
         "",
-        f"class     {plugin.__module__}:{plugin.__qualname__}",
-        f"from      {origin}",
-        f"protocol  {getattr(plugin, 'protocol', 'sequential')}",
-        f"hooks     {', '.join(hooks) or 'none'}",
-        "options" + ("" if getattr(plugin, "Options", None) and plugin.Options.model_fields else "   none"),
+        f"class     {found.where}",
+        f"from      {found.origin}",
+        f"protocol  {found.protocol}",
+        f"hooks     {', '.join(found.hooks) or 'none'}",
+        "options" + ("" if fields else "   none"),
     ]
-    for key, field in getattr(getattr(plugin, "Options", None), "model_fields", {}).items():
-        lines.append(f"  {key} = {field.default!r}   {field.description or ''}")
+    lines += [f"  {key} = {field.default!r}   {field.description or ''}" for key, field in fields.items()]
     return "\n".join(lines)
 
 
@@ -148,7 +192,7 @@ def describe_recipe(name: str) -> str:
         OptionError: there is no such recipe.
     """
     rows = [("key", "value", "source")]
-    rows += [(one.key, _plain(one.value), one.source) for one in recipe_settings(name)]
+    rows += [(one.key, plain(one.value), one.source) for one in recipe_settings(name)]
     about = recipes().get(name)
     return "\n".join([*([f"{name}: {about}", ""] if about else []), aligned(rows)])
 
@@ -187,7 +231,7 @@ def describe_benchmark(name: str) -> str:
         "",
         f"methods   {', '.join(methods)}",
         f"backbone  {backbone}",
-        f"recipe    {', '.join(f'{key}={_plain(value)}' for key, value in flatten(recipe).items()) or 'the general defaults'}",
+        f"recipe    {', '.join(f'{key}={plain(value)}' for key, value in flatten(recipe).items()) or 'the general defaults'}",
     ]
     return "\n".join(lines)
 
@@ -210,12 +254,14 @@ def _count(size: int | None) -> str:
     return "–" if size is None else f"{size:,}"
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A value as one would write it in a recipe file."""
     if value is None or isinstance(value, bool):
         return {None: "–", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {plain(one)}" for key, one in value.items()) + "}"
     return str(list(value)) if isinstance(value, tuple | list) else str(value)
 
 

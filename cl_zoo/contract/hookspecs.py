@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 PROJECT = "cl_zoo"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a method of a plugin as its implementation of the hook of that name; without it the engine never calls it."""
 
 
 class HookSpecs:
@@ -97,7 +98,7 @@ class HookSpecs:
         """Keep what the method needs of the finished task; the measurements returned (numbers, 0-dim tensors) are recorded by name.
 
         `batches` are the task's training samples in a fixed order, with targets, the same on every process; each is made
-        when it is asked for. `cl_zoo.share(batches)` gives each process its part and `cl_zoo.total(tensor)` adds up what
+        when it is asked for, and a slice makes none. `cl_zoo.share(batches)` gives each process its part and `cl_zoo.total(tensor)` adds up what
         they found. `parts` says which part of the model (`adapters`, `routers`, `projector`, a method's own) has which parameters, as the
         learning rates and the ledger have it: names of `model.named_parameters()` when training began;
         `backbone` is the one that `build_model` got, for plugins that place nothing themselves.

@@ -72,8 +72,8 @@ class Learner:
 
     Args:
         model: what `build_model` made.
+        task: what is learnt; its size tells how many of the pool are its own.
         pool: the task's training samples, followed by rehearsed ones.
-        size: how many of them are the task's own.
     """
 
     def __init__(

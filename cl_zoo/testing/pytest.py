@@ -21,6 +21,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +65,10 @@ def run_tiny(tmp_path: Path) -> Callable[..., Result]:
 
     `run_tiny("mine", options={"mine": {"strength": 0}}, with_=["ewc"], seed=1, order="SC")`.
     """
-    import cl_zoo
+    from cl_zoo.api import run
 
-    def run(method: str, **settings: Any) -> Result:
-        return cl_zoo.run(
+    def run_here(method: str, **settings: Any) -> Result:
+        return run(
             method,
             **{
                 "benchmark": "cl_zoo.testing:load_tiny",
@@ -78,7 +79,7 @@ def run_tiny(tmp_path: Path) -> Callable[..., Result]:
             },
         )
 
-    return run
+    return run_here
 
 
 @pytest.fixture
@@ -129,8 +130,9 @@ class Ended:
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """`cl-zoo` with the given arguments, in this process: `cli("show", "mine").out`."""
-    from cl_zoo.cli.main import main
+    """The installed command `cl-zoo` with the given arguments, in this process: `cli("show", "mine").out`."""
+    command, *_ = metadata.entry_points(group="console_scripts", name="cl-zoo")
+    main = command.load()
 
     def call(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["cl-zoo", *map(str, arguments)])

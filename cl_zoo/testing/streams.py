@@ -1,7 +1,6 @@
-"""Small but real models and tasks for tests: a random LLaVA, a random CLIP, and two tasks of coloured squares.
+"""Small but real tasks for tests, one to three about coloured squares, and the tiny LLaVA and CLIP that go with them.
 
-Nothing here is mocked: the model is transformers' `LlavaForConditionalGeneration`, the encoder open_clip's, and training
-moves real weights. They are made on the spot, in well under a second, and know nothing.
+Nothing here is mocked: the models are those of `cl_zoo.testing.tiny_models`, and training moves real weights.
 """
 
 from __future__ import annotations
@@ -22,7 +21,10 @@ from cl_zoo.tasks import Benchmark, Sample, TaskData
 from cl_zoo.testing.tiny_models import tiny_checkpoint, tiny_clip
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
+"""Colours of the tiny benchmark's squares by name, as RGB."""
+
 TEMPLATE = "USER: {prompt} ASSISTANT:"
+"""Chat template of the tiny backbone."""
 
 
 def tiny_backbone(

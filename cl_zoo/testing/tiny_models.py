@@ -17,6 +17,8 @@ WORDS = (
     "USER: ASSISTANT: What colour is it ? Where the square left right Answer with one word . Say side in short "
     "red green blue grey a large small one two three and"
 ).split()
+"""What the tiny tokenizer knows, beside the words that are added to it."""
+
 CHAT = ("<|im_start|>", "<|im_end|>", "system", "user", "assistant", "You", "are", "helpful", "assistant.")
 """What InternVL's and Qwen's templates say."""
 

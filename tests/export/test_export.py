@@ -20,10 +20,11 @@ from transformers import LlavaForConditionalGeneration
 import cl_zoo
 from cl_zoo.batches import prepare
 from cl_zoo.errors import OptionError
-from cl_zoo.export import writing as exporting
+from cl_zoo.export import adapters as exporting
 from cl_zoo.export.card import Base, card
 from cl_zoo.export.folding import fold
-from cl_zoo.export.writing import export, folder_names
+from cl_zoo.export.routed import folder_names
+from cl_zoo.export.writing import export
 from cl_zoo.features.encoder import FeatureEncoder
 from cl_zoo.nn.mixes import AllOnes
 from cl_zoo.runs.comparison import Result
@@ -556,10 +557,10 @@ def test_a_folder_that_exists_is_left_alone(make: Make, tmp_path: Path):
 
 
 def test_nothing_half_written_stays(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting, "_write_card", broken)
+    monkeypatch.setattr(exporting, "write_card", broken)
 
     with pytest.raises(KeyboardInterrupt):
         export(make("finetune"), tmp_path / "new")
