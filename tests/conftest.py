@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -50,3 +51,10 @@ def _one_thread_and_no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> It
     os.environ["TMPDIR"] = tempfile.tempdir
     yield
     tempfile.tempdir = None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_stays_is_no_garbage() -> None:
+    """Every run collects garbage; libraries and whatever else stays need not be looked through each time."""
+    gc.collect()
+    gc.freeze()
