@@ -109,11 +109,15 @@ class Installed:
 
 def installed(group: str) -> list[Installed]:
     """All entry points of a group, by name; metadata only, so a broken plugin is listed like any other."""
-    found = {  # a set: of one distribution found twice, Python imports the first
-        Installed(entry.name, entry.value, entry.dist.name, entry.dist.version)
-        for entry in metadata.entry_points(group=group)
-        if entry.dist is not None
-    }
+    found: set[Installed] = set()  # of one distribution found twice, Python imports the first
+    named: dict[
+        int, tuple[str, str]
+    ] = {}  # a distribution parses its metadata whenever it is asked for its name
+    for entry in metadata.entry_points(group=group):
+        if entry.dist is not None:
+            if id(entry.dist) not in named:
+                named[id(entry.dist)] = entry.dist.name, entry.dist.version
+            found.add(Installed(entry.name, entry.value, *named[id(entry.dist)]))
     return sorted(found, key=lambda one: (one.name, one.distribution, one.version))
 
 

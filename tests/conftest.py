@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
 
 # Before torch is imported anywhere, and for every process that a test starts.
 os.environ.update(
@@ -14,6 +18,27 @@ os.environ.update(
 )
 
 pytest_plugins = ["cl_zoo.testing.pytest"]
+
+LONG: list[str] = []
+"""Files that take longest (`pytest -n 0 --durations=30` shows them), so that no process is left alone with one of them at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays in one process, since its tests share what it has made, unless its rows have groups of their own.
+
+    The longest come first, then rows with a group of their own, then all other files.
+    """
+
+    def turn(item: pytest.Item) -> int:
+        file = item.path.relative_to(HERE).as_posix()
+        grouped = item.get_closest_marker("xdist_group") is not None
+        return LONG.index(file) if file in LONG else len(LONG) + (not grouped)
+
+    items.sort(key=turn)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(HERE).as_posix()))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,3 +51,10 @@ def _one_thread_and_no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> It
     os.environ["TMPDIR"] = tempfile.tempdir
     yield
     tempfile.tempdir = None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_stays_is_no_garbage() -> None:
+    """Every run collects garbage; libraries and whatever else stays need not be looked through each time."""
+    gc.collect()
+    gc.freeze()

@@ -9,6 +9,7 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,14 @@ def load_tiny(data: Path | None = None) -> Benchmark:
 
 
 def load_tiny_backbone(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """`--backbone cl_zoo.testing:load_tiny_backbone`: the tiny backbone, made in a temporary folder."""
-    folder = path or Path(tempfile.mkdtemp(prefix="cl-zoo-tiny-"))
-    if path is None:
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return tiny_backbone(folder, device=str(device), dtype=dtype)
+    """`--backbone cl_zoo.testing:load_tiny_backbone`: the tiny backbone, its files in a temporary folder of this process."""
+    return tiny_backbone(path or tiny_files(), device=str(device), dtype=dtype)
+
+
+@cache
+def tiny_files() -> Path:
+    """Folder of the tiny backbone's files, made once in a process; other processes are told where it is."""
+    folder = Path(tempfile.mkdtemp(prefix="cl-zoo-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tiny_backbone(folder)
+    return folder

@@ -14,6 +14,7 @@ import torch
 import yaml
 from peft import AutoPeftModel, PeftModel
 from safetensors.torch import load_file
+from tiny_runs import made_once
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
@@ -59,7 +60,7 @@ def make(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Make:
         assert result.folder is not None
         return result.folder
 
-    return made
+    return made_once(made)
 
 
 @pytest.fixture

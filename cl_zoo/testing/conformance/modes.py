@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from cl_zoo.nn.layer import BankLayer
 from cl_zoo.nn.mixes import PerSample
-from cl_zoo.testing.conformance.moments import Moment, differing
+from cl_zoo.testing.conformance.moments import Moment
 
 TRAINING = "the train/eval mode of "
 
 
 def modes(model: nn.Module) -> Moment:
     """All modes of a model by what they are."""
-    found: Moment = {f"requires_grad of {name}": one.requires_grad for name, one in model.named_parameters()}
-    for name, module in model.named_modules():
+    found: Moment = {}
+    for name, module in model.named_modules():  # one walk: this is asked around every hook
+        for key, one in module._parameters.items():
+            found[f"requires_grad of {name}.{key}"] = None if one is None else one.requires_grad
         found[TRAINING + (f"the model's {name}" if name else "the model")] = module.training
         if isinstance(module, BankLayer):
             answering = () if module._disable_adapters else tuple(module._active_adapter)
@@ -35,4 +40,10 @@ def switched(before: Moment, after: Moment, *, chooses: bool) -> str:
         chooses: what learns and which experts answer is this hook's to choose.
     """
     names = [n for n in before.keys() & after.keys() if n.startswith(TRAINING) or not chooses]
-    return differing({n: before[n] for n in names}, {n: after[n] for n in names})
+    return min((name for name in names if not _same(before[name], after[name])), default="")
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return bool(one == other) if type(one) is type(other) else False

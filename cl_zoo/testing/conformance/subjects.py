@@ -31,6 +31,10 @@ CLOSE, SURE = 1e-4, 1e-3
 """Largest difference of two logits that are meant to be one, and the margin above which a token is decided."""
 
 
+Reply = tuple[Tensor, list[int]]
+"""To one sample: logits at the first position of the answer, and the answer's tokens."""
+
+
 class Undecided(SkipTest):
     """A promise does not apply, or cannot be told while another one is broken.
 
@@ -72,6 +76,7 @@ class Subject:
         self._root = Path(tempfile.mkdtemp(prefix="cl-zoo-check-"))
         atexit.register(shutil.rmtree, self._root, ignore_errors=True)
         self._count = itertools.count()
+        self._replies: dict[tuple[str, ...], list[Reply]] = {}
         self._verdicts: dict[str, ConformanceError | Undecided | None] = {}
 
     def verdict(self, promise: Callable[[Subject], None]) -> ConformanceError | Undecided | None:
@@ -124,6 +129,17 @@ class Subject:
         _ = self.whole
         return self.again("without answering in between", "answering", silent=True)
 
+    @cached_property
+    def recut(self) -> Watched | None:
+        """The silent trial's way again, in micro-batches of 3 and 1 and with gradient checkpointing; `None` where it fails."""
+        try:
+            follow = self.silent.record.gradients
+            return self.again(
+                "cut", "micro_batches", follow=follow, silent=True, micro_batch=3, checkpointing=True
+            )
+        except ConformanceError:
+            return None
+
     def folder(self, name: str) -> Path:
         """A new folder for one trial."""
         return self._root / f"{next(self._count)}-{name}"
@@ -160,9 +176,12 @@ class Subject:
         more = [None, asked[0].image]
         return [*asked, *(Sample(f"r{i}", image, words) for i, image in enumerate(more))]
 
-
-Reply = tuple[Tensor, list[int]]
-"""To one sample: logits at the first position of the answer, and the answer's tokens."""
+    def replies(self, asked: Sequence[Sample]) -> list[Reply]:
+        """What the whole trial answers to some of the questions in one batch; each batch is asked once for all promises."""
+        batch = tuple(sample.id for sample in asked)
+        if batch not in self._replies:
+            self._replies[batch] = asking(self.whole, asked)
+        return self._replies[batch]
 
 
 def asking(run: Watched, samples: Sequence[Sample], model: nn.Module | None = None) -> list[Reply]:

@@ -6,10 +6,7 @@ single steps (`cl_zoo.testing.conformance.observers`) stands where the engine ta
 
 from __future__ import annotations
 
-import atexit
 import copy
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -39,11 +36,10 @@ from cl_zoo.testing.conformance.moments import (
     place_of,
 )
 from cl_zoo.testing.conformance.observers import Observed, Observer, Record
-from cl_zoo.testing.streams import tiny_backbone, tiny_benchmark
+from cl_zoo.testing.streams import tiny_backbone, tiny_benchmark, tiny_files
 
 RECIPE = {
     "global_batch": 4,
-    "eval_batch": 3,
     "adapter.rank": 8,
     "adapter.dropout": 0,
     "lr.adapters": 1e-2,
@@ -156,20 +152,11 @@ class Watched(Run):
 
 
 @cache
-def tiny_files() -> Path:
-    """Folder of the tiny model's files, made once; other processes are told where it is."""
+def pristine(folder: Path) -> Backbone:
+    """The tiny backbone, loaded once; trials work on copies of its model."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    folder = Path(tempfile.mkdtemp(prefix="cl-zoo-trials-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    tiny_backbone(folder)
-    return folder
-
-
-@cache
-def pristine(folder: Path) -> Backbone:
-    """The tiny backbone, loaded once; trials work on copies of its model."""
     backbone = tiny_backbone(folder)
     _ = backbone.features
     return backbone

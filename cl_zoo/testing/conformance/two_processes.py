@@ -20,7 +20,8 @@ from cl_zoo.testing.conformance.mistakes import told
 from cl_zoo.testing.conformance.moments import ConformanceError, Moment, far, flat
 from cl_zoo.testing.conformance.promises import needs, seeds, sequential
 from cl_zoo.testing.conformance.subjects import Subject
-from cl_zoo.testing.conformance.trials import tiny_files, trial
+from cl_zoo.testing.conformance.trials import trial
+from cl_zoo.testing.streams import tiny_files
 
 
 def processes(subject: Subject) -> None:
