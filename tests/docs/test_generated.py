@@ -20,6 +20,8 @@ from cl_zoo.planning.sizes import shapes, sizes
 from cl_zoo.recipe.keys import recipe_settings, recipes
 from cl_zoo.recipe.recipe import Recipe, build_recipe
 
+pytestmark = pytest.mark.xdist_group("generated")
+
 
 @pytest.fixture(scope="module")
 def site() -> dict[str, str]:
