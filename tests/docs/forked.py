@@ -22,7 +22,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-LIMIT, TASKS, METHODS, SEEDS = 8, 3, 2, 2
+LIMIT, TASKS, METHODS, SEEDS = 8, 2, 2, 2
 """Samples per split, tasks of a stream, methods and seeds of a comparison: the first of each."""
 
 
