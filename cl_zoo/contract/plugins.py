@@ -136,7 +136,7 @@ class Plugins:
         return str(getattr(self.method, "protocol", "sequential"))
 
     def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
-        return self._built("build_model", backbone=backbone, recipe=recipe)
+        return self._call("build_model", backbone=backbone, recipe=recipe)  # type: ignore[no-any-return]
 
     def before_task(self, model: nn.Module, task: Task) -> None:
         self._call("before_task", model=model, task=task)
@@ -165,7 +165,7 @@ class Plugins:
         return self._named("after_answers", task=task, place=place, answers=answers)
 
     def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module:
-        built = self._built("build_inference_model", model=model, tasks_seen=tasks_seen)
+        built = self._call("build_inference_model", model=model, tasks_seen=tasks_seen)
         return model if built is None else built
 
     def parts(self, model: nn.Module) -> dict[str, list[str]]:
@@ -235,11 +235,6 @@ class Plugins:
                 raise PluginError(
                     f"{choice.name} has protocol {protocol!r} and cannot go with {self.choices[0].name}; run it alone"
                 )
-
-    def _built(self, hook: str, **arguments: Any) -> nn.Module | None:
-        """The module that the one plugin with this hook made, if there is one and it made any."""
-        made = self._call(hook, **arguments)
-        return None if made is None else returned.module(self._implementing(hook)[0], hook, made)
 
     def _call(self, hook: str, **arguments: Any) -> Any:
         started = time.perf_counter()

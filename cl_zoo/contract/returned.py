@@ -1,6 +1,6 @@
 """What a plugin hands back, looked at where it comes in: a first mistake ends in one sentence, and not deep inside torch.
 
-Raises `PluginError` throughout, with the plugin, what it returned and what to return instead.
+Raises `PluginError` throughout, with the plugin or the hook, what it returned and what to return instead.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def module(owner: str, hook: str, built: Any) -> nn.Module:
-    """What learns or answers: an `nn.Module` with a forward and a `generate`."""
+def module(hook: str, built: Any, *, forward: bool = True) -> nn.Module:
+    """What learns or answers: an `nn.Module` with a forward, unless nobody is going to call it, and a `generate`."""
     from torch import nn
 
     if not isinstance(built, nn.Module):
         raise PluginError(
-            f"{owner}: {hook} returned {_kind(built)}; return an nn.Module with forward and generate, as cl_zoo.nn.Around(bank) is one"
+            f"{hook} returned {_kind(built)}; return an nn.Module with forward and generate, as cl_zoo.nn.Around(bank) is one"
         )
     bare = getattr(built.forward, "__func__", None) is nn.Module.forward
-    lacks = ["forward"] * bare + ["generate"] * (not callable(getattr(built, "generate", None)))
+    lacks = ["forward"] * (forward and bare) + ["generate"] * (not callable(getattr(built, "generate", None)))
     if lacks:
         raise PluginError(
-            f"{owner}: {hook} returned {_kind(built)} without {' and '.join(lacks)}; derive it from cl_zoo.nn.Around, whose forward and generate take batch.inputs"
+            f"{hook} returned {_kind(built)} without {' and '.join(lacks)}; derive it from cl_zoo.nn.Around, whose forward and generate take batch.inputs"
         )
     return built
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import seed_everything
+from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
 from cl_zoo.engine.folder import RunFolder, State, cells_of_row, fill
@@ -231,6 +232,8 @@ def placed(plugins: Plugins, backbone: Backbone, recipe: Recipe) -> nn.Module:
     model = plugins.build_model(backbone, recipe)
     if model is None:
         model = adapters(backbone, recipe) if learns else backbone.model
+    else:
+        returned.module("build_model", model)
     backbone.train_projector(learns and recipe.projector == "sequential")
     return model.to(backbone.device)
 
@@ -252,7 +255,10 @@ def answering_model(plugins: Plugins, model: nn.Module, seen: Sequence[Task], se
     """What answers after the tasks seen so far, in evaluation mode."""
     model.eval()  # a module that answers may hold the model without registering it
     seed_phase(seed, "build_inference_model", seen[-1] if seen else None)
-    return plugins.build_inference_model(model, seen).eval()
+    built = plugins.build_inference_model(model, seen)
+    if built is not model:
+        returned.module("build_inference_model", built, forward=False)
+    return built.eval()
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,6 @@ from cl_zoo.contract.plugins import HOOKS, PROTOCOLS, Plugins, load_class
 from cl_zoo.engine.learning import assign_parts
 from cl_zoo.errors import OptionError, PluginError, RunError
 from cl_zoo.names import METHODS, Choice, installed
-from cl_zoo.nn.answering import Around
-from cl_zoo.nn.bank import ExpertBank
 from cl_zoo.nn.placing import adapters
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Benchmark, Sample, Task, TaskData
@@ -593,11 +591,12 @@ def test_two_runs_share_nothing():
 # Parts
 
 
-class Keys(Around):
+class Keys(nn.Module):
     """A model with a parameter of its own around the bank."""
 
-    def __init__(self, bank: ExpertBank) -> None:
-        super().__init__(bank)
+    def __init__(self, bank: nn.Module) -> None:
+        super().__init__()
+        self.bank = bank
         self.keys = nn.Parameter(torch.zeros(3))
 
 

@@ -306,9 +306,6 @@ class Mode(Plain):
     @hookimpl
     def build_inference_model(self, model: Any) -> nn.Module:
         class Thin(nn.Module):
-            def forward(self, **inputs: Any) -> Any:
-                return model(**inputs)
-
             def generate(self, **inputs: Any) -> Tensor:
                 assert not any(module.training for module in model.modules())
                 return model.generate(**inputs)  # type: ignore[no-any-return]

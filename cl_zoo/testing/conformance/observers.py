@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
+from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.names import Choice
 from cl_zoo.processes import World
@@ -141,6 +142,11 @@ class Observed(Plugins):
                 )
         with self._put_back("after_task", chooses=True):
             return super().after_task(model, task, batches, parts, backbone)
+
+    def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module:
+        """The check asks what answers for logits too, as authors and other tools do."""
+        built = super().build_inference_model(model, tasks_seen)
+        return built if built is model else returned.module("build_inference_model", built)
 
     def rehearse(self, task: Task) -> list[Sample]:
         with self._put_back("rehearse"):
