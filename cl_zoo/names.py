@@ -132,6 +132,10 @@ def find(group: str, name: str) -> Installed:
     matches = [one for one in everything if one.name == name]
     if not matches and name.endswith(".py"):
         raise PluginError(f"{name} is a file; say which {kind} in it, as in {name}:Name")
+    if not matches and (here := Path(f"cl-zoo-{name.replace('_', '-')}")).is_dir():
+        raise PluginError(
+            f"no {kind} is called {name!r}; ./{here} is not installed: python -m pip install -e ./{here}"
+        )
     if not matches:
         raise PluginError(f"no {kind} is called {name!r}{nearest(name, {one.name for one in everything})}")
     if len(matches) > 1:

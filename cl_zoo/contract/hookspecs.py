@@ -57,7 +57,7 @@ class HookSpecs:
         of it, an `nn.Parameter` that is registered. Without any implementation the engine places one
         expert of `recipe.adapter.rank` on all linears of the language model. The module may define `prepare(batch)`;
         the engine calls it before every training forward and before every generate.
-        Only one plugin of a stack may implement it.
+        Only one plugin of a stack may implement it, and one that does returns a module.
         """
 
     @hookspec
@@ -109,13 +109,14 @@ class HookSpecs:
 
     @hookspec(firstresult=True)
     def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module | None:
-        """The module that answers after the tasks seen so far; by default `model` itself.
+        """The module that answers after the tasks seen so far; without any implementation `model` itself.
 
         Like the one of `build_model` it is an `nn.Module` with a forward that takes `batch.inputs` and a `generate`; one derived
         from `cl_zoo.nn.Around(bank)` has both. It may have `prepare(batch)`, and a `route` (batch, tasks) that is written beside
         each answer. Batches carry no task identity. It may define `active()`: parameters by part that take part in one answer token,
         for the parts of which only some do. Weights and `requires_grad` of `model` stay as they are: the engine checks the
-        weights and restores experts, mixes and modes afterwards. Only one plugin of a stack may implement it.
+        weights and restores experts, mixes and modes afterwards. Only one plugin of a stack may implement it, and
+        one that does returns a module: `model` itself where that answers.
         """
 
     @hookspec

@@ -136,7 +136,7 @@ class Plugins:
         return str(getattr(self.method, "protocol", "sequential"))
 
     def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
-        return self._call("build_model", backbone=backbone, recipe=recipe)  # type: ignore[no-any-return]
+        return self._built("build_model", backbone=backbone, recipe=recipe)
 
     def before_task(self, model: nn.Module, task: Task) -> None:
         self._call("before_task", model=model, task=task)
@@ -165,7 +165,7 @@ class Plugins:
         return self._named("after_answers", task=task, place=place, answers=answers)
 
     def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module:
-        built = self._call("build_inference_model", model=model, tasks_seen=tasks_seen)
+        built = self._built("build_inference_model", model=model, tasks_seen=tasks_seen)
         return model if built is None else built
 
     def parts(self, model: nn.Module) -> dict[str, list[str]]:
@@ -235,6 +235,18 @@ class Plugins:
                 raise PluginError(
                     f"{choice.name} has protocol {protocol!r} and cannot go with {self.choices[0].name}; run it alone"
                 )
+
+    def _built(self, hook: str, **arguments: Any) -> nn.Module | None:
+        """What the one plugin that implements the hook made, `None` where there is no such plugin; a forgotten `return` is no choice."""
+        made: nn.Module | None = self._call(hook, **arguments)
+        if made is None and (owners := self._implementing(hook)):
+            learns_or_answers = (
+                "learns" if hook == "build_model" else "answers, the model itself where it does"
+            )
+            raise PluginError(
+                f"{owners[0]}: {hook} returned nothing; return the module that {learns_or_answers}"
+            )
+        return made
 
     def _call(self, hook: str, **arguments: Any) -> Any:
         started = time.perf_counter()

@@ -775,3 +775,28 @@ def test_state_that_is_neither_json_nor_a_tensor_is_refused(run_tiny: Callable[.
 def test_answering_may_not_change_a_weight(run_tiny: Callable[..., Any]):
     with pytest.raises(PluginError, match=r"answering changed .*bank_up.*; build_inference_model must leave"):
         run_tiny(named(Teaches))
+
+
+class BuildsNothing:
+    @hookimpl
+    def build_model(self):
+        nn.Linear(1, 1)
+
+
+class AnswersNothing:
+    @hookimpl
+    def build_inference_model(self, model):
+        nn.Sequential(model)
+
+
+def test_a_forgotten_return_is_no_choice():
+    with pytest.raises(
+        PluginError, match=r"BuildsNothing: build_model returned nothing; return the module that learns$"
+    ):
+        plugins(BuildsNothing).build_model(BACKBONE, Recipe())
+    with pytest.raises(
+        PluginError,
+        match=r"AnswersNothing: build_inference_model returned nothing; .* answers, the model itself",
+    ):
+        plugins(AnswersNothing).build_inference_model(nn.Linear(1, 1), [])
+    assert plugins(Counts).build_model(BACKBONE, Recipe()) is None

@@ -338,3 +338,13 @@ def test_options_stand_in_a_label_in_one_order_only():
     one: dict[str, Any] = {"beta": 1, "alpha": 0.5}
 
     assert Choice("hide", one).label == "hide[alpha=0.5,beta=1]"
+
+
+def test_a_package_that_is_here_but_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "cl-zoo-gentle-pull").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        PluginError,
+        match=r"no method is called 'gentle_pull'; \./cl-zoo-gentle-pull is not installed: python -m pip install -e",
+    ):
+        find(METHODS, "gentle_pull")
