@@ -61,7 +61,8 @@ def signature(name: str, value: Any) -> str:
     line = f"{name}{plain}"
     if len(line) <= WIDTH or not given:
         return line
-    arguments, starred = [], any(one.kind is one.VAR_POSITIONAL for one in given)
+    arguments: list[str] = []
+    starred = any(one.kind is one.VAR_POSITIONAL for one in given)
     for one in given:
         if one.kind is one.KEYWORD_ONLY and not starred:
             arguments, starred = [*arguments, "*"], True
@@ -96,17 +97,18 @@ class Source:
         return ""
 
 
-class _as_written:  # noqa: N801 (it stands for a value)
+class Written:
     """An annotation that prints as its source does: annotations are texts here, and `inspect` would put them in quotes."""
-
-    def __new__(cls, annotation: Any) -> Any:
-        return super().__new__(cls) if isinstance(annotation, str) else annotation
 
     def __init__(self, annotation: str) -> None:
         self.annotation = annotation
 
     def __repr__(self) -> str:
         return self.annotation
+
+
+def _as_written(annotation: Any) -> Any:
+    return Written(annotation) if isinstance(annotation, str) else annotation
 
 
 def _module(module: ModuleType) -> Iterator[str]:
@@ -134,7 +136,7 @@ def _name(module: ModuleType, name: str) -> Iterator[str]:
 
 
 def _class(name: str, value: type) -> str:
-    """Its bases among the public names, and how it is made."""
+    """How it is made; of an error, what it is a kind of."""
     if issubclass(value, BaseModel):
         return f"{name}(**values)"
     if issubclass(value, BaseException):
@@ -147,16 +149,13 @@ def _members(value: type) -> Iterator[str]:
         rows = [[text.code(one.key), text.code(one.default), text.escaped(one.says)] for one in fields(value)]
         yield text.table(["field", "default", "what it is"], rows)
     for name, member in vars(value).items():
-        function = getattr(member, "__func__", getattr(member, "fget", getattr(member, "func", member)))
+        read = isinstance(member, property | cached_property)
+        function = getattr(member, "fget", None) or getattr(member, "func", None) or inspect.unwrap(member)
+        function = getattr(function, "__func__", function)
         if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
             continue
-        bare = (
-            not isinstance(member, property)
-            and inspect.isfunction(function)
-            and function is not member.__dict__
-        )
-        shown = name if isinstance(member, property) else _without_self(signature(name, function))
-        yield text.fenced(f"{value.__name__}.{shown}" if bare else shown, "python")
+        shown = name if read else _without_self(signature(name, function))
+        yield text.fenced(f"{value.__name__}.{shown}", "python")
         yield text.markdown(inspect.cleandoc(function.__doc__))
 
 
