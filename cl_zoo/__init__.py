@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cl_zoo.api import compare, load, run
     from cl_zoo.backbones.backbone import Backbone
     from cl_zoo.batches import Batch, answer_losses, forward, task_loss
+    from cl_zoo.data.benchmarks import Described
     from cl_zoo.features.encoder import open_image
     from cl_zoo.processes import share, total
     from cl_zoo.recipe.recipe import Recipe
@@ -38,6 +39,7 @@ _HOMES = {
     "Backbone": "backbones.backbone",
     "Batch": "batches",
     "Benchmark": "tasks",
+    "Described": "data.benchmarks",
     "ImageSource": "tasks",
     "Recipe": "recipe.recipe",
     "Sample": "tasks",
@@ -62,6 +64,7 @@ __all__ = [
     "Benchmark",
     "ClZooError",
     "DataError",
+    "Described",
     "ImageSource",
     "OptionError",
     "PluginError",

@@ -23,88 +23,6 @@ from cl_zoo.tasks import source_hash
 METHODS, BENCHMARKS, BACKBONES = "cl_zoo.methods", "cl_zoo.benchmarks", "cl_zoo.backbones"
 """The groups of entry points."""
 
-
-@dataclass(frozen=True)
-class Installed:
-    """An entry point as its metadata tells, nothing imported."""
-
-    name: str
-    value: str
-    distribution: str
-    version: str
-
-
-def installed(group: str) -> list[Installed]:
-    """All entry points of a group, by name; metadata only, so a broken plugin is listed like any other."""
-    found = {  # a set: of one distribution found twice, Python imports the first
-        Installed(entry.name, entry.value, entry.dist.name, entry.dist.version)
-        for entry in metadata.entry_points(group=group)
-        if entry.dist is not None
-    }
-    return sorted(found, key=lambda one: (one.name, one.distribution, one.version))
-
-
-def find(group: str, name: str) -> Installed:
-    """The one installed entry point of that name.
-
-    Raises:
-        PluginError: there is none, or two distributions claim it.
-    """
-    everything = installed(group)
-    kind = group.rpartition(".")[2].removesuffix("s")
-    matches = [one for one in everything if one.name == name]
-    if not matches:
-        raise PluginError(f"no {kind} is called {name!r}{nearest(name, {one.name for one in everything})}")
-    if len(matches) > 1:
-        claims = " and ".join(f"{one.distribution} {one.version}" for one in matches)
-        raise PluginError(f"two installed {kind}s are called {name!r}: {claims}; uninstall one")
-    return matches[0]
-
-
-def load(group: str, name: str) -> Any:
-    """The object that a name stands for; imports that one plugin and no other.
-
-    Args:
-        group: entry-point group.
-        name: an installed name, `package.module:Object` or `path/file.py:Object`.
-
-    Raises:
-        PluginError: unknown, claimed twice, or its import fails.
-    """
-    value = name if ":" in name else find(group, name).value
-    module_name, _, attribute = value.rpartition(":")
-    try:
-        module = (
-            _module_of_file(Path(module_name))
-            if module_name.endswith(".py")
-            else importlib.import_module(module_name)
-        )
-    except Exception as error:  # a stranger's module may raise anything
-        raise PluginError(
-            f"{name}: importing {module_name} failed with {type(error).__name__}: {first_line(error)}; repair or uninstall it"
-        ) from error
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        classes = inspect.getmembers(module, inspect.isclass)
-        known = [key for key, item in classes if item.__module__ == module.__name__]
-        raise PluginError(f"{name}: {module_name} has no {attribute!r}{nearest(attribute, known)}") from None
-
-
-def _module_of_file(file: Path) -> Any:
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}")
-    # Named after its content: a first experiment called `random.py` must not become everybody's `random`.
-    name = f"{file.stem}_{source_hash(file)[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python source")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # pydantic and inspect look a class's module up by name
-    spec.loader.exec_module(module)
-    return module
-
-
 Options = Mapping[str, Mapping[str, Any]]
 """Option values by plugin name: `{"ewc": {"strength": 100}}`."""
 
@@ -177,3 +95,90 @@ def stack(
     return tuple(
         replace(choice, options={**choice.options, **options.get(choice.name, {})}) for choice in choices
     )
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An entry point as its metadata tells, nothing imported."""
+
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+
+def installed(group: str) -> list[Installed]:
+    """All entry points of a group, by name; metadata only, so a broken plugin is listed like any other."""
+    found: set[Installed] = set()  # of one distribution found twice, Python imports the first
+    named: dict[
+        int, tuple[str, str]
+    ] = {}  # a distribution parses its metadata whenever it is asked for its name
+    for entry in metadata.entry_points(group=group):
+        if entry.dist is not None:
+            if id(entry.dist) not in named:
+                named[id(entry.dist)] = entry.dist.name, entry.dist.version
+            found.add(Installed(entry.name, entry.value, *named[id(entry.dist)]))
+    return sorted(found, key=lambda one: (one.name, one.distribution, one.version))
+
+
+def find(group: str, name: str) -> Installed:
+    """The one installed entry point of that name.
+
+    Raises:
+        PluginError: there is none, or two distributions claim it.
+    """
+    everything = installed(group)
+    kind = group.rpartition(".")[2].removesuffix("s")
+    matches = [one for one in everything if one.name == name]
+    if not matches and name.endswith(".py"):
+        raise PluginError(f"{name} is a file; say which {kind} in it, as in {name}:Name")
+    if not matches:
+        raise PluginError(f"no {kind} is called {name!r}{nearest(name, {one.name for one in everything})}")
+    if len(matches) > 1:
+        claims = " and ".join(f"{one.distribution} {one.version}" for one in matches)
+        raise PluginError(f"two installed {kind}s are called {name!r}: {claims}; uninstall one")
+    return matches[0]
+
+
+def load(group: str, name: str) -> Any:
+    """The object that a name stands for; imports that one plugin and no other.
+
+    Args:
+        group: entry-point group.
+        name: an installed name, `package.module:Object` or `path/file.py:Object`.
+
+    Raises:
+        PluginError: unknown, claimed twice, or its import fails.
+    """
+    value = name if ":" in name else find(group, name).value
+    module_name, _, attribute = value.rpartition(":")
+    if module_name.endswith(".py") and not Path(module_name).is_file():
+        raise PluginError(f"{name}: there is no file {module_name}; give its path from {Path.cwd()}")
+    try:
+        module = (
+            _module_of_file(Path(module_name))
+            if module_name.endswith(".py")
+            else importlib.import_module(module_name)
+        )
+    except Exception as error:  # a stranger's module may raise anything
+        raise PluginError(
+            f"{name}: importing {module_name} failed with {type(error).__name__}: {first_line(error)}; repair or uninstall it"
+        ) from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        classes = inspect.getmembers(module, inspect.isclass)
+        known = [key for key, item in classes if item.__module__ == module.__name__]
+        raise PluginError(f"{name}: {module_name} has no {attribute!r}{nearest(attribute, known)}") from None
+
+
+def _module_of_file(file: Path) -> Any:
+    # Named after its content: a first experiment called `random.py` must not become everybody's `random`.
+    name = f"{file.stem}_{source_hash(file)[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python source")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pydantic and inspect look a class's module up by name
+    spec.loader.exec_module(module)
+    return module

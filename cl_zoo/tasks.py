@@ -8,10 +8,11 @@ task that has not come yet.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from PIL import Image
 
@@ -20,6 +21,7 @@ from cl_zoo.errors import DataError, OptionError, nearest
 ImageSource = Image.Image | Path
 """An image in memory, or the file that it is read from when it is needed."""
 """An image in memory or the path of its file."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class TaskData:
         name: unique within the benchmark.
         letter: one capital letter for `--order`, unique within the benchmark.
         instruction: the sentence that closes the task's prompts.
-        metric: name of a scoring rule in `cl_zoo.scoring`: `exact`, `caption` and others.
+        metric: name of a scoring rule in `cl_zoo.scoring.rules`: `exact`, `caption` and others.
         max_new_tokens: token budget of one answer.
         train, validation, test: the splits; sequences, so that images may be rendered or read when they are asked for.
     """
@@ -154,45 +156,70 @@ class Benchmark:
         raise OptionError(f"--order: {self.name} has no task {part!r}{nearest(part, known)}")
 
 
+class OnDemand(Sequence[Item]):
+    """A sequence whose items are made when they are asked for, each time anew; a slice of it makes none of them.
+
+    A subclass says how many items there are (`__len__`) and makes one (`make`).
+    """
+
+    @abstractmethod
+    def make(self, place: int) -> Item:
+        """The item at a place, from 0 to the length − 1."""
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        places = range(len(self))
+        if isinstance(index, slice):
+            return Part(self, places[index])
+        try:
+            place = places[index]
+        except IndexError:
+            raise IndexError(f"there is no item {index}; the sequence has {len(self)}") from None
+        return self.make(place)
+
+    def __iter__(self) -> Iterator[Item]:
+        # Not until the first IndexError, as `Sequence` does it: that of a faulty `make` would end it in silence.
+        return map(self.make, range(len(self)))
+
+
+class Part(OnDemand[Item]):
+    """Some places of a sequence, which is read when an item is asked for.
+
+    Args:
+        whole: where the items come from.
+        places: which of them, in this order.
+    """
+
+    def __init__(self, whole: Sequence[Item], places: range) -> None:
+        self.whole, self.places = whole, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def make(self, place: int) -> Item:
+        return self.whole[self.places[place]]
+
+
 def without_image(split: Sequence[Sample], index: int) -> Sample:
-    """A sample of a split whose image does not matter; a split that has to decode it may define this as a method."""
-    look = getattr(split, "without_images", None) or split.__getitem__
-    sample: Sample = look(index)
-    return sample
+    """A sample of a split whose image does not matter; a split that has to decode it may define `without_images` for this."""
+    return _looked_up(split, index, "without_images")
 
 
 def as_named(split: Sequence[Sample], index: int) -> Sample:
-    """A sample of a split whose image may be the path of a file that is not there; a split that looks may define this as a method."""
-    look = getattr(split, "as_named", None) or split.__getitem__
+    """A sample of a split whose image may be the path of a file that is not there; a split that looks may define `as_named`."""
+    return _looked_up(split, index, "as_named")
+
+
+def _looked_up(split: Sequence[Sample], index: int, by: str) -> Sample:
+    while isinstance(split, Part):
+        index = split.places[index]
+        split = split.whole
+    look = getattr(split, by, None) or split.__getitem__
     sample: Sample = look(index)
     return sample
-
-
-class Limited(Sequence[Sample]):
-    """The first samples of a split, still read only when asked for."""
-
-    def __init__(self, split: Sequence[Sample], limit: int) -> None:
-        self._split, self._limit = split, min(limit, len(split))
-
-    def __len__(self) -> int:
-        return self._limit
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self._split[i] for i in range(*index.indices(self._limit))]
-        if not -self._limit <= index < self._limit:
-            raise IndexError(index)
-        return self._split[index % self._limit]
-
-    def without_images(self, index: int) -> Sample:
-        return without_image(self._split, index)
-
-    def as_named(self, index: int) -> Sample:
-        return as_named(self._split, index)
 
 
 def source_hash(*files: str | Path) -> str:
@@ -211,9 +238,8 @@ def _parts(order: str, tasks: Sequence[TaskData]) -> list[str]:
 def _cut(task: TaskData, limit: int) -> TaskData:
     if limit < 1:
         raise OptionError(f"--limit must be at least 1, got {limit}")
-    return replace(
-        task,
-        train=Limited(task.train, limit),
-        validation=Limited(task.validation, limit),
-        test=Limited(task.test, limit),
-    )
+
+    def first(split: Sequence[Sample]) -> Sequence[Sample]:
+        return Part(split, range(len(split))[:limit])
+
+    return replace(task, train=first(task.train), validation=first(task.validation), test=first(task.test))

@@ -37,18 +37,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from einops import rearrange
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo import Backbone, Batch, Recipe, Task, forward, hookimpl, share, total
-from cl_zoo.nn import Around, ExpertBank, adapters, cosines, per_sample, standing_still
+from cl_zoo.nn import (
+    Around,
+    ExpertBank,
+    FirstToken,
+    KeepsExperts,
+    Prefill,
+    cosines,
+    evaluating,
+    mixture,
+    name_of,
+)
 
 EVERY = "every"  # the one router where tasks have none of their own
 
 
-class BranchLoRA:
+class BranchLoRA(KeepsExperts):
     """One A, N branches B, a sparse router per task, branches that are frozen once they were needed."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
@@ -66,7 +75,7 @@ class BranchLoRA:
         def _enough(self) -> BranchLoRA.Options:
             if self.top_k > self.experts:
                 raise ValueError(
-                    f"top_k is {self.top_k} but there are {self.experts} experts; choose at most that many"
+                    f"top_k is {self.top_k}, but there are only {self.experts} experts; lower it"
                 )
             return self
 
@@ -79,17 +88,13 @@ class BranchLoRA:
     def build_model(self, backbone: Backbone, recipe: Recipe) -> Branched:
         if self.options.task_router:
             _ = backbone.features  # where there is none, say so now and not in the first step
-        first, *others = self.branches
-        self.bank = adapters(backbone, recipe, first, experts=len(self.branches))
-        for name in others:
-            self.bank.add(name, reads=first if self.options.shared else None)
-        self.bank.use(self.branches, trainable=self.branches)
-        self.model = Branched(self.bank, backbone, self.options, recipe.adapter.init_std)
+        self.bank = mixture(backbone, recipe, self.branches, shared=self.options.shared)
+        self.model = Branched(self.bank, backbone, self.options)
         return self.model
 
     @hookimpl
     def before_task(self, task: Task) -> None:
-        self.model.learn(f"t{task.index}" if self.options.task_router else EVERY)
+        self.model.learn(name_of(task) if self.options.task_router else EVERY)
         self.bank.use(self.branches, trainable=self.branches)
         for layer in self.bank.layers:
             for name in self.frozen.get(layer.path, ()):
@@ -117,88 +122,22 @@ class BranchLoRA:
 
     @hookimpl
     def build_inference_model(self, tasks_seen: Sequence[Task]) -> Branched:
-        names = [f"t{task.index}" for task in tasks_seen]
-        self.model.answering = names if self.options.task_router else []
+        self.model.answering = [name_of(task) for task in tasks_seen if self.options.task_router]
         return self.model
 
     def parts(self, model: nn.Module) -> dict[str, list[str]]:
-        names = [name for name, _ in model.named_parameters()]
-        return {"keys": [name for name in names if name.startswith(("image_keys.", "text_keys."))]}
+        keys = self.model.image_keys  # as many texts have one
+        return {"keys": [f"{kind}_keys.{name}" for kind in ("image", "text") for name in keys]}
 
     def state_dict(self) -> dict[str, Any]:
-        tasks = list(self.model.mixes[0].routers)
-        return {"tasks": tasks, "frozen": self.frozen, "experts": self.bank.describe()}
+        routers = self.model.mixes[0].routers
+        return {**super().state_dict(), "tasks": list(routers), "frozen": self.frozen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.frozen = {path: list(names) for path, names in state["frozen"].items()}
-        self.bank.rebuild(state["experts"])
+        super().load_state_dict(state)
         for name in state["tasks"]:
             self.model.learn(name)
-
-
-class Prefill:
-    """What `prepare` tells the mixes of all layers about a batch, and what they decide when they first see it.
-
-    Attributes:
-        learning: name of the router that learns; it answers where no task is chosen.
-        first: (batch,) place of each sample's first real token.
-        tasks, chosen: names of the routers to choose from, and (batch,) which of them each sample gets.
-        kept: by mix, p and g (rows, N) of the prefill, for the tokens that are decoded behind it.
-    """
-
-    def __init__(self) -> None:
-        self.learning = EVERY
-        self.start(None)
-
-    def start(self, first: Tensor | None, tasks: Sequence[str] = (), chosen: Tensor | None = None) -> None:
-        self.first, self.tasks, self.chosen = first, tasks, chosen
-        self.kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-
-
-class Branches(nn.Module):
-    """The routers W_r (N, d_in) of one layer, by task, and its mix: one weight per sample and branch."""
-
-    def __init__(self, options: BranchLoRA.Options, prefill: Prefill) -> None:
-        super().__init__()
-        self.options, self.prefill = options, prefill
-        self.routers = nn.ParameterDict()
-
-    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        """z (batch, tokens, r/N), or N times as wide where no A is shared, to (batch, tokens, r)."""
-        g = per_sample(self.gates(x), z)
-        trunks = rearrange(z, "... (a r) -> ... a r", r=ranks[0])  # one for all branches, or one each
-        return rearrange(g[..., None] * trunks, "... e r -> ... (e r)")
-
-    def gates(self, x: Tensor) -> Tensor:
-        """g (rows, N). In learning always from x: a recomputed forward must see what the first one saw."""
-        if not self.training and self in self.prefill.kept:
-            return self.prefill.kept[self][1]
-        p = torch.softmax(self.logits(x), dim=-1)
-        g = select(p, self.options.top_k, self.options.renormalise) if self.options.sparse else p
-        if self.training:
-            self.prefill.kept.pop(self, None)
-        else:
-            self.prefill.kept[self] = p.detach(), g.detach()
-        return g
-
-    def logits(self, x: Tensor) -> Tensor:
-        """W_r x₀ (rows, N) in fp32, with each row's own router; x (rows, tokens, d_in), rows = batch × beams."""
-        now = self.prefill
-        if now.first is None or x.shape[0] % len(now.first):
-            raise ValueError(
-                f"no first tokens are known for {x.shape[0]} rows; call prepare(batch) for each batch"
-            )
-        beams = x.shape[0] // len(now.first)
-        places = now.first.repeat_interleave(beams)[:, None, None].expand(-1, 1, x.shape[-1])
-        first = x.gather(1, places)[:, 0]
-        with torch.autocast(x.device.type, enabled=False):
-            if now.chosen is None:
-                router = self.routers[now.learning]
-                return F.linear(first.to(router.dtype), router)
-            routers = torch.stack([self.routers[name] for name in now.tasks])  # (tasks, N, d_in)
-            every = torch.einsum("bd,tnd->btn", first.to(routers.dtype), routers)
-            chosen = now.chosen.repeat_interleave(beams)
-            return every[torch.arange(len(chosen), device=chosen.device), chosen]
 
 
 class Branched(Around):
@@ -209,33 +148,31 @@ class Branched(Around):
         route: (batch, tasks), the choice as ones and zeros.
     """
 
-    def __init__(
-        self, bank: ExpertBank, backbone: Backbone, options: BranchLoRA.Options, init_std: float
-    ) -> None:
+    def __init__(self, bank: ExpertBank, backbone: Backbone, options: BranchLoRA.Options) -> None:
         super().__init__(bank)
-        self.options, self.prefill = options, Prefill()
-        self._backbone, self._init_std = backbone, init_std
+        self.options, self.prefill = options, Prefill(EVERY)
+        self._backbone = backbone
         self.image_keys, self.text_keys = nn.ParameterDict(), nn.ParameterDict()  # k_img, k_txt (d,) by task
-        self.mixes = [Branches(options, self.prefill) for _ in bank.layers]
+        self.mixes = [FirstToken(layer, options.experts, self.prefill, self.chosen) for layer in bank.layers]
         mixes = iter(self.mixes)
         bank.mix(lambda layer: next(mixes))
         self.answering: Sequence[str] = ()
 
     def learn(self, name: str) -> None:
         """Let the router and the keys of this name learn and no others; made where they are not there yet."""
-        made = self.bank.layers[0].made
-        for layer, mix in zip(self.bank.layers, self.mixes, strict=True):
-            if name not in mix.routers:
-                router = nn.Linear(layer.in_features, self.options.experts, bias=False, **made)
-                mix.routers[name] = router.weight
+        for mix in self.mixes:
+            mix.learn(name)
         for keys in (self.image_keys, self.text_keys) if self.options.task_router else ():
             if name not in keys:
-                start = torch.randn(self._backbone.features.width, **made)
-                keys[name] = nn.Parameter(start * self._init_std)
-        for table in (self.image_keys, self.text_keys, *(mix.routers for mix in self.mixes)):
-            for other, weight in table.items():
-                weight.requires_grad_(other == name)
+                start = torch.randn(self._backbone.features.width, **self.bank.layers[0].made)
+                keys[name] = nn.Parameter(start * self.bank.config_of_first.init_std)
+            for other, key in keys.items():
+                key.requires_grad_(other == name)
         self.prefill.learning, self.answering, self.route = name, (), None
+
+    def chosen(self, p: Tensor) -> Tensor:
+        """g (rows, N) of p."""
+        return select(p, self.options.top_k, self.options.renormalise) if self.options.sparse else p
 
     def prepare(self, batch: Batch) -> None:
         self.prefill.start(batch.first_tokens)
@@ -281,12 +218,10 @@ def similarity(images: Tensor, texts: Tensor, image_keys: Tensor, text_keys: Ten
     return (cosines(images, image_keys) + cosines(texts, text_keys)) / 2
 
 
-@torch.no_grad()
 def activity(model: Branched, batches: Sequence[Batch], samples: int) -> Tensor:
     """Σ p over a task's first samples, by layer and branch (layers, N), in evaluation mode."""
     used = torch.zeros(len(model.mixes), model.options.experts, device=model.bank.layers[0].made["device"])
-    with standing_still(model):
-        model.eval()
+    with evaluating(model):
         for batch in share(batches, samples=samples):
             forward(model, batch)
             used += torch.stack([model.prefill.kept[mix][0].sum(0) for mix in model.mixes])

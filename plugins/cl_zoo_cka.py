@@ -42,7 +42,7 @@ Choices the paper leaves open, and ours:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
@@ -50,8 +50,8 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from cl_zoo import Batch, PluginError, Task, forward, hookimpl
-from cl_zoo.nn import standing_still
+from cl_zoo import Backbone, Batch, Task, forward, hookimpl
+from cl_zoo.nn import evaluating
 
 LEAST = {"biased": 2, "unbiased": 4}
 """Samples below which an estimator is not defined."""
@@ -77,8 +77,10 @@ class CKA:
         self.grams: dict[str, list[Tensor]] = {}  # task -> X Xᵀ by block, (layers, n, n)
 
     @hookimpl
-    def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, float]:
-        new = list(grams(model, batches, self.options))
+    def after_task(
+        self, model: nn.Module, task: Task, batches: Sequence[Batch], backbone: Backbone
+    ) -> dict[str, float]:
+        new = list(grams(model, backbone.layers, batches, self.options))
         label = task.name if task.occurrence == 0 else f"{task.name}#{task.occurrence + 1}"
         measured: dict[str, float] = {}
         for earlier, old in self.grams.items():
@@ -98,21 +100,22 @@ class CKA:
         self.grams = {label: [gram.cpu() for gram in blocks] for label, blocks in state["grams"].items()}
 
 
-def grams(model: nn.Module, batches: Sequence[Batch], options: CKA.Options) -> Iterator[Tensor]:
+def grams(
+    model: nn.Module, layers: Iterable[nn.Module], batches: Sequence[Batch], options: CKA.Options
+) -> Iterator[Tensor]:
     """X Xᵀ of every layer, block by block of the task's first samples: (layers, n, n) in fp64 on the CPU.
 
     Neither weights nor modes of the model change. Every process reads the same samples and gets the same matrices.
     """
     rows: Tensor | None = None  # (layers, up to a block, p)
     left = options.samples
-    with torch.no_grad(), standing_still(model):
-        model.eval()
+    with evaluating(model):
         for batch in batches:
             if left <= 0:
                 break
             batch = batch.rows(range(min(left, len(batch))))
             left -= len(batch)
-            new = pooled(model, batch, options.reads)
+            new = pooled(model, layers, batch, options.reads)
             rows = new if rows is None else torch.cat([rows, new], 1)
             while rows.shape[1] >= options.block:
                 block = rows[:, : options.block]
@@ -122,7 +125,7 @@ def grams(model: nn.Module, batches: Sequence[Batch], options: CKA.Options) -> I
         yield rows @ rows.mT
 
 
-def pooled(model: nn.Module, batch: Batch, reads: str) -> Tensor:
+def pooled(model: nn.Module, layers: Iterable[nn.Module], batch: Batch, reads: str) -> Tensor:
     """The mean of every layer's output over the real tokens of each question, (layers, batch, p) in fp64 on the CPU."""
     tokens = question_tokens(batch)
     means: list[Tensor] = []
@@ -134,7 +137,7 @@ def pooled(model: nn.Module, batch: Batch, reads: str) -> Tensor:
         means.append(here.sum(1) / counted.sum(1, keepdim=True))
 
     with ExitStack() as hooks:
-        for layer in decoder_layers(model):
+        for layer in layers:
             read = layer if reads == "layer" else layer.get_submodule("mlp")
             hooks.callback(read.register_forward_hook(keep).remove)
         forward(model, batch)
@@ -152,21 +155,6 @@ def question_tokens(batch: Batch) -> Tensor:
         starts = answers & (answers.cumsum(1) == 1)  # positions that predict the first answer token
         tokens[:, -answers.shape[1] :] *= (~answers | starts).float()
     return tokens
-
-
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder layers of the language model inside a method's model, bottom first.
-
-    Raises:
-        PluginError: there are none.
-    """
-    for name, module in model.named_modules():
-        if name.endswith("language_model.layers") and isinstance(module, nn.ModuleList):
-            return module
-    raise PluginError(
-        f"cka: {type(model).__name__} has no 'language_model.layers'; the probe compares the decoder layers of a LLaVA,"
-        " run this method without it"
-    )
 
 
 def rbf(linear: Tensor) -> Tensor:

@@ -51,11 +51,11 @@ from cl_zoo.nn import (
     Around,
     ExpertBank,
     PerToken,
-    adapters,
+    evaluating,
     image_view,
+    mixture,
     per_sample,
-    spread,
-    standing_still,
+    router,
     text_view,
 )
 
@@ -91,14 +91,8 @@ class CLMoE:
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
         views = {"images": image_view(backbone.features, 0.5), "texts": text_view(backbone.features, 0.5)}
         self.anchors = Anchors(views, 1.0, backbone.device)
-        first, *others = self.names
-        self.bank = adapters(backbone, recipe, first, experts=len(self.names))
-        for name in others:
-            self.bank.add(name)
-        self.bank.use(self.names, trainable=self.names)
-        self.bank.mix(
-            lambda layer: PerToken(nn.Linear(layer.in_features, len(self.names), bias=False, **layer.made))
-        )
+        self.bank = mixture(backbone, recipe, self.names)
+        self.bank.mix(lambda layer: PerToken(router(layer, len(self.names))))
         return self.bank
 
     @hookimpl
@@ -154,17 +148,15 @@ class Counting(PerToken):
         return super().forward(z, x, ranks)
 
 
-class DualRouter(nn.Module):
+class DualRouter(PerToken):
     """G = diag(β G^I(x) + (1 − β) G^T(t)), the second one set per sample and batch: `task` (batch, experts)."""
 
     def __init__(self, router: nn.Module, beta: float) -> None:
-        super().__init__()
-        self.router, self.beta = router, beta
-        self.task = torch.empty(0)
+        super().__init__(router)
+        self.beta, self.task = beta, torch.empty(0)
 
-    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        gates = torch.softmax(self.router(x.to(z.dtype)), dim=-1)
-        return z * spread(self.beta * gates + (1 - self.beta) * per_sample(self.task, z), ranks)
+    def gates(self, x: Tensor) -> Tensor:
+        return self.beta * super().gates(x) + (1 - self.beta) * per_sample(self.task, x)
 
 
 class Routed(Around):
@@ -192,8 +184,7 @@ def mean_gates(bank: ExpertBank, batches: Sequence[Batch], samples: int) -> Tens
         torch.zeros(len(layers), len(layers[0].experts), device=device),
         torch.zeros((), device=device),
     )
-    with standing_still(bank), torch.no_grad():
-        bank.eval()
+    with evaluating(bank):
         mixes = [
             Counting(cast(PerToken, one.bank_mix).router, row) for one, row in zip(layers, sums, strict=True)
         ]

@@ -34,13 +34,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl
-from cl_zoo.nn import Anchors, ExpertBank, PerSample, Routed, adapters, image_view, state_view
+from cl_zoo.nn import Anchors, ExpertBank, KeepsExperts, PerSample, Routed, adapters, image_view, state_view
 
 WEIGHTS = {"text": (0.0, 1.0), "image": (1.0, 0.0), "both": (0.5, 0.5)}
 """Of image and text similarity in (b), by modality."""
 
 
-class DISCO:
+class DISCO(KeepsExperts):
     """An expert per task, mixed at all layers by the similarity of texts."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
@@ -61,9 +61,7 @@ class DISCO:
 
     @hookimpl
     def before_task(self, task: Task) -> None:
-        name = f"t{task.index}"
-        self.bank.ensure(name)
-        self.bank.use([name], trainable=[name])  # alone on the frozen model
+        self.bank.learn(task)  # alone on the frozen model
 
     @hookimpl
     def after_task(self, batches: Sequence[Batch]) -> None:
@@ -72,13 +70,13 @@ class DISCO:
     @hookimpl
     def build_inference_model(self, tasks_seen: Sequence[Task]) -> Routed:
         gate = PerSample()
-        self.bank.use([f"t{task.index}" for task in tasks_seen])
+        self.bank.answer(tasks_seen)
         self.bank.mix(lambda _: gate)  # (c)
         return Routed(self.bank, gate, self.anchors)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"experts": self.bank.describe(), "anchors": self.anchors.keep()}
+        return {**super().state_dict(), "anchors": self.anchors.keep()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.bank.rebuild(state["experts"])
+        super().load_state_dict(state)
         self.anchors.restore(state["anchors"])

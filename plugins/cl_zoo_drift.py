@@ -5,8 +5,8 @@ A probe: it measures and changes nothing. After every task it records, over all 
     drift/<part>              ‖Δ‖_F from the beginning of the task to its end
     drift/<part>/from_start   ‖Δ‖_F from where the part stood when it learnt for the first time in this stream
 
-Parts are `adapters`, `projector`, `routers` (what the bank's mixes learn) and `others` (prompts, keys, …). A part that is
-frozen has no measurement.
+Parts are those of the learning rates and of the ledger: `adapters`, `routers`, `projector`, and a method's own, such as `prompts`
+and `keys`. A part that is frozen has no measurement.
 
 For adapters Δ is the change of the effective update, not of A and B:
 
@@ -25,15 +25,15 @@ Choices, since no paper fixes them:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cl_zoo import Task, hookimpl
-from cl_zoo.nn import BankLayer
+from cl_zoo import hookimpl
+from cl_zoo.nn import BankLayer, bank_parts
 
 
 @dataclass(frozen=True)
@@ -63,22 +63,26 @@ class Drift:
     def before_task(self, model: nn.Module) -> None:
         self.experts = learning_experts(model)
         self.weights = {}
+        matrices = set(bank_parts(model).get("adapters", ()))
         for name, weight in model.named_parameters():
-            if weight.requires_grad and ".bank_down." not in name and ".bank_up." not in name:
+            if weight.requires_grad and name not in matrices:
                 before = weight.detach().float().clone()
                 self.weights[name] = (weight, before)
                 self.start.setdefault(name, before)
 
     @hookimpl
-    def after_task(self, task: Task) -> dict[str, Tensor]:
-        measured = {}
+    def after_task(self, parts: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+        measured: dict[str, Tensor] = {}
         if self.experts:
             moved = [distance(one.down_before, one.up_before, one) for one in self.experts]
             far = [distance(one.down_before, torch.zeros_like(one.up_before), one) for one in self.experts]
-            measured["drift/adapters"] = norm(moved)
-            measured["drift/adapters/from_start"] = norm(far)
-        for part in sorted({part_of(name) for name in self.weights}):
-            mine = {name: pair for name, pair in self.weights.items() if part_of(name) == part}
+            measured |= {"drift/adapters": norm(moved), "drift/adapters/from_start": norm(far)}
+        for part, names in sorted(parts.items()):
+            mine = {name: self.weights[name] for name in names if name in self.weights}
+            if not mine:
+                continue
+            if part == "adapters":
+                part = "adapters/others"  # a method's own tensors of that part, beside the bank's experts
             measured[f"drift/{part}"] = norm(change(now, before) for now, before in mine.values())
             measured[f"drift/{part}/from_start"] = norm(
                 change(now, self.start[name]) for name, (now, _) in mine.items()
@@ -126,10 +130,3 @@ def change(now: Tensor, before: Tensor) -> Tensor:
 def norm(squares: Iterable[Tensor]) -> Tensor:
     """The norm of several tensors together from their squared norms."""
     return torch.stack(list(squares)).sum().sqrt()
-
-
-def part_of(name: str) -> str:
-    """The part of a tensor outside the experts, by its name in the model."""
-    if "bank_mix" in name:
-        return "routers"
-    return "projector" if "multi_modal_projector" in name else "others"

@@ -53,10 +53,12 @@ from cl_zoo.nn import (
     Anchors,
     BankLayer,
     ExpertBank,
+    KeepsExperts,
     PerSample,
     Routed,
     adapters,
     image_view,
+    name_of,
     state_view,
     text_view,
 )
@@ -64,7 +66,7 @@ from cl_zoo.nn import (
 FUSED = "fused"
 
 
-class HiDe:
+class HiDe(KeepsExperts):
     """Task-specific expansion of the top layer, task-general fusion below."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
@@ -111,30 +113,27 @@ class HiDe:
 
     @hookimpl
     def before_task(self, task: Task) -> None:
-        name = f"t{task.index}"
-        self.bank.ensure(name)
-        self.bank.use([name], trainable=[name])  # alone on the frozen model: no older expert takes part
+        self.bank.learn(task)  # alone on the frozen model: no older expert takes part
 
     @hookimpl
     def after_task(self, task: Task, batches: Sequence[Batch]) -> None:
         self.anchors.add(batches)  # Eq. 2
-        self._fuse(f"t{task.index}")
+        self._fuse(name_of(task))
 
     @hookimpl
     def build_inference_model(self, tasks_seen: Sequence[Task]) -> nn.Module:
-        experts = [name for task in tasks_seen if (name := f"t{task.index}") in self.bank.experts]
         gate, fusion = PerSample(), self._fusion()
-        self.bank.use(experts, where=self._expanded)
+        experts = self.bank.answer(tasks_seen, where=self._expanded)
         self.bank.mix(lambda _: gate, where=self._expanded)
         self.bank.use([FUSED] if FUSED in self.bank.experts else [], where=self._fused)
         self.bank.mix(lambda _: fusion, where=self._fused)
         return Routed(self.bank, gate, self.anchors) if experts else self.bank
 
     def state_dict(self) -> dict[str, Any]:
-        return {"experts": self.bank.describe(), "anchors": self.anchors.keep()}
+        return {**super().state_dict(), "anchors": self.anchors.keep()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.bank.rebuild(state["experts"])
+        super().load_state_dict(state)
         self.anchors.restore(state["anchors"])
 
     def _fuse(self, name: str) -> None:

@@ -25,10 +25,9 @@ Choices the paper leaves open, and ours:
 from __future__ import annotations
 
 from pydantic import BaseModel, Field
-from torch import Tensor, nn
 
 from cl_zoo import Backbone, Recipe, hookimpl
-from cl_zoo.nn import BankLayer, ExpertBank, SharedDown, adapters
+from cl_zoo.nn import ExpertBank, SharedDown, TokenGate, mixture, router
 
 
 class HydraLoRA:
@@ -42,21 +41,6 @@ class HydraLoRA:
 
     @hookimpl
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
-        first, *others = self.heads
-        bank = adapters(backbone, recipe, first, experts=len(self.heads))
-        for name in others:
-            bank.add(name, reads=first)
-        bank.use(self.heads, trainable=self.heads)
-        bank.mix(lambda layer: SharedDown(Gate(layer, len(self.heads))))
+        bank = mixture(backbone, recipe, self.heads, shared=True)
+        bank.mix(lambda layer: SharedDown(TokenGate(router(layer, len(self.heads)))))
         return bank
-
-
-class Gate(nn.Module):
-    """ω(x) of one layer: (z, x) with x (..., d_in) to weights of the heads (..., N), summing to one."""
-
-    def __init__(self, layer: BankLayer, heads: int) -> None:
-        super().__init__()
-        self.router = nn.Linear(layer.in_features, heads, bias=False, **layer.made)
-
-    def forward(self, _: Tensor, x: Tensor) -> Tensor:
-        return self.router(x).softmax(-1)  # type: ignore[no-any-return]  # torch leaves modules untyped

@@ -38,7 +38,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from cl_zoo import Batch, hookimpl
-from cl_zoo.nn import BankLayer, standing_still
+from cl_zoo.nn import BankLayer, bank_parts, standing_still
 
 Experts = dict[str, dict[str, str]]
 """Name of a layer -> the experts that answer there, each with the expert whose A it reads."""
@@ -56,13 +56,14 @@ class LwF:
         # What differs from the frozen model and who answers, as it stood after the previous task.
         self.teacher: dict[str, Tensor] = {}
         self.experts: Experts = {}
-        # All tensors, the names of those that learn, and who answers, in the task that is being learnt.
-        self.now: tuple[dict[str, Tensor], set[str], Experts] = ({}, set(), {})
+        # All tensors, the names of those that learn and of all A and B, and who answers, in the task that is being learnt.
+        self.now: tuple[dict[str, Tensor], set[str], set[str], Experts] = ({}, set(), set(), {})
 
     @hookimpl
     def before_task(self, model: nn.Module) -> None:
         learns = {name for name, weight in model.named_parameters() if weight.requires_grad}
-        self.now = tensors(model), learns, answering(model)
+        matrices = set(bank_parts(model).get("adapters", ()))
+        self.now = tensors(model), learns, matrices, answering(model)
 
     @hookimpl
     def loss(self, model: nn.Module, batch: Batch, outputs: Any) -> dict[str, Tensor] | None:
@@ -74,14 +75,13 @@ class LwF:
 
     @hookimpl
     def after_task(self, model: nn.Module) -> None:
-        (stood, learns, experts), here = self.now, tensors(model)
-        self.now = {}, set(), {}
+        (stood, learns, matrices, experts), here = self.now, tensors(model)
+        self.now = {}, set(), set(), {}
         if self.strength:
-            answer = matrices(experts)
+            answer = answering_matrices(experts)
             self.teacher, self.experts = {}, experts
             for name, tensor in stood.items():
-                of_expert = ".bank_down." in name or ".bank_up." in name
-                needed = name in answer if of_expert else name in here
+                needed = name in answer if name in matrices else name in here
                 if needed and (name in learns or here.get(name) is not tensor):
                     self.teacher[name] = tensor.detach().clone()
 
@@ -139,7 +139,7 @@ def answering(model: nn.Module) -> Experts:
     }
 
 
-def matrices(experts: Experts) -> set[str]:
+def answering_matrices(experts: Experts) -> set[str]:
     """Names of the A and B of the experts that answer."""
     ups = {f"{layer}.bank_up.{expert}" for layer, active in experts.items() for expert in active}
     return ups | {

@@ -30,8 +30,8 @@ Values count as adapters, places beside them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from pydantic import BaseModel, Field
@@ -40,10 +40,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cl_zoo import Backbone, Batch, Recipe, Task, forward, hookimpl, share, total
-from cl_zoo.nn import BankLayer, ExpertBank, adapters, full_precision, standing_still
+from cl_zoo.nn import BankLayer, ExpertBank, KeepsExperts, adapters, evaluating, full_precision
 
 
-class ModelTailor:
+class ModelTailor(KeepsExperts):
     """A sparse patch on the pre-trained weights in place of all that was learnt."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
@@ -68,9 +68,7 @@ class ModelTailor:
 
     @hookimpl
     def before_task(self, task: Task) -> None:
-        name = f"t{task.index}"
-        self.bank.ensure(name)
-        self.bank.use([name], trainable=[name])
+        self.bank.learn(task)
 
     @hookimpl
     def after_task(self, model: nn.Module, batches: Sequence[Batch]) -> None:
@@ -87,13 +85,8 @@ class ModelTailor:
             self.bank.remove(name)
 
     def parts(self, model: nn.Module) -> dict[str, list[str]]:
-        return {"adapters": [name for name, _ in model.named_parameters() if ".bank_patch." in name]}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"experts": self.bank.describe()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.bank.rebuild(state["experts"])
+        patches = [name for name, module in model.named_modules() if isinstance(module, Patch)]
+        return {"adapters": [f"{name}.values" for name in patches]}
 
 
 class Patch(nn.Module):
@@ -159,8 +152,7 @@ def hessians(
 
     handles = [layer.register_forward_pre_hook(add) for layer in layers]
     try:
-        with standing_still(model), torch.no_grad():
-            model.eval()
+        with evaluating(model):
             for batch in share(batches, samples=samples):
                 real = batch.inputs["attention_mask"].bool()
                 forward(model, batch)

@@ -26,10 +26,9 @@ The released code draws a dropout mask per expert; here all experts of a layer s
 from __future__ import annotations
 
 from pydantic import BaseModel, Field
-from torch import nn
 
 from cl_zoo import Backbone, Recipe, hookimpl
-from cl_zoo.nn import BankLayer, ExpertBank, PerToken, adapters
+from cl_zoo.nn import ExpertBank, PerToken, mixture, router
 
 
 class MoELoRA:
@@ -43,15 +42,6 @@ class MoELoRA:
 
     @hookimpl
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
-        first, *others = self.experts
-        bank = adapters(backbone, recipe, first, experts=len(self.experts))
-        for name in others:
-            bank.add(name)
-        bank.use(self.experts, trainable=self.experts)
+        bank = mixture(backbone, recipe, self.experts)
         bank.mix(lambda layer: PerToken(router(layer, len(self.experts))))
         return bank
-
-
-def router(layer: BankLayer, experts: int) -> nn.Linear:
-    """W_g of one layer: (..., d_in) to one logit per expert (..., E)."""
-    return nn.Linear(layer.in_features, experts, bias=False, **layer.made)

@@ -27,20 +27,20 @@ A drawn as the first was, and the projector learns on from task to task, as for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
 from cl_zoo import Backbone, Recipe, Task, hookimpl
-from cl_zoo.nn import ExpertBank, adapters
+from cl_zoo.nn import ExpertBank, KeepsExperts, adapters, name_of
 
 Penalty = Literal["absolute", "squared"]
 
 
-class OLoRA:
+class OLoRA(KeepsExperts):
     """A new expert per task, orthogonal to the old ones in what it reads."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
@@ -64,9 +64,8 @@ class OLoRA:
 
     @hookimpl
     def before_task(self, task: Task) -> None:
-        old, new = [f"t{index}" for index in range(task.index)], f"t{task.index}"
-        self.bank.ensure(new)
-        self.bank.use([*old, new] if self.options.trains == "stacked" else [new], trainable=[new])
+        self.bank.learn(task, stacked=self.options.trains == "stacked")
+        old = self.bank.earlier(task)
         self.old = {  # joined once per task, not once per step
             layer.path: torch.cat([layer.bank_down[name] for name in old])
             for layer in self.bank.layers
@@ -75,7 +74,7 @@ class OLoRA:
 
     @hookimpl
     def loss(self, task: Task) -> dict[str, Tensor]:
-        new, terms = f"t{task.index}", {}
+        new, terms = name_of(task), {}
         if self.old and self.options.strength:
             overlaps = [
                 overlap(layer.bank_down[new], self.old[layer.path], self.options.penalty)
@@ -91,15 +90,8 @@ class OLoRA:
 
     @hookimpl
     def build_inference_model(self, tasks_seen: Sequence[Task]) -> ExpertBank:
-        experts = [f"t{task.index}" for task in tasks_seen]
-        self.bank.use(experts, trainable=experts[-1:])  # the sum of all; what learns stays as it is
+        self.bank.answer(tasks_seen)  # the sum of all
         return self.bank
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"experts": self.bank.describe()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.bank.rebuild(state["experts"])
 
 
 def overlap(new: Tensor, old: Tensor, penalty: Penalty = "absolute") -> Tensor:

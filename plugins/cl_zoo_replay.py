@@ -64,7 +64,7 @@ def draw(batches: Sequence[Batch], samples: int) -> list[Sample]:
     if not len(batches):
         return []
     length = len(batches[0])  # of each batch but the last
-    size = length * (len(batches) - 1) + len(batches[len(batches) - 1])
+    size = length * (len(batches) - 1) + len(batches[-1])
     generator = torch.Generator().manual_seed(torch.initial_seed())
     chosen = torch.randperm(size, generator=generator)[:samples].sort().values.tolist()
     places: dict[int, list[int]] = {}

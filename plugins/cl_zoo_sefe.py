@@ -33,10 +33,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cl_zoo import Backbone, Recipe, Task, hookimpl
-from cl_zoo.nn import ExpertBank, adapters, full_precision
+from cl_zoo.nn import ExpertBank, KeepsExperts, adapters, full_precision, name_of
 
 
-class SEFE:
+class SEFE(KeepsExperts):
     """A fresh LoRA per task on the merged ones, held small where theirs are large."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
@@ -58,15 +58,13 @@ class SEFE:
 
     @hookimpl
     def before_task(self, task: Task) -> None:
-        merged, new = [f"t{index}" for index in range(task.index)], f"t{task.index}"
-        self.bank.ensure(new)
-        self.bank.use([*merged, new], trainable=[new])
+        self.bank.learn(task, stacked=True)  # the merged ones stand beneath it
 
     @hookimpl
     def loss(self, task: Task) -> dict[str, Tensor] | None:
         if not self.key_elements or not self.options.strength:
             return None  # nothing to protect yet
-        new = f"t{task.index}"
+        new = name_of(task)
         sizes = [
             # kept for the backward pass, the places of all layers would be the largest tensors of a training step
             checkpoint(
@@ -83,7 +81,7 @@ class SEFE:
 
     @hookimpl
     def after_task(self, task: Task) -> None:
-        new = f"t{task.index}"
+        new = name_of(task)
         for layer in self.bank.layers:
             here = key_elements(layer.bank_down[new], layer.bank_up[new], self.options.share)
             held = self.key_elements.get(layer.path)
@@ -91,15 +89,14 @@ class SEFE:
 
     @hookimpl
     def build_inference_model(self, tasks_seen: Sequence[Task]) -> ExpertBank:
-        experts = [f"t{task.index}" for task in tasks_seen]
-        self.bank.use(experts, trainable=experts[-1:])  # the sum of all; what learns stays as it is
+        self.bank.answer(tasks_seen)  # the sum of all
         return self.bank
 
     def state_dict(self) -> dict[str, Any]:
-        return {"experts": self.bank.describe(), "key_elements": self.key_elements}
+        return {**super().state_dict(), "key_elements": self.key_elements}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.bank.rebuild(state["experts"])
+        super().load_state_dict(state)
         self.key_elements = dict(state["key_elements"])
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sequences import PARTS, PLACES, reads_as
 
 from cl_zoo.errors import DataError, OptionError
-from cl_zoo.tasks import Benchmark, Limited, Sample, TaskData, source_hash
+from cl_zoo.tasks import Benchmark, OnDemand, Sample, TaskData, source_hash
 
 SAMPLES = [Sample(f"{place}", None, f"{place} ?", "yes", ("a", "b")) for place in range(5)]
 
@@ -99,35 +100,56 @@ def test_a_limit_below_one_is_refused(limit: int):
         BENCHMARK.stream(limit=limit)
 
 
-@given(st.integers(1, 8), st.integers(-9, 9), st.slices(6))
-def test_a_limited_split_behaves_as_the_list_of_its_samples(limit: int, index: int, part: slice):
-    wanted, limited = SAMPLES[:limit], Limited(SAMPLES, limit)
+@given(st.integers(1, 8), PLACES, PARTS)
+def test_a_limited_split_reads_as_its_first_samples(limit: int, index: int, part: slice):
+    (cut,) = replace(BENCHMARK, tasks=BENCHMARK.tasks[:1]).stream(limit=limit)
 
-    assert list(limited) == wanted
-    assert limited[part] == wanted[part]
-    if -len(wanted) <= index < len(wanted):
-        assert limited[index] == wanted[index]
-    else:
-        with pytest.raises(IndexError):
-            limited[index]
+    reads_as(cut.train, SAMPLES[:limit], index, part)
 
 
-def test_a_limited_split_reads_only_what_is_asked_for():
-    class Reads(Sequence[Sample]):
-        asked: list[int] = []  # noqa: RUF012
+# Sequences on demand
 
-        def __len__(self) -> int:
-            return 100
 
-        def __getitem__(self, index: Any) -> Any:
-            self.asked.append(index)
-            return SAMPLES[0]
+class Squares(OnDemand[int]):
+    """The squares below 100, and which of them were made."""
 
-    split = Limited(Reads(), 10)
-    split[3]
-    split[-1]
+    def __init__(self) -> None:
+        self.made: list[int] = []
 
-    assert Reads.asked == [3, 9]
+    def __len__(self) -> int:
+        return 10
+
+    def make(self, place: int) -> int:
+        self.made.append(place)
+        return place**2
+
+
+@given(PLACES, PARTS, PARTS)
+def test_a_sequence_on_demand_reads_as_a_list(index: int, part: slice, again: slice):
+    squares = [place**2 for place in range(10)]
+
+    reads_as(Squares(), squares, index, part)
+    reads_as(Squares()[part], squares[part], index, again)
+    assert list(reversed(Squares())) == squares[::-1]
+
+
+def test_only_what_is_asked_for_is_made():
+    squares = Squares()
+
+    middle = squares[2:8]
+    odd = middle[1::2]
+    assert (len(middle), len(odd), squares.made) == (6, 3, [])
+    assert (squares[-1], odd[-1], middle[0]) == (81, 49, 4)
+    assert squares.made == [9, 7, 2]
+
+
+def test_an_index_error_inside_an_item_does_not_end_the_sequence_in_silence():
+    class Faulty(Squares):
+        def make(self, place: int) -> int:
+            return [0, 1, 4][place]
+
+    with pytest.raises(IndexError):
+        list(Faulty())
 
 
 # What may be seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from cl_zoo.tasks import Sample, TaskData
 from cl_zoo.testing import tiny_benchmark
 
 Kind = TypeVar("Kind", bound=Run)
+Made = TypeVar("Made")
 
 
 class Watched(Run):
@@ -37,6 +38,19 @@ class Watched(Run):
     def _checkpoint(self, done: int) -> None:
         self.kept = [*getattr(self, "kept", []), weights(self.model)]
         super()._checkpoint(done)
+
+
+def made_once(make: Callable[..., Made]) -> Callable[..., Made]:
+    """The same, but what was made for some arguments is kept for the next time that they are given."""
+    kept: dict[str, Made] = {}
+
+    def made(*arguments: Any, **settings: Any) -> Made:
+        asked = repr((arguments, sorted(settings.items())))
+        if asked not in kept:
+            kept[asked] = make(*arguments, **settings)
+        return kept[asked]
+
+    return made
 
 
 def learnt(

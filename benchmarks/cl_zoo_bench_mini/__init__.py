@@ -29,44 +29,7 @@ figures and at no continual-learning method, so seeds 1 and 2 are the fair ones)
 
 from __future__ import annotations
 
-from pathlib import Path
+from cl_zoo_bench_mini.backbone import BASE, CLIP
+from cl_zoo_bench_mini.benchmark import load
 
-from cl_zoo.tasks import Benchmark, source_hash
-from cl_zoo_bench_mini.tasks import task_data
-
-HERE = Path(__file__).parent
-BASE = HERE / "base"
-"""The base model, an ordinary checkpoint of `LlavaForConditionalGeneration`."""
-CLIP = HERE / "clip"
-"""The small CLIP, a folder for open_clip's `local-dir:`."""
-VERSION = "1"
-METHODS = ("zeroshot", "finetune", "ewc", "hide", "multitask")
-RECIPE = {
-    "lr.adapters": 3e-3,
-    "lr.projector": 2e-4,
-    "lr.prompts": 3e-2,  # this and the next by `python -m cl_zoo_bench_mini.tuning`
-    "lr.keys": 1e-3,
-    "global_batch": 24,
-    "clip": "norm",
-    "adapter.rank": 8,
-    "adapter.dropout": 0.0,
-    "eval_batch": 150,
-}
-_SOURCES = ("captions.py", "figures.py", "render.py", "scenes.py", "tasks.py", "words.py")
-
-
-def load(data: Path | None = None) -> Benchmark:
-    """The benchmark.
-
-    Args:
-        data: not used; nothing has to be downloaded.
-    """
-    return Benchmark(
-        name="mini",
-        version=VERSION,
-        tasks=task_data(),
-        default_methods=METHODS,
-        default_backbone="mini",
-        data_hash=source_hash(*(HERE / name for name in _SOURCES)),
-        recipe=RECIPE,
-    )
+__all__ = ["BASE", "CLIP", "load"]

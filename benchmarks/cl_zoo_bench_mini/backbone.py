@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
 
 HERE = Path(__file__).parent
+BASE = HERE / "base"
+"""The base model, an ordinary checkpoint of `LlavaForConditionalGeneration`."""
+CLIP = HERE / "clip"
+"""The small CLIP, a folder for open_clip's `local-dir:`."""
 TEMPLATE = "USER: {prompt} ASSISTANT:"
 
 
@@ -22,5 +26,5 @@ def load(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbon
     """
     from cl_zoo.backbones.llava import load as load_llava
 
-    folder = path or HERE / "base"
-    return load_llava(folder, device, dtype, name="mini", template=TEMPLATE, features=str(HERE / "clip"))
+    folder = path or BASE
+    return load_llava(folder, device, dtype, name="mini", template=TEMPLATE, features=str(CLIP))

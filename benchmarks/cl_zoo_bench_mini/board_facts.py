@@ -7,15 +7,8 @@ from cl_zoo_bench_mini.render import SHAPES
 from cl_zoo_bench_mini.scenes import COLOUR_NAMES, Board, Generator, pick, some
 from cl_zoo_bench_mini.words import one, plural
 
-
-def _group(scene: Board, rng: Generator) -> tuple[str | None, str | None]:
-    """A colour, a shape or both; mostly of something that is on the board."""
-    if rng.random() < 0.8:
-        colour, shape = pick(rng, list(scene.cells.values()))
-    else:
-        colour, shape = pick(rng, COLOUR_NAMES), pick(rng, SHAPES)
-    what = rng.integers(3)
-    return (None if what == 0 else colour), (None if what == 1 else shape)
+PRESENT = 0.8
+"""How often what is asked for is on the board."""
 
 
 def _names(colour: str | None, shape: str | None, rng: Generator) -> str:
@@ -27,9 +20,9 @@ def board_facts(scene: Board, rng: Generator) -> list[Fact]:
     """Facts about a board; which groups are counted is drawn at random."""
     found = [_count(scene, rng, None, None), _contains(scene, rng), _corner(scene, rng), _more(scene, rng)]
     for _ in range(2):
-        found.append(_count(scene, rng, *_group(scene, rng)))
+        found.append(_count(scene, rng, *scene.group(rng, PRESENT)))
     for _ in range(3):
-        found.append(_without(scene, rng, *_group(scene, rng)))
+        found.append(_without(scene, rng, *scene.group(rng, PRESENT)))
     for colour, shape in scene.cells.values():
         if scene.count(colour) == 1:
             ask = (
@@ -77,7 +70,9 @@ def _without(scene: Board, rng: Generator, colour: str | None, shape: str | None
 
 
 def _contains(scene: Board, rng: Generator) -> Fact:
-    colour, shape = _group(scene, rng) if rng.random() < 0.5 else (pick(rng, COLOUR_NAMES), pick(rng, SHAPES))
+    colour, shape = (
+        scene.group(rng, PRESENT) if rng.random() < 0.5 else (pick(rng, COLOUR_NAMES), pick(rng, SHAPES))
+    )
     name = f"{colour + ' ' if colour else ''}{shape or 'shape'}"
     asks = (f"Is there {one(name)}?", f"Do you see {one(name)}?", f"Is {one(name)} on the board?")
     answer = YES_NO[scene.count(colour, shape) == 0]

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from cl_zoo_bench_mini import BASE
+from cl_zoo_bench_mini.backbone import BASE
 from cl_zoo_bench_mini.questions import Question, questions
 from cl_zoo_bench_mini.vision import draw_scene
 

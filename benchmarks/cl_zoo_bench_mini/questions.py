@@ -28,7 +28,7 @@ class Question:
         form: the form of the answer.
         prompt: question and instruction.
         answer: the text to learn.
-        accepted: all right answers; more than one for descriptions.
+        accepted: all descriptions that are right, where one is asked for; empty where one answer alone is.
     """
 
     skill: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cl_zoo_bench_mini.board_facts import board_facts
-from cl_zoo_bench_mini.facts import HOURS, NUMBERS, YES_NO, Fact
+from cl_zoo_bench_mini.chart_facts import chart_facts
+from cl_zoo_bench_mini.facts import HOURS, NUMBERS, Fact
 from cl_zoo_bench_mini.render import BEINGS, FLAWS, GROUNDS, SIDES, SKIES, STYLES, SURFACES, THINGS
 from cl_zoo_bench_mini.scenes import (
     COLOUR_NAMES,
@@ -27,7 +28,7 @@ def facts(scene: Scene, rng: Generator) -> list[Fact]:
     if isinstance(scene, Board):
         found = board_facts(scene, rng)
     elif isinstance(scene, Chart):
-        found = _chart(scene, rng)
+        found = chart_facts(scene, rng)
     elif isinstance(scene, (Clock, Frame)):
         found = _icon(scene)
     elif isinstance(scene, (Portrait, Photograph)):
@@ -37,109 +38,6 @@ def facts(scene: Scene, rng: Generator) -> list[Fact]:
     else:
         raise TypeError(f"no questions are known about a scene of type {type(scene).__name__}")
     return some(rng, found, len(found))
-
-
-def _chart(scene: Chart, rng: Generator) -> list[Fact]:
-    ranked = scene.ranked()
-    pool = tuple(bar.colour for bar in scene.bars)
-    some_bar, other = some(rng, scene.bars, 2)
-    taller = YES_NO[some_bar.height < other.height]
-    return [
-        Fact(
-            "chart rank",
-            (
-                "Which bar is the tallest?",
-                "What colour is the tallest bar?",
-                "Name the biggest bar.",
-                "Which colour is at the top?",
-                "Which bar has the highest value?",
-                "Name the highest bar.",
-            ),
-            ranked[0].colour,
-            pool,
-            "the tallest bar is {}",
-        ),
-        Fact(
-            "chart rank",
-            (
-                "Which bar is the shortest?",
-                "What colour is the shortest bar?",
-                "Name the smallest bar.",
-                "Which colour is at the bottom?",
-                "Which bar has the lowest value?",
-                "Name the lowest bar.",
-            ),
-            ranked[-1].colour,
-            pool,
-            "the shortest bar is {}",
-        ),
-        Fact(
-            "chart rank",
-            (
-                "Which bar is second?",
-                "What colour is the second tallest bar?",
-                "Name the second biggest bar.",
-                "Which bar has the second highest value?",
-            ),
-            ranked[1].colour,
-            pool,
-            "the second bar is {}",
-        ),
-        Fact(
-            "chart place",
-            ("Which bar comes first?", "What colour is the bar at the left end?"),
-            scene.bars[0].colour,
-            pool,
-            "the first bar is {}",
-        ),
-        Fact(
-            "chart place",
-            ("Which bar comes last?", "What colour is the bar at the right end?"),
-            scene.bars[-1].colour,
-            pool,
-            "the last bar is {}",
-        ),
-        Fact(
-            "chart value",
-            (
-                f"How tall is the {some_bar.colour} bar?",
-                f"What value has {some_bar.colour}?",
-                f"Read the {some_bar.colour} bar.",
-                f"What is the height of the {some_bar.colour} bar?",
-            ),
-            str(some_bar.height),
-            NUMBERS[1:10],
-            f"the {some_bar.colour} bar has {{}}",
-        ),
-        Fact(
-            "chart lookup",
-            (
-                f"Which bar has the height {other.height}?",
-                f"What colour is the bar of {other.height}?",
-                f"Name the bar with {other.height}.",
-            ),
-            other.colour,
-            pool,
-            f"the bar with {other.height} is {{}}",
-        ),
-        Fact(
-            "chart compare",
-            (
-                f"Is {some_bar.colour} taller than {other.colour}?",
-                f"Is the {some_bar.colour} bar above the {other.colour} bar?",
-            ),
-            taller,
-            YES_NO,
-            f"{{}} , for {some_bar.colour} and {other.colour}",
-        ),
-        Fact(
-            "chart bars",
-            ("How many bars are there?", "Count the bars."),
-            str(len(scene.bars)),
-            NUMBERS[1:8],
-            "there are {} bars",
-        ),
-    ]
 
 
 def _icon(scene: Clock | Frame) -> list[Fact]:
@@ -216,47 +114,18 @@ def _large(scene: Portrait | Photograph) -> list[Fact]:
 
 def _outdoors(scene: Outdoors) -> list[Fact]:
     being = scene.being
+    who = ("Who is there?", "Who do you see outside?", "Name the one who is outside.")
+    ink = (f"What colour is the {being}?", f"Name the colour of the {being}.")
+    near = (f"What is beside the {being}?", f"What stands near the {being}?", "Which thing is there too?")
+    sky = ("How is the sky?", "What sky is it?", "Describe only the sky.")
+    ground = ("What is the ground?", f"What is under the {being}?", "Name the ground.")
+    side = (f"On which side is the {being}?", f"Is the {being} left or right?")
+    left = "left" if scene.left else "right"
     return [
-        Fact(
-            "being",
-            ("Who is there?", "Who do you see outside?", "Name the one who is outside."),
-            being,
-            BEINGS,
-            "there is a {}",
-        ),
-        Fact(
-            "colour",
-            (f"What colour is the {being}?", f"Name the colour of the {being}."),
-            scene.colour,
-            COLOUR_NAMES,
-            f"the {being} is {{}}",
-        ),
-        Fact(
-            "beside",
-            (f"What is beside the {being}?", f"What stands near the {being}?", "Which thing is there too?"),
-            scene.beside,
-            SIDES,
-            f"beside the {being} is a {{}}",
-        ),
-        Fact(
-            "sky",
-            ("How is the sky?", "What sky is it?", "Describe only the sky."),
-            scene.sky,
-            tuple(SKIES),
-            "the sky is {}",
-        ),
-        Fact(
-            "ground",
-            ("What is the ground?", f"What is under the {being}?", "Name the ground."),
-            scene.ground,
-            tuple(GROUNDS),
-            "the ground is {}",
-        ),
-        Fact(
-            "side",
-            (f"On which side is the {being}?", f"Is the {being} left or right?"),
-            "left" if scene.left else "right",
-            ("left", "right"),
-            f"the {being} is at the {{}}",
-        ),
+        Fact("being", who, being, BEINGS, "there is a {}"),
+        Fact("colour", ink, scene.colour, COLOUR_NAMES, f"the {being} is {{}}"),
+        Fact("beside", near, scene.beside, SIDES, f"beside the {being} is a {{}}"),
+        Fact("sky", sky, scene.sky, tuple(SKIES), "the sky is {}"),
+        Fact("ground", ground, scene.ground, tuple(GROUNDS), "the ground is {}"),
+        Fact("side", side, left, ("left", "right"), f"the {being} is at the {{}}"),
     ]

@@ -79,6 +79,15 @@ class Board(Scene):
         cells = {int(place): (pick(rng, colours), pick(rng, shapes)) for place in sorted(places)}
         return cls(cells, bool(rng.integers(2)))
 
+    def group(self, rng: Generator, present: float) -> tuple[str | None, str | None]:
+        """A colour, a shape or both to ask about; `present` is how often it is one of something on the board."""
+        if rng.random() < present:
+            colour, shape = pick(rng, list(self.cells.values()))
+        else:
+            colour, shape = pick(rng, COLOUR_NAMES), pick(rng, SHAPES)
+        what = rng.integers(3)
+        return (None if what == 0 else colour), (None if what == 1 else shape)
+
     def count(self, colour: str | None = None, shape: str | None = None) -> int:
         """How many items have this colour and this shape; `None` means any."""
         return sum(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import overload
 
 import numpy as np
 
-from cl_zoo.tasks import Sample, TaskData
+from cl_zoo.tasks import OnDemand, Sample, TaskData
 from cl_zoo_bench_mini.captions import outdoor_captions, photograph_captions
-from cl_zoo_bench_mini.render import SHAPES, Bar
+from cl_zoo_bench_mini.render import Bar
 from cl_zoo_bench_mini.scenes import (
-    COLOUR_NAMES,
     Board,
     Chart,
     Clock,
@@ -94,14 +92,9 @@ def counting(rng: Generator) -> Asked:
     scene = Board.draw(rng)
     while len(scene.cells) > MOST_OBJECTS:
         scene = Board.draw(rng)
-    if rng.random() < 0.85:
-        colour, shape = pick(rng, list(scene.cells.values()))
-    else:
-        colour, shape = pick(rng, COLOUR_NAMES), pick(rng, SHAPES)
-    what = rng.integers(3)
-    asked_colour, asked_shape = (None if what == 0 else colour), (None if what == 1 else shape)
-    name = f"{asked_colour + ' ' if asked_colour else ''}{plural(asked_shape) if asked_shape else 'objects'}"
-    left = scene.count() - scene.count(asked_colour, asked_shape)
+    colour, shape = scene.group(rng, present=0.85)
+    name = f"{colour + ' ' if colour else ''}{plural(shape) if shape else 'objects'}"
+    left = scene.count() - scene.count(colour, shape)
     if not left and rng.random() < 0.7:
         return counting(rng)  # boards of one colour or shape would make nought the commonest answer
     return Asked(scene, f"Subtract all {name}. How many objects are left?\n{ONE_WORD}", str(left))
@@ -136,7 +129,7 @@ KINDS = (
 """The tasks in their default order."""
 
 
-class Split(Sequence[Sample]):
+class Split(OnDemand[Sample]):
     """Samples that are drawn when they are asked for, each a function of task, split and index."""
 
     def __init__(self, stream: int, split: str, ask: Callable[[Generator], Asked]) -> None:
@@ -150,19 +143,10 @@ class Split(Sequence[Sample]):
         """The scene and the question behind one sample."""
         return self._ask(np.random.default_rng([self._stream, self._split, index, 0]))
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self._size))]
-        if not -self._size <= index < self._size:
-            raise IndexError(index)
-        index %= self._size
-        asked = self.asked(index)
-        picture = asked.scene.paint(np.random.default_rng([self._stream, self._split, index, 1]))
-        return Sample(f"{index:05d}", picture, asked.prompt, asked.answer, asked.references)
+    def make(self, place: int) -> Sample:
+        asked = self.asked(place)
+        picture = asked.scene.paint(np.random.default_rng([self._stream, self._split, place, 1]))
+        return Sample(f"{place:05d}", picture, asked.prompt, asked.answer, asked.references)
 
 
 def task_data() -> tuple[TaskData, ...]:

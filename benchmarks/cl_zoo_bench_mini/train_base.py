@@ -184,8 +184,9 @@ def stage_optimizers(
     tower = list(model.model.vision_tower.parameters())
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for name, weight in model.model.language_model.named_parameters():
-        (matrices if "layers" in name and weight.ndim == 2 else rest).append(weight)
+    inside = {id(weight) for weight in model.model.language_model.layers.parameters()}
+    for weight in model.model.language_model.parameters():
+        (matrices if id(weight) in inside and weight.ndim == 2 else rest).append(weight)
     rest += [*model.model.multi_modal_projector.parameters(), *model.lm_head.parameters()]
     made: dict[str, torch.optim.Optimizer] = {}
     if stage.matrix_rate is None:

@@ -76,7 +76,7 @@ def draw_pairs(
     texts = []
     for scene in scenes:
         asked = questions(scene, rng, 1)[0]
-        texts.append(asked.answer if asked.skill.startswith("describe") else asked.prompt)
+        texts.append(asked.answer if asked.accepted else asked.prompt)
     encoded = tokenizer(texts, max_length=CONTEXT, padding="max_length", truncation=True, return_tensors="pt")
     return pixels(scenes, rng), encoded["input_ids"]
 

@@ -24,7 +24,8 @@ from cl_zoo.engine.answering import answers
 from cl_zoo.engine.learning import Learner
 from cl_zoo.engine.streams import expected
 from cl_zoo.names import parse_stack
-from cl_zoo.nn.bank import ExpertBank, adapters
+from cl_zoo.nn.bank import ExpertBank
+from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.scoring.scorer import Cell, Scorer

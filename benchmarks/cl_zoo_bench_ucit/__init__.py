@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cl_zoo.data.benchmarks import Described
+from cl_zoo import Described
 
 load = Described(Path(__file__).parent / "ucit.yaml")
 """The benchmark on a folder of data."""

@@ -126,10 +126,9 @@ class Bare:
         seed_everything("train_step", "bare")
         backbone, recipe = ground.copy(), ground.recipe
         self.recipe, self.device = recipe, ground.world.device
-        rank, scale = recipe.adapter.rank, recipe.adapter.scale
         lora = LoraConfig(
-            r=rank,
-            lora_alpha=scale * rank,
+            r=recipe.adapter.rank,
+            lora_alpha=recipe.adapter.scale * recipe.adapter.rank,
             lora_dropout=recipe.adapter.dropout,
             target_modules=backbone.linears,
             bias="none",
@@ -145,15 +144,7 @@ class Bare:
         ]
         self.learning = [*found, *projector]
         self.optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
-        warm = math.ceil(recipe.warmup * total)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda n: (
-                (n + 1) / (warm + 1)
-                if n < warm
-                else 0.5 + 0.5 * math.cos(math.pi * (n - warm) / max(1, total - warm))
-            ),
-        )
+        self.schedule = _cosine(self.optimizer, math.ceil(recipe.warmup * total), total)
         self.model.train()
         batch, self.samples = recipe.global_batch, recipe.global_batch
         self.tokens, self.kept = 0, 0
@@ -199,3 +190,14 @@ class Bare:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def _cosine(optimizer: torch.optim.Optimizer, warm: int, total: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The engine's schedule, written anew: a linear warm-up over `warm` steps, then a cosine to zero."""
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, total - warm))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,8 +89,8 @@ def _benchmark_ground(origin: str, benchmark: Benchmark, backbone: Backbone, wor
         origin,
         backbone,
         recipe,
-        [first.train[i] for i in range(recipe.global_batch)],
-        [second.train[i] for i in range(count)],
+        list(first.train[: recipe.global_batch]),
+        list(second.train[:count]),
         world,
     )
 
@@ -104,15 +105,23 @@ def _random_ground(shapes: Shapes, world: World, folder: Path) -> Ground:
 
 def random_backbone(shapes: Shapes, device: torch.device, dtype: torch.dtype, folder: Path) -> Backbone:
     """A LLaVA of the given sizes with random weights; its words are those of the tests' tokenizer."""
-    from transformers import (
-        AutoModelForImageTextToText,
-        CLIPImageProcessor,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-    )
+    from transformers import AutoModelForImageTextToText, CLIPImageProcessor
 
     tokenizer = tiny_tokenizer()
+    config = _config(shapes, tokenizer)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    crop = {"height": shapes.image, "width": shapes.image}
+    processor = CLIPImageProcessor(size={"shortest_edge": shapes.image}, crop_size=crop)
+    clip = str(tiny_clip(folder / "clip"))
+    return Llava("random", model, tokenizer, processor, template=TEMPLATE, features=clip)
+
+
+def _config(shapes: Shapes, tokenizer: Any) -> Any:
+    """transformers' description of a LLaVA of these sizes with this tokenizer."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
     vision = CLIPVisionConfig(
         hidden_size=shapes.vision_hidden,
         intermediate_size=4 * shapes.vision_hidden,
@@ -134,16 +143,7 @@ def random_backbone(shapes: Shapes, device: torch.device, dtype: torch.dtype, fo
         eos_token_id=tokenizer.eos_token_id,
     )
     image = tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_id=image, vision_feature_layer=-2
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    crop = {"height": shapes.image, "width": shapes.image}
-    processor = CLIPImageProcessor(size={"shortest_edge": shapes.image}, crop_size=crop)
-    clip = str(tiny_clip(folder / "clip"))
-    return Llava("random", model, tokenizer, processor, template=TEMPLATE, features=clip)
+    return LlavaConfig(vision_config=vision, text_config=text, image_token_id=image, vision_feature_layer=-2)
 
 
 def noise(shapes: Shapes, count: int, *, seed: int) -> list[Sample]:

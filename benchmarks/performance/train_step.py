@@ -87,20 +87,22 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "spread": spread,
         "cpu_ratios": cpu_ratios,
         "cpu_spread": cpu_spread,
-        "contenders": {
-            name: {
-                "seconds": _quartiles(np.ravel(wall[name])),
-                "cpu_seconds": _quartiles(np.ravel(cpu[name])),
-                "samples_per_step": contender.samples,
-                "first_loss": contender.first_loss,
-            }
-            for name, contender in contenders.items()
-        },
+        "contenders": {name: _result(one, wall[name], cpu[name]) for name, one in contenders.items()},
         "setting": _setting(asked, ground, bare),
         "machine": {**_machine(world.device), "load_before": load, "load_after": os.getloadavg()},
         "versions": versions(LIBRARIES),
         "steps": wall,
         "cpu_steps": cpu,
+    }
+
+
+def _result(contender: Bare | Engine, wall: Sequence[Any], cpu: Sequence[Any]) -> dict[str, Any]:
+    """One contender's times over all rounds and steps."""
+    return {
+        "seconds": _quartiles(np.ravel(wall)),
+        "cpu_seconds": _quartiles(np.ravel(cpu)),
+        "samples_per_step": contender.samples,
+        "first_loss": contender.first_loss,
     }
 
 

@@ -127,7 +127,7 @@ def _lines(file: str) -> tuple[list[str | None], list[str]]:
     from pathlib import Path
 
     from cl_zoo.data.faults import halved
-    from cl_zoo.data.records import lines
+    from cl_zoo.data.files import lines
     from cl_zoo.errors import DataError, first_line
 
     images: list[str | None] = []

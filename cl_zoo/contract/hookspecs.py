@@ -12,6 +12,14 @@ the arguments. Besides hooks it may have
 
 In a stack a hook of several plugins is called in the order in which they are named, the method first; after a task the
 probes come first, so that they see what was trained before a method fuses or prunes it.
+
+Every hook leaves the model in the mode in which it finds it, since the engine and the other plugins of the stack rely on it.
+Train/eval mode is the engine's: training mode from `before_task` to `after_task`, evaluation mode for answers. What learns
+(`requires_grad`), which experts answer and through which mixes is the method's to choose, in `build_model`, `before_task` and
+`after_task`; between them, in `rehearse`, `loss` and `state_dict`, all of it and the route stay as they are. A hook that runs
+the model in another state does so inside `with cl_zoo.nn.standing_still(model):`, which puts everything back. An interrupted
+run goes on with `build_model`, `load_state_dict` and `before_task`, so `before_task` chooses anew whatever was chosen before.
+
 Arguments and hooks are only ever added.
 """
 
@@ -43,8 +51,10 @@ class HookSpecs:
     def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
         """Place what the method trains, once, before the first task.
 
-        Returns a module whose forward takes `batch.inputs` and whose `generate` answers; usually an `ExpertBank` around
-        `backbone.model`. Everything trainable is a parameter of it. Without any implementation the engine places one
+        Returns an `nn.Module` with a forward that takes `batch.inputs` as keywords and returns what the backbone's does, and
+        with a `generate` that takes the same and returns token ids, the prompt's and then the answer's; usually an `ExpertBank`
+        around `backbone.model`, or a module derived from `cl_zoo.nn.Around`, which has both. Everything trainable is a parameter
+        of it, an `nn.Parameter` that is registered. Without any implementation the engine places one
         expert of `recipe.adapter.rank` on all linears of the language model. The module may define `prepare(batch)`;
         the engine calls it before every training forward and before every generate.
         Only one plugin of a stack may implement it.
@@ -78,13 +88,20 @@ class HookSpecs:
 
     @hookspec
     def after_task(
-        self, model: nn.Module, task: Task, batches: Sequence[Batch]
+        self,
+        model: nn.Module,
+        task: Task,
+        batches: Sequence[Batch],
+        parts: Mapping[str, Sequence[str]],
+        backbone: Backbone,
     ) -> Mapping[str, float | Tensor] | None:
         """Keep what the method needs of the finished task; the measurements returned (numbers, 0-dim tensors) are recorded by name.
 
         `batches` are the task's training samples in a fixed order, with targets, the same on every process; each is made
-        when it is asked for. `cl_zoo.share(batches)` gives each process its part and `cl_zoo.total(tensor)` adds up what
-        they found. A hook that runs the model in another state puts experts, routes and train/eval mode back before it returns.
+        when it is asked for, and a slice makes none. `cl_zoo.share(batches)` gives each process its part and `cl_zoo.total(tensor)` adds up what
+        they found. `parts` says which part of the model (`adapters`, `routers`, `projector`, a method's own) has which parameters, as the
+        learning rates and the ledger have it: names of `model.named_parameters()` when training began;
+        `backbone` is the one that `build_model` got, for plugins that place nothing themselves.
 
         `cl-zoo ledger` counts parameters by calling the hooks on a model without values (torch's meta device) and with no
         batches: a hook that is to be counted sizes its tensors by shapes alone and reads no value then.
@@ -94,8 +111,9 @@ class HookSpecs:
     def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module | None:
         """The module that answers after the tasks seen so far; by default `model` itself.
 
-        It has `generate` and may have `prepare(batch)` and a `route` (batch, tasks) that is written beside each answer.
-        Batches carry no task identity. It may define `active()`: parameters by part that take part in one answer token,
+        Like the one of `build_model` it is an `nn.Module` with a forward that takes `batch.inputs` and a `generate`; one derived
+        from `cl_zoo.nn.Around(bank)` has both. It may have `prepare(batch)`, and a `route` (batch, tasks) that is written beside
+        each answer. Batches carry no task identity. It may define `active()`: parameters by part that take part in one answer token,
         for the parts of which only some do. Weights and `requires_grad` of `model` stay as they are: the engine checks the
         weights and restores experts, mixes and modes afterwards. Only one plugin of a stack may implement it.
         """

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 from pydantic import BaseModel
 
+from cl_zoo.contract import returned
 from cl_zoo.contract.hookspecs import PROJECT, HookSpecs
 from cl_zoo.errors import ClZooError, PluginError, first_line, nearest
 from cl_zoo.names import METHODS, Choice, installed, load
@@ -56,10 +57,8 @@ def load_class(name: str) -> type[Any]:
         raise PluginError(f"{name}: protocol is {protocol!r}{nearest(str(protocol), PROTOCOLS)}")
     for hook in HOOKS:
         function = getattr(plugin, hook, None)
-        if function is not None and not hasattr(function, f"{PROJECT}_impl"):
-            raise PluginError(
-                f"{name}: {hook} is not decorated with @hookimpl; without it the engine never calls it"
-            )
+        if function is not None:
+            _check_hook(name, hook, function)
     if hasattr(plugin, "state_dict") != hasattr(plugin, "load_state_dict"):
         raise PluginError(
             f"{name}: has only one of state_dict and load_state_dict; define both, or an interrupted run cannot go on"
@@ -78,8 +77,10 @@ def make(choice: Choice) -> Any:
     """
     plugin = load_class(choice.name)
     options = validated(getattr(plugin, "Options", NoOptions), choice.options, choice.name)
+    given = (options,) if hasattr(plugin, "Options") else ()
+    _check_making(choice.name, plugin, given)
     try:
-        return plugin(options) if hasattr(plugin, "Options") else plugin()
+        return plugin(*given)
     except ClZooError:
         raise
     except Exception as error:
@@ -141,13 +142,24 @@ class Plugins:
         self._call("before_task", model=model, task=task)
 
     def rehearse(self, task: Task) -> list[Sample]:
-        return [sample for samples in self._call("rehearse", task=task) for sample in samples]
+        owner = " and ".join(self._implementing("rehearse"))
+        return [
+            sample for found in self._call("rehearse", task=task) for sample in returned.samples(owner, found)
+        ]
 
     def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> dict[str, Tensor]:
         return self._named("loss", model=model, batch=batch, outputs=outputs, task=task)
 
-    def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, float | Tensor]:
-        return self._named("after_task", model=model, task=task, batches=batches)
+    def after_task(
+        self,
+        model: nn.Module,
+        task: Task,
+        batches: Sequence[Batch],
+        parts: Mapping[str, Sequence[str]],
+        backbone: Backbone,
+    ) -> dict[str, float | Tensor]:
+        arguments = {"model": model, "task": task, "batches": batches, "parts": parts, "backbone": backbone}
+        return self._named("after_task", **arguments)
 
     def after_answers(self, task: Task, place: int, answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return self._named("after_answers", task=task, place=place, answers=answers)
@@ -159,16 +171,16 @@ class Plugins:
     def parts(self, model: nn.Module) -> dict[str, list[str]]:
         """What the plugins say about the parts of their parameters, merged."""
         parts: dict[str, list[str]] = defaultdict(list)
-        for plugin in self.instances.values():
+        for owner, plugin in self.instances.items():
             if hasattr(plugin, "parts"):
-                for part, names in plugin.parts(model).items():
+                for part, names in returned.parts(owner, plugin.parts(model)).items():
                     parts[part].extend(names)
         return dict(parts)
 
     def state_dict(self, *, probes: bool = True) -> dict[str, Mapping[str, Any]]:
         """State of every plugin that has one, by its name in the stack; without probes, what learning on needs."""
         return {
-            name: plugin.state_dict()
+            name: returned.state(name, plugin.state_dict())
             for name, plugin in self.instances.items()
             if hasattr(plugin, "state_dict") and (probes or name not in self.probes)
         }
@@ -243,11 +255,9 @@ class Plugins:
         for name in measuring_first if hook == "after_task" else self.instances:
             others = [plugin for other, plugin in self.instances.items() if other != name]
             for result in self.manager.subset_hook_caller(hook, others)(**arguments):
-                if not isinstance(result, Mapping):
-                    raise PluginError(
-                        f"{name}: {hook} returned a {type(result).__name__}; return a mapping from names to values"
-                    )
-                for key, value in result.items():
+                for key, value in returned.named(name, hook, result).items():
+                    if hook != "loss":
+                        returned.number(name, hook, key, value)
                     if key in owner:
                         raise PluginError(
                             f"{owner[key]} and {name} both return {key!r} from {hook}; rename one"
@@ -279,6 +289,24 @@ def _register(manager: pluggy.PluginManager, name: str, plugin: Any) -> None:
         raise PluginError(f"{name}: {' '.join(str(error).split())}{known}") from None
 
 
+def _check_hook(name: str, hook: str, function: Any) -> None:
+    if not hasattr(function, f"{PROJECT}_impl"):
+        raise PluginError(
+            f"{name}: {hook} is not decorated with @hookimpl; without it the engine never calls it"
+        )
+    gives = list(inspect.signature(getattr(HookSpecs, hook)).parameters)[1:]
+    parameters = inspect.signature(function).parameters.values()
+    takes = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+    if takes[:1] and takes[0] in gives:
+        raise PluginError(
+            f"{name}: {hook} takes {takes[0]!r} first; write def {hook}(self, {', '.join(takes)})"
+        )
+    if unknown := [argument for argument in takes[1:] if argument not in gives]:
+        raise PluginError(
+            f"{name}: {hook} takes {unknown[0]!r}, which it is not given{nearest(unknown[0], gives)}"
+        )
+
+
 def _check_options(name: str, options: Any) -> None:
     if not (inspect.isclass(options) and issubclass(options, BaseModel)):
         raise PluginError(f"{name}: Options is no pydantic model; derive it from pydantic.BaseModel")
@@ -286,6 +314,18 @@ def _check_options(name: str, options: Any) -> None:
         raise PluginError(
             f'{name}: Options must refuse misspelt names and stay as it is; write class Options(BaseModel, frozen=True, extra="forbid")'
         )
+
+
+def _check_making(name: str, plugin: type, given: Sequence[Any]) -> None:
+    try:
+        inspect.signature(plugin).bind(*given)
+    except TypeError as error:
+        remedy = (
+            "write __init__(self, options), since it has Options"
+            if given
+            else 'give it a class Options(BaseModel, frozen=True, extra="forbid"), or let __init__ take nothing'
+        )
+        raise PluginError(f"{name}: its __init__ cannot be called: {first_line(error)}; {remedy}") from None
 
 
 def source_of(kind: type) -> str:

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
+from cl_zoo.data.faults import below
 from cl_zoo.errors import DataError, first_line, full_disk_named
 
 if TYPE_CHECKING:
@@ -276,8 +277,7 @@ def _inside(folder: Path, name: str, owner: str) -> Path:
         DataError: it would lie elsewhere.
     """
     path = folder / PurePosixPath(name.replace("\\", "/"))
-    top, real = os.path.realpath(folder), os.path.realpath(path)
-    if not real.startswith(top.rstrip(os.sep) + os.sep):
+    if not below(folder, path):
         raise DataError(
             f"{owner}: {name!r} would be written outside {folder}; see what it holds and unpack or fetch it by hand"
         )

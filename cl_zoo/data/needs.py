@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-ANSWER = "answer"
-NEEDS = {"caption": "references", "textvqa": "answers", "grounding": "box"}
+ANSWER, REFERENCES = "answer", "references"
+NEEDS = {"caption": REFERENCES, "textvqa": "answers", "grounding": "box"}
 """What a rule needs, by its name, where that is not the answer alone: `references`, or a key of `truth`."""
 PEOPLE = 10
 """Answers to a question of VQAv2 and TextVQA."""
@@ -22,7 +22,7 @@ def lack(needs: str, answer: str | None, references: Sequence[str], truth: Mappi
     """
     if needs == ANSWER and answer is None:
         return "an 'answer'"
-    if needs == "references" and not references:
+    if needs == REFERENCES and not references:
         return "'references'"
     if needs == "answers" and not (texts(truth.get("answers")) and len(truth["answers"]) == PEOPLE):
         return f"{PEOPLE} texts as 'answers' in its 'truth'"

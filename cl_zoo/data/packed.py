@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Sequence
-from typing import overload
+from collections.abc import Iterable
 
 from cl_zoo.data.records import Entry
+from cl_zoo.tasks import OnDemand
 
 
-class Packed(Sequence[tuple[int, Entry]]):
+class Packed(OnDemand[tuple[int, Entry]]):
     """Entries with the numbers of their records, kept as one block of JSON texts."""
 
     def __init__(self, numbered: Iterable[tuple[int, Entry]]) -> None:
@@ -24,14 +24,7 @@ class Packed(Sequence[tuple[int, Entry]]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[int, Entry]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[tuple[int, Entry]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[int, Entry] | Sequence[tuple[int, Entry]]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def make(self, place: int) -> tuple[int, Entry]:
         number, name, image, prompt, answer, references, truth = json.loads(
             self._block[self._ends[place] : self._ends[place + 1]]
         )

@@ -1,4 +1,4 @@
-"""Records of instruction data, as their files tell them: JSON lists and JSON lines in the usual formats.
+"""Records of instruction data in the usual formats, and the questions in them.
 
 `llava`      training records: {"image": …, "conversations": [{"from": "human", "value": "<image>\\n…"}, {"from": "gpt", "value": …}]}.
              `image` is missing where a question is a text alone. The image token is taken off with the newline beside it: a
@@ -17,24 +17,17 @@ Every fault is a `DataError` with file, record (counted from 1) and remedy.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
-from cl_zoo.data.faults import halved, unread
+from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, below, fault, halved, kind_of, leaving
 from cl_zoo.errors import DataError
 
 TOKEN = "<image>"
-LFS = b"version https://git-lfs.github.com/spec/"
 ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant")
-NUMBER = re.compile(r"-|\.|[eE][+-]?")
-"""What may be left over of a number that is cut."""
-LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
-REPAIR = "repair or drop the record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,81 +49,6 @@ class Entry:
     answer: str | None = None
     references: tuple[str, ...] = ()
     truth: Mapping[str, Any] = field(default_factory=dict)
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON list, or of JSON lines where the name ends in `.jsonl` or each line is an object.
-
-    Raises:
-        DataError: the file cannot be read, is broken or truncated, or holds something else than objects.
-    """
-    text = read_text(path)
-    records: Any
-    if path.suffix == ".jsonl":
-        records = _lines(path, text)
-    else:
-        try:
-            records = json.loads(text)
-        except ValueError as error:
-            if not (text.lstrip().startswith("{") and str(error).startswith("Extra data")):
-                _broken(path, text, error)
-            records = _lines(path, text)
-        except RecursionError:
-            raise DataError(f"{path}: nested too deeply to be records; fetch the file again") from None
-    if not isinstance(records, list):
-        kind = _kind(records)
-        raise DataError(
-            f"{path}: holds {kind} where a list of records is expected; pass the instruction file itself"
-        )
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict):
-            fault(path, number, f"is {_kind(record)}, not an object", REPAIR)
-    return records
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        DataError: the file cannot be read, is broken or truncated.
-    """
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        _broken(path, text, error)
-    except RecursionError:
-        raise DataError(f"{path}: nested too deeply; fetch the file again") from None
-
-
-def lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of a file of JSON lines that are not blank, with their numbers from 1.
-
-    Only a newline ends a line: inside a JSON text U+2028, U+0085 and the like are letters as others are.
-    """
-    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file.
-
-    Raises:
-        DataError: it is missing, empty, no text, or only stands for the file (a Git LFS pointer).
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {unread(error)}") from None
-    if content.startswith(LFS):
-        raise DataError(f"{path}: is a Git LFS pointer, not the data; fetch the file itself")
-    if not content.strip():
-        raise DataError(f"{path}: is empty; fetch the file again")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        reason = "is truncated" if error.reason == "unexpected end of data" else "is no UTF-8 text"
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: {reason}; fetch the file again") from None
 
 
 def entries(record: Mapping[str, Any], number: int, file: Path | str, form: str) -> list[Entry]:
@@ -157,7 +75,7 @@ def entries(record: Mapping[str, Any], number: int, file: Path | str, form: str)
             says = f"{key} turns {place + 1} and {place + 2} are from {asker!r} and {answerer!r}"
             fault(file, number, says, "let a human's turn and gpt's alternate")
         if not answer.strip():
-            fault(file, number, "has an empty answer, which teaches nothing", REPAIR)
+            fault(file, number, "has an empty answer, which teaches nothing", REPAIR, EmptyAnswer)
         if TOKEN in answer:
             fault(file, number, f"has {TOKEN} in an answer", REPAIR)
         found.append(Entry(_id(record, number, file), image, _prompt(asked, image, number, file), answer))
@@ -168,31 +86,21 @@ def image_path(root: Path, text: str) -> Path:
     """The path of an image that a record names, inside `root` whatever links lie on the way.
 
     Raises:
-        DataError: it is empty or absolute, holds `..`, or a link on the way leaves `root`.
+        DataError: it is empty.
+        Outside: it is absolute, holds `..`, or a link on the way leaves `root`.
     """
     name = PurePosixPath(text)
     remedy = "write paths inside the data folder"
     if not text.strip() or "\0" in text:
         raise DataError(f"image {text!r}: names no file; {remedy}")
-    if name.is_absolute() or ".." in name.parts:
-        what = "is absolute" if name.is_absolute() else "holds '..'"
-        raise DataError(f"image {text!r}: {what} and may leave the data folder; {remedy}")
+    if what := leaving(name):
+        raise Outside(f"image {text!r}: {what} and may leave the data folder; {remedy}")
     path = root / name
-    top, real = os.path.realpath(root), os.path.realpath(path)
-    if not real.startswith(top.rstrip(os.sep) + os.sep):
-        raise DataError(
-            f"image {text!r}: leads out of {root} to {real} through a link; move the file into the data folder"
+    if not below(root, path):
+        raise Outside(
+            f"image {text!r}: leads out of {root} to {os.path.realpath(path)} through a link; move the file into the data folder"
         )
     return path
-
-
-def fault(file: Path | str, number: int, says: str, remedy: str) -> NoReturn:
-    """Refuse one record.
-
-    Raises:
-        DataError: always.
-    """
-    raise DataError(f"{file}, record {number}: {says}; {remedy}")
 
 
 # Fields of a record
@@ -220,7 +128,7 @@ def _id(record: Mapping[str, Any], number: int, file: Path | str, *, needed: boo
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
             return _sound(str(value), key, number, file)
         if value is not None:
-            fault(file, number, f"'{key}' is {_kind(value)}, not a text or a whole number", REPAIR)
+            fault(file, number, f"'{key}' is {kind_of(value)}, not a text or a whole number", REPAIR)
     if needed:
         fault(file, number, "has no 'question_id'", "number the test records")
     return ""
@@ -229,7 +137,7 @@ def _id(record: Mapping[str, Any], number: int, file: Path | str, *, needed: boo
 def _image(record: Mapping[str, Any], number: int, file: Path | str) -> str | None:
     images = record.get("images", [])
     if not isinstance(images, list):
-        fault(file, number, f"'images' is {_kind(images)}, not a list", REPAIR)
+        fault(file, number, f"'images' is {kind_of(images)}, not a list", REPAIR)
     value = record.get("image")
     if isinstance(value, list):
         value, images = None, value
@@ -239,18 +147,20 @@ def _image(record: Mapping[str, Any], number: int, file: Path | str) -> str | No
     if not named:
         return None
     if not isinstance(named[0], str) or not named[0]:
-        fault(file, number, f"its image is {_kind(named[0]) if named[0] != '' else 'an empty text'}", REPAIR)
+        fault(
+            file, number, f"its image is {kind_of(named[0]) if named[0] != '' else 'an empty text'}", REPAIR
+        )
     return _sound(named[0], "image", number, file)
 
 
 def _turns(value: Any, key: str, number: int, file: Path | str) -> list[tuple[str, str]]:
     if not isinstance(value, list):
-        what = "has no 'conversations'" if value is None else f"'{key}' is {_kind(value)}, not a list"
+        what = "has no 'conversations'" if value is None else f"'{key}' is {kind_of(value)}, not a list"
         fault(file, number, what, REPAIR)
     turns = []
     for turn in value:
         if not isinstance(turn, dict):
-            fault(file, number, f"'{key}' holds {_kind(turn)} where a turn is expected", REPAIR)
+            fault(file, number, f"'{key}' holds {kind_of(turn)} where a turn is expected", REPAIR)
         who, said = ("from", "value") if "from" in turn else ("role", "content")
         speaker = _text(turn, who, number, file)
         if speaker != "system":
@@ -273,7 +183,7 @@ def _prompt(text: str, image: str | None, number: int, file: Path | str) -> str:
 def _text(record: Mapping[str, Any], key: str, number: int, file: Path | str) -> str:
     value = record.get(key)
     if not isinstance(value, str):
-        says = f"'{key}' is {_kind(value)}, not a text" if key in record else f"has no {key!r}"
+        says = f"'{key}' is {kind_of(value)}, not a text" if key in record else f"has no {key!r}"
         fault(file, number, says, REPAIR)
     return _sound(value, key, number, file)
 
@@ -307,44 +217,3 @@ def _box(record: Mapping[str, Any], number: int, file: Path | str) -> dict[str, 
     if len(sides) != 2 or min(sides) <= 0:
         fault(file, number, f"'size' {size!r} is no size of an image", "write it as [width, height]")
     return {"box": corners, "size": sides}
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list"}
-    return kinds.get(type(value), "an object")
-
-
-# What is wrong with a file
-
-
-def _lines(path: Path, text: str) -> list[Any]:
-    found, numbered = [], list(lines(text))
-    for number, line in numbered:
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            _broken(path, line, error, line=number, whole=number == numbered[-1][0])
-    return found
-
-
-def _broken(
-    path: Path, text: str, error: ValueError, *, line: int | None = None, whole: bool = True
-) -> NoReturn:
-    if not isinstance(error, json.JSONDecodeError):  # a number of thousands of digits
-        raise DataError(f"{path}: {error}; fetch the file again") from None
-    place = f"line {line or error.lineno}, column {error.colno}"
-    if whole and _truncated(text, error):
-        raise DataError(f"{path}, {place}: the file is truncated; fetch it again") from None
-    raise DataError(f"{path}, {place}: broken JSON ({error.msg}); repair or fetch the file again") from None
-
-
-def _truncated(text: str, error: json.JSONDecodeError) -> bool:
-    """Whether reading failed because the text ends, not because of what it says."""
-    rest = text[error.pos :].strip()
-    if error.msg.startswith("Unterminated string") or not rest or NUMBER.fullmatch(rest):
-        return True
-    if error.msg.startswith("Invalid \\"):
-        return len(rest) <= 6 and '"' not in rest
-    return any(word.startswith(rest) for word in LITERALS)

@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cl_zoo.data.faults import halved
-from cl_zoo.data.records import Entry, read_json
+from cl_zoo.data.files import read_json
+from cl_zoo.data.records import Entry
 from cl_zoo.errors import DataError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -55,7 +55,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, model_validator
 
-from cl_zoo.data.faults import halved, unread
+from cl_zoo.data.faults import halved, leaving, unread
 from cl_zoo.errors import DataError, OptionError, nearest
 
 
@@ -65,9 +65,7 @@ def _inside(path: str) -> str:
     Raises:
         ValueError: it may lead out of the folder that it starts from.
     """
-    name = PurePosixPath(path)
-    if name.is_absolute() or ".." in name.parts:
-        what = "is absolute" if name.is_absolute() else "holds '..'"
+    if what := leaving(PurePosixPath(path)):
         raise ValueError(f"{what} and may leave the data folder; write a path inside it")
     return path
 

@@ -12,17 +12,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from typing import Any
 
 from PIL import Image
 
-from cl_zoo.data.faults import unread
+from cl_zoo.data.faults import REPAIR, Undecoded, fault, leaving, unread
+from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, lack
 from cl_zoo.data.packed import Packed
-from cl_zoo.data.records import REPAIR, Entry, entries, fault, image_path, read_records
+from cl_zoo.data.records import Entry, entries, image_path
 from cl_zoo.data.references import referred
 from cl_zoo.errors import DataError, first_line, nearest
-from cl_zoo.tasks import ImageSource, Sample
+from cl_zoo.tasks import ImageSource, OnDemand, Sample
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,8 @@ class Roots:
         if top in self._found:
             return image_path(self._found[top], text)
         there = [folder for folder in self.folders if os.path.isdir(folder)] or self.bases or self.folders
-        inside = not name.is_absolute() and ".." not in name.parts
         wanted, has = (top, os.path.isdir) if top.parts else (name, os.path.isfile)
-        root = next((folder for folder in there if inside and has(folder / wanted)), None)
+        root = next((folder for folder in there if not leaving(name) and has(folder / wanted)), None)
         if root is not None and top.parts:
             self._found[top] = root
         return image_path(root or there[0], text)
@@ -99,7 +99,7 @@ class Plan:
         return says
 
 
-class Split(Sequence[Sample]):
+class Split(OnDemand[Sample]):
     """The samples of a file, read when first used.
 
     Args:
@@ -145,14 +145,8 @@ class Split(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        number, one = self.entries[index]
+    def make(self, place: int) -> Sample:
+        number, one = self.entries[place]
         return replace(_text(one), image=self._image(number, one, looked_for=True))
 
     def as_named(self, index: int) -> Sample:
@@ -178,7 +172,7 @@ class Split(Sequence[Sample]):
                 _look_for(found)
         except DataError as error:
             where = f"{self.plan.place}, record {number}{self.plan.column('image', 'images')}"
-            raise DataError(f"{where}: {error}") from None
+            raise type(error)(f"{where}: {error}") from None
         return found
 
 
@@ -336,4 +330,4 @@ def _picture(value: Any, roots: Roots) -> ImageSource | None:
         with Image.open(io.BytesIO(pictures[0]["bytes"])) as opened:
             return opened.convert("RGB")
     except Exception as error:  # a damaged picture raises nearly anything, SyntaxError included
-        raise DataError(f"its image cannot be decoded: {first_line(error)}; {REPAIR}") from None
+        raise Undecoded(f"its image cannot be decoded: {first_line(error)}; {REPAIR}") from None

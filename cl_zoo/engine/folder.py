@@ -1,4 +1,4 @@
-"""Runs on disk: identity, checkpoints, answers, manifest.
+"""A run's folder on disk: its id, checkpoints, answers, manifest.
 
 A run is written to `<id>.partial` and renamed to `<id>` when its manifest, the last file, is there. The id is a hash of
 everything that decides the result, so the same command finds its own run again: finished, it is reported; unfinished, it

@@ -16,7 +16,7 @@ from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
 from cl_zoo.errors import PluginError, RunError
-from cl_zoo.nn.bank import bank_parts
+from cl_zoo.nn.placing import bank_parts
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, Task
@@ -72,8 +72,8 @@ class Learner:
 
     Args:
         model: what `build_model` made.
+        task: what is learnt; its size tells how many of the pool are its own.
         pool: the task's training samples, followed by rehearsed ones.
-        size: how many of them are the task's own.
     """
 
     def __init__(
@@ -99,9 +99,10 @@ class Learner:
         self.per_epoch = -(-task.size // recipe.global_batch)
         self.total = self.per_epoch * recipe.epochs
         named = dict(model.named_parameters())
+        self.names = assign_parts(model, plugins, backbone)
         self.parts = {
             part: [named[name] for name in names if named[name].requires_grad]
-            for part, names in assign_parts(model, plugins, backbone).items()
+            for part, names in self.names.items()
         }
         self.learning = [weight for weights in self.parts.values() for weight in weights]
         if not self.learning:

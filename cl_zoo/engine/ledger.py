@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.nn.answering import OtherWeights
 from cl_zoo.nn.layer import BankLayer
 
 AROUND = ("build_model", "before_task", "rehearse", "after_task")
@@ -102,9 +103,11 @@ def own_state(model: nn.Module, backbone: Backbone) -> dict[str, Tensor]:
 
 
 def answering_state(model: nn.Module, backbone: Backbone) -> dict[str, Tensor]:
-    """What of `own_state` takes part in answering: experts that are not active in a layer are left out."""
+    """What of `own_state` takes part in answering, without experts that are not active in a layer and weights that have other values."""
     idle = set()
     for name, module in model.named_modules():
+        if isinstance(module, OtherWeights):
+            idle |= {f"{name}.{weight}".lstrip(".") for weight in module.idle}
         if isinstance(module, BankLayer):
             active = set(module.experts)
             downs = {module.reads[expert] for expert in active}
@@ -132,6 +135,9 @@ def stored(
     continuing["plugins"] = tensors_in(state)
     # An inference model may wrap the trained one: its tensors are then known under longer names.
     names = {id(tensor): name for name, tensor in kept.items()}
+    for module in answering.modules():
+        if isinstance(module, OtherWeights):  # its values belong to the parts of those whose place they take
+            names |= {id(value): names[id(own)] for own, value in module.pairs() if id(own) in names}
     used = {names.get(id(t), n): t for n, t in answering_state(answering, backbone).items()}
     return {
         "inference": count(used, used, parts),

@@ -17,6 +17,7 @@ from torch import nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import seed_everything
+from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
 from cl_zoo.engine.folder import RunFolder, State, cells_of_row, fill
@@ -24,7 +25,8 @@ from cl_zoo.engine.learning import Learner, Report, assign_parts, recompute_acti
 from cl_zoo.engine.ledger import Ledger, active, own_state, peak_memory_mb, stored
 from cl_zoo.engine.streams import Share, TaskBatches, Union, expected
 from cl_zoo.errors import PluginError
-from cl_zoo.nn.bank import adapters, standing_still
+from cl_zoo.nn.placing import adapters
+from cl_zoo.nn.still import standing_still
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, Task, TaskData
@@ -103,6 +105,7 @@ class Run:
 
     def _learn(self, lesson: Lesson) -> None:
         task, recipe = lesson.task, self.recipe.for_task(lesson.task.name)
+        self.model.train()  # whether the run has just begun, goes on or was resumed
         self._seed("before_task", task)
         with self._autocast():
             self.plugins.before_task(self.model, task)
@@ -124,8 +127,9 @@ class Run:
         self._seed("after_task", task)
         self.report(task=task.name, index=task.index, phase="after_task")
         with self._autocast():
+            batches = TaskBatches(self.backbone, lesson.train, recipe)
             measured = self.plugins.after_task(
-                self.model, task, TaskBatches(self.backbone, lesson.train, recipe)
+                self.model, task, batches, parts=learner.names, backbone=self.backbone
             )
         self.measured.append({name: float(value) for name, value in measured.items()})  # 0-dim tensors too
 
@@ -228,6 +232,8 @@ def placed(plugins: Plugins, backbone: Backbone, recipe: Recipe) -> nn.Module:
     model = plugins.build_model(backbone, recipe)
     if model is None:
         model = adapters(backbone, recipe) if learns else backbone.model
+    else:
+        returned.module("build_model", model)
     backbone.train_projector(learns and recipe.projector == "sequential")
     return model.to(backbone.device)
 
@@ -249,7 +255,10 @@ def answering_model(plugins: Plugins, model: nn.Module, seen: Sequence[Task], se
     """What answers after the tasks seen so far, in evaluation mode."""
     model.eval()  # a module that answers may hold the model without registering it
     seed_phase(seed, "build_inference_model", seen[-1] if seen else None)
-    return plugins.build_inference_model(model, seen).eval()
+    built = plugins.build_inference_model(model, seen)
+    if built is not model:
+        returned.module("build_inference_model", built, forward=False)
+    return built.eval()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -11,23 +13,16 @@ from torch import Tensor
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
 from cl_zoo.recipe.recipe import Recipe
-from cl_zoo.tasks import Sample, TaskData, without_image
+from cl_zoo.tasks import OnDemand, Part, Sample, TaskData, without_image
 
 Record = TypeVar("Record")
 
 
-class Share(Sequence[Sample]):
+class Share(Part[Sample]):
     """Every n-th sample of a sequence: what one process answers."""
 
     def __init__(self, samples: Sequence[Sample], rank: int, size: int) -> None:
-        self._samples, self._places = samples, range(rank, len(samples), size)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: Any) -> Any:
-        places = self._places[index]
-        return [self._samples[i] for i in places] if isinstance(index, slice) else self._samples[places]
+        super().__init__(samples, range(rank, len(samples), size))
 
     def merged(self, gather: Callable[[list[Any]], list[Any]], records: Sequence[Record]) -> list[Record]:
         """What all processes made of their samples, one record each, in the order of the whole sequence.
@@ -36,28 +31,27 @@ class Share(Sequence[Sample]):
             gather: gives the things of all processes to each of them.
             records: this process's.
         """
-        everything = gather(list(zip(self._places, records, strict=True)))
+        everything = gather(list(zip(self.places, records, strict=True)))
         return [record for _, record in sorted(everything, key=lambda one: one[0])]
 
 
-class Union(Sequence[Sample]):
+class Union(OnDemand[Sample]):
     """Several sequences of samples, one after the other, none of them read before it is asked for."""
 
     def __init__(self, sequences: Sequence[Sequence[Sample]]) -> None:
-        self._sequences = [sequence for sequence in sequences if len(sequence)]
+        self._sequences = sequences
+        self._ends = list(accumulate(len(sequence) for sequence in sequences))
 
     def __len__(self) -> int:
-        return sum(len(sequence) for sequence in self._sequences)
+        return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: Any) -> Any:
-        for sequence in self._sequences:
-            if index < len(sequence):
-                return sequence[index]
-            index -= len(sequence)
-        raise IndexError(index)
+    def make(self, place: int) -> Sample:
+        which = bisect_right(self._ends, place)
+        sequence = self._sequences[which]
+        return sequence[place - self._ends[which] + len(sequence)]
 
 
-class TaskBatches(Sequence[Batch]):
+class TaskBatches(OnDemand[Batch]):
     """A task's training data as batches in the order of the data; each is made when it is asked for, its tensors
     when they are."""
 
@@ -68,12 +62,9 @@ class TaskBatches(Sequence[Batch]):
     def __len__(self) -> int:
         return -(-len(self._samples) // self._size)
 
-    def __getitem__(self, place: Any) -> Any:
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        start = place * self._size
-        samples = [self._samples[i] for i in range(start, min(start + self._size, len(self._samples)))]
-        return Later(samples, self._backbone)
+    def make(self, place: int) -> Batch:
+        samples = range(len(self._samples))[place * self._size : (place + 1) * self._size]
+        return Later(Part(self._samples, samples), self._backbone)
 
 
 class Later(Batch):

@@ -58,6 +58,14 @@ def _licence(folder: Path) -> str | None:
     return str(found) if found else None
 
 
+def write_card(
+    folder: Path, restored: Restored, base: Base, what: str, loading: str, *, library: str
+) -> None:
+    """Write README.md; the arguments are those of `card`."""
+    text = card(restored, base, what, loading, library=library)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
 def card(restored: Restored, base: Base, what: str, loading: str, *, library: str) -> str:
     """The text of README.md.
 

@@ -22,8 +22,9 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.engine.ledger import answering_state
 from cl_zoo.errors import OptionError
 from cl_zoo.nn.anchors import Routed
-from cl_zoo.nn.bank import ExpertBank, standing_still
+from cl_zoo.nn.bank import ExpertBank
 from cl_zoo.nn.layer import BankLayer, full_precision
+from cl_zoo.nn.still import standing_still
 
 TOLERANCE = 1e-4
 """Largest difference of a fold from its layer, relative to the largest value that the layer adds to W x."""

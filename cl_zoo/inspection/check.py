@@ -21,7 +21,6 @@ from cl_zoo.inspection.survey import Row, double_ids, facts, leaks, oddities, sh
 OVERLAPS = ("exact", "perceptual", "none")
 Watch = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
-MEMORY = "memory:"
 AGAIN = "fetch the file again"
 REMEDIES = {"missing": "fetch it, or drop the record", "forbidden": "check who may read it"}
 
@@ -74,7 +73,7 @@ def inspect(
         images={
             "checked": len(seen),
             "bytes": sum(look.size for look in seen.values()),
-            "memory": len({row.image for reading in read for row in reading.rows if _in_memory(row)}),
+            "memory": len({row.image for reading in read for row in reading.rows if row.in_memory}),
         },
         tasks=tuple(tables),
         findings=tuple(
@@ -125,13 +124,9 @@ def _users(read: Sequence[Reading]) -> dict[str, list[Row]]:
     users: dict[str, list[Row]] = {}
     for reading in read:
         for row in reading.rows:
-            if row.image is not None and not _in_memory(row):
+            if row.image is not None and not row.in_memory:
                 users.setdefault(row.image, []).append(row)
     return users
-
-
-def _in_memory(row: Row) -> bool:
-    return row.image is not None and row.image.startswith(MEMORY)
 
 
 def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ a plugin makes, samples are asked for one by one; a fault that concerns a whole 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,19 +16,22 @@ from typing import Any
 from PIL import Image
 
 from cl_zoo.data.benchmarks import Described, nowhere, resolved, roots
-from cl_zoo.data.faults import halved
+from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, Undecoded, halved
+from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, NEEDS, lack
-from cl_zoo.data.records import REPAIR, Entry, entries, read_records
+from cl_zoo.data.records import Entry, entries
 from cl_zoo.data.references import referred
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
 from cl_zoo.data.splits import Roots
 from cl_zoo.errors import DataError
 from cl_zoo.inspection.findings import Finding, counted
 from cl_zoo.inspection.pictures import outline_of
-from cl_zoo.inspection.survey import Row
+from cl_zoo.inspection.survey import MEMORY, Row
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
 
 SPLITS = ("train", "validation", "test")
+KINDS = {Outside: "outside", Undecoded: "unreadable", EmptyAnswer: "empty answer"}
+"""Kinds of findings that a fault of a record has an error for; the others are `record`."""
 UNREAD = Entry("", None, "")
 """Stands for a record that cannot be used: references go by places in the file."""
 
@@ -147,10 +150,9 @@ def _entries(
         try:
             asked = entries(record, number, file, form)
         except DataError as error:
-            kind = "empty answer" if "empty answer" in str(error) else "record"
             name = record.get("question_id", record.get("id"))
             shown = None if name is None or halved(str(name)) else str(name)
-            findings.append(reading.finding(kind, str(error), number, shown))
+            findings.append(reading.finding(_kind(error), str(error), number, shown))
             asked = [UNREAD]
         numbered += [(number, entry, len(asked)) for entry in asked]
     return numbered
@@ -193,11 +195,8 @@ def _rows(
         if entry.prompt == "" and entry.answer is None:
             continue  # a record with a finding of its own
         where, name = f"{reading.file}, record {number}", entry.id or None
-        if entry.answer is not None and not entry.answer.strip():
-            words = f"{where}: has an empty answer; repair or drop the record"
-            findings.append(reading.finding("empty answer", words, number, name))
-        elif not lacks_file and (what := lack(needs, entry.answer, entry.references, entry.truth)):
-            findings.append(reading.finding("record", f"{where}: lacks {what}; {REPAIR}", number, name))
+        what = None if lacks_file else lack(needs, entry.answer, entry.references, entry.truth)
+        findings += _unanswered(reading, number, entry, what)
         image = None
         if entry.image is not None:
             try:
@@ -243,21 +242,25 @@ def _samples(reading: Reading, samples: Sequence[Sample], outline: bool) -> Read
             words = f"{where}: holds half of a character ({half}); {REPAIR}"
             findings.append(reading.finding("record", words, number))
             continue
-        if sample.answer is not None and not sample.answer.strip():
-            words = f"{where}: has an empty answer; repair or drop the record"
-            findings.append(reading.finding("empty answer", words, number, sample.id))
-        elif sample.answer is None and not (sample.references or sample.truth):
-            words = f"{where}: lacks {lack(ANSWER, None, (), {})}; {REPAIR}"
-            findings.append(reading.finding("record", words, number, sample.id))
+        scored = sample.references or sample.truth  # by what: the rule says so when it is asked
+        what = None if scored else lack(ANSWER, sample.answer, (), {})
+        findings += _unanswered(reading, number, sample, what)
         rows.append(_row(reading, number, sample.id, image, sample.prompt, sample.answer))
     return replace(reading, rows=rows, findings=findings, outlines=outlines)
 
 
+def _unanswered(reading: Reading, number: int, one: Entry | Sample, what: str | None) -> Iterator[Finding]:
+    """A finding where there is nothing to learn or to score by: an empty answer, or what a rule needs is lacking."""
+    where = f"{reading.file}, record {number}"
+    if one.answer is not None and not one.answer.strip():
+        words = f"{where}: has an empty answer; {REPAIR}"
+        yield reading.finding("empty answer", words, number, one.id or None)
+    elif what:
+        yield reading.finding("record", f"{where}: lacks {what}; {REPAIR}", number, one.id or None)
+
+
 def _kind(error: DataError) -> str:
-    says = str(error)
-    if "leave the data folder" in says or "leads out" in says:
-        return "outside"
-    return "unreadable" if "cannot be decoded" in says else "record"
+    return next((kind for one, kind in KINDS.items() if isinstance(error, one)), "record")
 
 
 def _named(image: ImageSource | None, outlines: dict[str, bytes] | None) -> str | None:
@@ -267,7 +270,7 @@ def _named(image: ImageSource | None, outlines: dict[str, bytes] | None) -> str 
     seen = image.convert("RGB")
     digest = hashlib.blake2b(f"{seen.size}".encode(), digest_size=16)
     digest.update(seen.tobytes())
-    name = f"memory:{digest.hexdigest()}"
+    name = f"{MEMORY}{digest.hexdigest()}"
     if outlines is not None and (outline := outline_of(image)) is not None:
         outlines[name] = outline
     return name

@@ -16,6 +16,8 @@ from cl_zoo.inspection.pictures import near_pairs
 
 RATIONALE = re.compile(r"^\W*rationale\b", re.IGNORECASE | re.MULTILINE)
 INSTRUCTIONS, SHOWN = 12, 3
+MEMORY = "memory:"
+"""Begins the names of images that are in memory or inside a dataset, where others have paths."""
 WIDTH = 80
 """Letters of a prompt's line that a remark shows."""
 NEAR = 10
@@ -47,6 +49,11 @@ class Row(NamedTuple):
     def place(self) -> str:
         """File and record, as a sentence begins."""
         return f"{self.file}, record {self.record}"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it has an image that is no file."""
+        return self.image is not None and self.image.startswith(MEMORY)
 
 
 Same = Mapping[str, str]

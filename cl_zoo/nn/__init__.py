@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from cl_zoo.features.encoder import cosines
 from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, text_view
-from cl_zoo.nn.bank import Around, ExpertBank, adapters, standing_still
+from cl_zoo.nn.answering import Around, OtherWeights
+from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, SharedDown, per_sample, spread
+from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
+from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, router
+from cl_zoo.nn.still import evaluating, standing_still
 
 __all__ = [
     "AllOnes",
@@ -19,19 +23,29 @@ __all__ = [
     "BankConfig",
     "BankLayer",
     "ExpertBank",
+    "FirstToken",
+    "KeepsExperts",
+    "OtherWeights",
     "PerSample",
     "PerToken",
+    "Prefill",
     "Prompted",
     "Routed",
     "SharedDown",
+    "TokenGate",
     "View",
     "adapters",
+    "bank_parts",
     "cosines",
     "embeddings",
+    "evaluating",
     "full_precision",
     "image_view",
     "insert",
+    "mixture",
+    "name_of",
     "per_sample",
+    "router",
     "spread",
     "standing_still",
     "state_view",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cl_zoo.batches import Batch
 from cl_zoo.features.encoder import cosines
-from cl_zoo.nn.bank import Around
+from cl_zoo.nn.answering import Around
 from cl_zoo.nn.mixes import PerSample
 from cl_zoo.processes import share, total
 from cl_zoo.tasks import Sample

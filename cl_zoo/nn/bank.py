@@ -8,7 +8,8 @@ the number of experts. Methods differ only in the small mix G between them:
     identity                 Σ BᵢAᵢ x              LoRA, O-LoRA's concatenation            (no mix)
     diag(g(x)), per token    Σ gᵢ(x) BᵢAᵢ x        MoELoRA                                 `PerToken`
     diag(w), per sample      Σ wᵢ BᵢAᵢ x           HiDe's top layer                        `PerSample`
-    column, one shared A     (Σ gᵢ Bᵢ) A x         HydraLoRA; BranchLoRA by its own mix    `SharedDown`
+    column, one shared A     (Σ gᵢ Bᵢ) A x         HydraLoRA                               `SharedDown`
+    by the first token       Σ gᵢ(x₀) Bᵢ A x       BranchLoRA                              `FirstToken`
     all ones                 (ΣBᵢ)(ΣAᵢ) x          HiDe's released fusion                  `AllOnes`
 
 The bank is a PEFT `BaseTuner` used directly, an expert is a PEFT adapter name. Three facts about PEFT shape this file:
@@ -19,8 +20,7 @@ only door; adding an adapter freezes the modules outside the tuner, so `ExpertBa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -29,13 +29,11 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
-from cl_zoo.errors import OptionError
 from cl_zoo.nn.layer import BankConfig, BankLayer
-from cl_zoo.nn.mixes import PerSample
+from cl_zoo.nn.still import standing_still
 
 if TYPE_CHECKING:
-    from cl_zoo.backbones.backbone import Backbone
-    from cl_zoo.recipe.recipe import Recipe
+    from cl_zoo.tasks import Task
 
 Where = Callable[["BankLayer"], bool]
 """Chooses layers of the bank, for instance `lambda layer: layer.depth == 31`."""
@@ -143,6 +141,32 @@ class ExpertBank(BaseTuner):  # type: ignore[misc]
         """`add` an expert that is not there yet: the first task's comes with the bank, every further one by this."""
         if name not in self.peft_config:
             self.add(name)
+
+    def learn(self, task: Task, *, stacked: bool = False) -> str:
+        """Let the task's own expert learn and no other, made where it is not there yet; returns its name.
+
+        Args:
+            stacked: the experts of earlier tasks take part in the forward, frozen; otherwise the new one stands alone on the frozen model.
+        """
+        name = name_of(task)
+        self.ensure(name)
+        self.use([*self.earlier(task), name] if stacked else [name], trainable=[name])
+        return name
+
+    def earlier(self, task: Task) -> list[str]:
+        """Names of the experts of the tasks before this one that the bank has, in the order of the tasks."""
+        return [name for index in range(task.index) if (name := f"t{index}") in self.peft_config]
+
+    def answer(self, tasks: Sequence[Task], where: Where | None = None) -> list[str]:
+        """Let the experts of these tasks take part in the forward, in their order; returns their names.
+
+        Tasks whose expert the bank does not have are left out. What learns stays as it is, in all layers.
+        """
+        names = [name for task in tasks if (name := name_of(task)) in self.peft_config]
+        for layer in self.layers:
+            if where is None or where(layer):
+                layer._active_adapter = list(names)
+        return names
 
     def remove(self, name: str, where: Where | None = None) -> None:
         """Forget an expert, in all layers or in some; in all layers its name is free again.
@@ -274,79 +298,9 @@ class ExpertBank(BaseTuner):  # type: ignore[misc]
                 raise KeyError(f"the bank has no expert {name!r}; it has {', '.join(self.peft_config)}")
 
 
-class Around(nn.Module):
-    """A module around a bank that answers through it; a method derives from it to choose experts in `prepare(batch)`."""
-
-    def __init__(self, bank: ExpertBank) -> None:
-        super().__init__()
-        self.bank = bank
-        self.route: Tensor | None = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.bank(*args, **kwargs)
-
-    def generate(self, **inputs: Any) -> Tensor:
-        return cast(Tensor, self.bank.generate(**inputs))
-
-
-def adapters(backbone: Backbone, recipe: Recipe, name: str = "shared", *, experts: int = 1) -> ExpertBank:
-    """A bank with one expert on all linears of the language model, at the recipe's budget.
-
-    Args:
-        name: name of the expert.
-        experts: how many experts are going to train together; each gets its share of the rank.
-
-    Raises:
-        OptionError: the rank cannot be shared out evenly.
-    """
-    budget = recipe.adapter
-    if budget.rank % experts:
-        raise OptionError(
-            f"adapter.rank is {budget.rank}, which {experts} experts cannot share evenly; choose a multiple of {experts}"
-        )
-    config = BankConfig(
-        target_modules=backbone.linears,
-        rank=budget.rank // experts,
-        scale=budget.scale,
-        dropout=budget.dropout,
-        init_std=budget.init_std,
-    )
-    return ExpertBank(backbone.model, config, name)
-
-
-def bank_parts(model: nn.Module) -> dict[str, list[str]]:
-    """Names of the bank's parameters by part: `adapters` (A and B) and `routers` (what the mixes learn)."""
-    parts: dict[str, list[str]] = {"adapters": [], "routers": []}
-    for name, _ in model.named_parameters():
-        if ".bank_down." in name or ".bank_up." in name:
-            parts["adapters"].append(name)
-        elif ".bank_mix." in name:
-            parts["routers"].append(name)
-    return {part: names for part, names in parts.items() if names}
-
-
-@contextmanager
-def standing_still(model: nn.Module) -> Iterator[None]:
-    """Whatever is done inside, afterwards the same weights learn and the same experts, mixes and routes answer."""
-    learns = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
-    layers = [
-        (module, list(module._active_adapter), module.bank_mix, module._disable_adapters)
-        for module in model.modules()
-        if isinstance(module, BankLayer)
-    ]
-    routes = [(module, module.weights) for module in model.modules() if isinstance(module, PerSample)]
-    try:
-        yield
-    finally:
-        for parameter, learning in learns:
-            parameter.requires_grad_(learning)
-        for module, training in modes:
-            module.training = training
-        for layer, active, mix, disabled in layers:
-            layer._active_adapter, layer.bank_mix, layer._disable_adapters = active, mix, disabled
-        for route, weights in routes:
-            route.weights = weights
+def name_of(task: Task) -> str:
+    """The name of a task's own expert: `t0`, `t1`, … by its place in the stream, as a task may come twice."""
+    return f"t{task.index}"
 
 
 def _nameable(name: str) -> None:

@@ -23,9 +23,12 @@ class PerToken(nn.Module):
         super().__init__()
         self.router = router
 
+    def gates(self, x: Tensor) -> Tensor:
+        """g(x) (..., experts), from x in the type of the router."""
+        return torch.softmax(self.router(x), dim=-1)
+
     def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        gates = torch.softmax(self.router(x.to(z.dtype)), dim=-1)  # (..., experts)
-        return _weighted(z, gates, ranks)
+        return _weighted(z, self.gates(x.to(z.dtype)), ranks)
 
 
 class PerSample(nn.Module):

@@ -26,7 +26,7 @@ from cl_zoo.engine.ledger import active, stored
 from cl_zoo.engine.run import placed
 from cl_zoo.errors import BackboneError, ClZooError, PluginError, first_line, nearest
 from cl_zoo.names import Choice
-from cl_zoo.nn.bank import standing_still
+from cl_zoo.nn.still import standing_still
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.report.sheets import UNKNOWN, Entry, Line, Section, Sheet, as_text
 from cl_zoo.tasks import Task
@@ -151,8 +151,9 @@ def _sizes(plugins: Plugins, backbone: Backbone, recipe: Recipe, tasks: int) -> 
         task = Task(index, f"task {index}", "", 0)
         seen.append(task)
         plugins.before_task(model, task)
-        trained = _trained(model.to(meta), plugins, backbone)
-        plugins.after_task(model, task, ())
+        parts = assign_parts(model.to(meta), plugins, backbone)
+        trained = _trained(model, parts)
+        plugins.after_task(model, task, (), parts=parts, backbone=backbone)
         yield _size(model.to(meta), plugins, backbone, seen, trained)
 
 
@@ -174,11 +175,11 @@ def as_sheet(found: Sequence[Size]) -> str:
     )
 
 
-def _trained(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict[str, int]:
+def _trained(model: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, int]:
     weights = dict(model.named_parameters())
     counted = {
         part: sum(weights[name].numel() for name in names if weights[name].requires_grad)
-        for part, names in assign_parts(model, plugins, backbone).items()
+        for part, names in parts.items()
     }
     return {part: size for part, size in counted.items() if size}
 

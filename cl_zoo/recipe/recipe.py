@@ -153,6 +153,10 @@ def validated(model: type[Model], values: Mapping[str, Any], owner: str) -> Mode
         if fault["type"] == "extra_forbidden":
             raise OptionError(f"{owner} has no option {key!r}{nearest(key, model.model_fields)}") from None
         place = f"{owner}.{key}" if key else owner
+        if fault["type"] == "missing":
+            raise OptionError(
+                f"{place} has no value; set it, or give it a default where it is defined"
+            ) from None
         raise OptionError(
             f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
         ) from None

@@ -12,7 +12,6 @@ from cl_zoo.scoring.matrix import Matrix
 
 SEQUENTIAL = "sequential"
 
-
 PerTask = Literal["avg_i", "last_i"]
 """The figures of a matrix that have one value for each task."""
 

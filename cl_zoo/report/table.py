@@ -55,7 +55,6 @@ SCORINGS = ("official", "strict")
 
 STRICT = "Scores by the strict rules; tasks whose official rule has no strict form are scored by the official one. "
 
-
 LEGEND = (
     "Avg: mean over the tasks of the mean score since the task was learnt. Last: mean of the final scores. "
     "Immediate: mean score right after learning. MAA: mean over the stages of the mean over the tasks seen. "

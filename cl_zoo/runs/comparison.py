@@ -29,6 +29,7 @@ from cl_zoo.runs.manifest import finish
 from cl_zoo.runs.result import Result as Result
 from cl_zoo.runs.result import load_result as load_result
 from cl_zoo.scoring.matrix import Matrix
+from cl_zoo.scoring.rules import of_files
 from cl_zoo.scoring.scorer import Scorer
 
 Watch = Callable[[dict[str, Any]], None]
@@ -119,7 +120,7 @@ def _captions(jobs: Sequence[Job]) -> bool:
     """Whether some task is scored as captions, which takes METEOR's slow start; each benchmark is looked up once."""
     benchmarks = {(job.benchmark, job.data) for job in jobs}
     return any(
-        task.metric == "caption" for name, data in benchmarks for task in load_benchmark(name, data).tasks
+        of_files(task.metric) for name, data in benchmarks for task in load_benchmark(name, data).tasks
     )
 
 

@@ -30,14 +30,14 @@ DECIDING = (
     "recipe",
     "tasks",
 )
-"""Modules and packages of the engine whose source decides a result; their hash is part of every run's identity."""
+"""Rooms of the engine whose source decides an answer; their hash is part of every run's identity."""
 
 
 def deciding() -> list[Path]:
     """The source files of `DECIDING`."""
     here = Path(__file__).parents[1]
     return [
-        file for name in DECIDING for file in (sorted((here / name).glob("*.py")) or [here / f"{name}.py"])
+        file for name in DECIDING for file in (sorted((here / name).rglob("*.py")) or [here / f"{name}.py"])
     ]
 
 

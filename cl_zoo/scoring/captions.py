@@ -1,4 +1,4 @@
-"""The seven caption scores behind the rule `caption` of `cl_zoo.scoring`.
+"""The seven caption scores behind the rule `caption` of `cl_zoo.scoring.rules`.
 
 pycocoevalcap computes BLEU, ROUGE-L and CIDEr and ships the two Java programs for tokens and METEOR. Its wrappers around
 the programs are not used: the tokenizer's writes into site-packages and, when Java fails, drops samples in silence;

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cl_zoo.data.records import entries, read_records
+from cl_zoo.data.files import read_records
+from cl_zoo.data.records import entries
 from cl_zoo.errors import DataError
 from cl_zoo.scoring.judges import Expected
 
 REMEDY = "get or write the whole file again"
-
 
 V = TypeVar("V")
 

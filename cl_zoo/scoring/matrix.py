@@ -18,7 +18,7 @@ A figure that needs a cell that was not measured is `None`: an average over fewe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,19 +67,6 @@ class Matrix:
         """A matrix from rows that may end early, as a lower triangle does; what is missing becomes `None`."""
         columns = max((len(row) for row in rows), default=0)
         return cls(tuple((*row, *([None] * (columns - len(row)))) for row in rows))
-
-    @classmethod
-    def from_cells(cls, cells: Mapping[tuple[int, int], float], tasks: int) -> Matrix:
-        """A (T, T) matrix from its measured cells.
-
-        Args:
-            cells: score by (t, i).
-            tasks: T.
-        """
-        for t, i in cells:
-            if not (0 <= t < tasks and 0 <= i < tasks):
-                raise DataError(f"cell ({t}, {i}) lies outside a stream of {tasks} tasks")
-        return cls(tuple(tuple(cells.get((t, i)) for i in range(tasks)) for t in range(tasks)))
 
     @classmethod
     def from_json(cls, data: Any) -> Matrix:

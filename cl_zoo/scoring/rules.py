@@ -29,7 +29,7 @@ class Rule:
     Attributes:
         version: changes whenever the same answers would get another score, official or strict.
         about: what the official code does, and where.
-        official: `None` for a rule that looks at all answers of a file together.
+        official: `None` for a rule that looks at all answers of a file together, as captions are scored.
         strict: `None` where the official rule has no fault.
         about_strict: what it does, and what was wrong.
         needs: what of `Expected` it reads: `answer`, `references`, or a key of `truth`.
@@ -46,6 +46,11 @@ class Rule:
 def lacking(rule: Rule, expected: Expected) -> str | None:
     """What a sample does not have and the rule needs, in words; `None` where nothing is missing."""
     return lack(rule.needs, expected.answer, expected.references, expected.truth)
+
+
+def of_files(metric: str) -> bool:
+    """Whether a metric is known and looks at all answers of a file together, which takes METEOR's slow start."""
+    return metric in RULES and RULES[metric].official is None
 
 
 # The registry

@@ -1,6 +1,6 @@
 """Scores of answer files, as a step of its own.
 
-The engine writes answers, this module reads them: one `Scorer`, and with it one Java process, serves a whole comparison.
+The engine writes answers, this module scores their files: one `Scorer`, and with it one Java process, serves a whole comparison.
 
     answers    one JSON object per line: {"id": …, "prompt": …, "answer": …}; further keys are ignored
     expected   one JSON object per line: {"id": …, "answer": …, "references": […], "truth": {…}}; one file per task
@@ -26,7 +26,7 @@ from cl_zoo.errors import DataError, OptionError, nearest
 from cl_zoo.scoring.captions import Captions, Meteor, caption_parts, tokenize
 from cl_zoo.scoring.files import REMEDY, read_answers, read_expected
 from cl_zoo.scoring.judges import Expected, Judge
-from cl_zoo.scoring.rules import RULES, lacking
+from cl_zoo.scoring.rules import RULES, lacking, of_files
 
 METRICS = {name: rule.version for name, rule in RULES.items()}
 """Version of each rule; changes whenever the same answers would get another score, and stands in every score."""
@@ -110,12 +110,12 @@ class Scorer:
         remedies = {cell.expected: cell.remedy for cell in cells}
         tasks = {path: read_expected(path, remedy) for path, remedy in remedies.items()}
         answers = [read_answers(cell.answers, tasks[cell.expected], cell.remedy) for cell in cells]
-        captions = [n for n, cell in enumerate(cells) if cell.metric == "caption"]
+        captions = [n for n, cell in enumerate(cells) if of_files(cell.metric)]
         scores = dict(
             zip(captions, self._captions([(cells[n], answers[n]) for n in captions], tasks), strict=True)
         )
         for n, cell in enumerate(cells):
-            if cell.metric != "caption":
+            if n not in scores:
                 scores[n] = _judged(cell, answers[n], tasks[cell.expected])
         return [scores[n] for n in range(len(cells))]
 
@@ -131,7 +131,11 @@ class Scorer:
         self._tokenize_references({cell.expected: tasks[cell.expected] for cell, _ in cells})
         references = [self._references[_content(cell.expected)] for cell, _ in cells]
         parts = [caption_parts(meteor, r, h) for r, h in zip(references, hypotheses, strict=True)]
-        return [_caption(p, len(r)) for p, r in zip(parts, references, strict=True)]
+        metrics = [cell.metric for cell, _ in cells]
+        return [
+            Score(sum(p.values()) / len(p), p, _versioned(m), len(r))
+            for p, r, m in zip(parts, references, metrics, strict=True)
+        ]
 
     def _tokenize_references(self, tasks: Mapping[Path, dict[str, Expected]]) -> None:
         """Tokenize the references of each file, equal files once."""
@@ -171,15 +175,9 @@ def score_file(answers: Path, expected: Path, metric: str) -> Score:
         return scorer.score([Cell(metric, answers, expected)])[0]
 
 
-# Files
-
-
 def _content(path: Path) -> str:
     """Every run of a comparison has its own copy of the same references."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-# Rules
 
 
 def _judged(cell: Cell, answers: Mapping[str, str], expected: Mapping[str, Expected]) -> Score:
@@ -198,10 +196,6 @@ def _judged(cell: Cell, answers: Mapping[str, str], expected: Mapping[str, Expec
         return 100 * points / len(expected)
 
     return Score(share(rule.official) or 0.0, {}, _versioned(cell.metric), len(expected), share(rule.strict))
-
-
-def _caption(parts: dict[str, float], count: int) -> Score:
-    return Score(sum(parts.values()) / len(parts), parts, _versioned("caption"), count)
 
 
 def _versioned(metric: str) -> str:

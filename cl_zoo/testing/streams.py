@@ -1,7 +1,6 @@
-"""Small but real models and tasks for tests: a random LLaVA, a random CLIP, and two tasks of coloured squares.
+"""Small but real tasks for tests, one to three about coloured squares, and the tiny LLaVA and CLIP that go with them.
 
-Nothing here is mocked: the model is transformers' `LlavaForConditionalGeneration`, the encoder open_clip's, and training
-moves real weights. They are made on the spot, in well under a second, and know nothing.
+Nothing here is mocked: the models are those of `cl_zoo.testing.tiny_models`, and training moves real weights.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +100,14 @@ def load_tiny(data: Path | None = None) -> Benchmark:
 
 
 def load_tiny_backbone(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """`--backbone cl_zoo.testing:load_tiny_backbone`: the tiny backbone, made in a temporary folder."""
-    folder = path or Path(tempfile.mkdtemp(prefix="cl-zoo-tiny-"))
-    if path is None:
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return tiny_backbone(folder, device=str(device), dtype=dtype)
+    """`--backbone cl_zoo.testing:load_tiny_backbone`: the tiny backbone, its files in a temporary folder of this process."""
+    return tiny_backbone(path or tiny_files(), device=str(device), dtype=dtype)
+
+
+@cache
+def tiny_files() -> Path:
+    """Folder of the tiny backbone's files, made once in a process; other processes are told where it is."""
+    folder = Path(tempfile.mkdtemp(prefix="cl-zoo-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tiny_backbone(folder)
+    return folder

@@ -1,16 +1,17 @@
-"""What a recipe holds, the recipes that have a name, and the benchmarks and backbones that come with cl_zoo."""
+"""What a recipe holds, the recipes that have a name, rules of scoring, and the benchmarks and backbones that come with cl_zoo."""
 
 from __future__ import annotations
 
 from cl_zoo.cli import catalogue
 from cl_zoo.recipe.keys import recipe_settings, recipes
 from cl_zoo.recipe.recipe import Recipe
+from cl_zoo.scoring.rules import RULES
 from cl_zoo_docs.text import code, escaped, fenced, table
 from cl_zoo_docs.values import fields
 
 
 def page() -> str:
-    """`options.md`: recipe keys, named recipes, benchmarks, backbones."""
+    """`options.md`: recipe keys, named recipes, rules of scoring, benchmarks, backbones."""
     parts = [
         "# Recipes, benchmarks, backbones",
         "The options of a method are on [its card](methods/index.md), the flags of a command under [commands](commands.md).",
@@ -24,6 +25,10 @@ def page() -> str:
             ["name", "what it is"], [[f"[{code(n)}](#recipe-{n})", escaped(s)] for n, s in recipes().items()]
         ),
         *(part for name, says in recipes().items() for part in _recipe(name, says)),
+        "## Rules of scoring",
+        "The `metric` of a task in a benchmark's file. Every cell of a table is scored by the official rule; `--scoring strict` shows the strict "
+        "one where the official has a fault. A score says the version of its rule.",
+        table(["metric", "version", "official", "strict"], [_rule(name) for name in RULES]),
         "## Benchmarks",
         "`--benchmark NAME`. Sizes are numbers of records.",
         *(part for one in _ours("benchmark") for part in _benchmark(one)),
@@ -48,6 +53,16 @@ def _recipe(name: str, says: str) -> list[str]:
     ]
     heading = f"### {code(name)} {{#recipe-{name}}}"
     return [heading, escaped(says[:1].upper() + says[1:]), table(["key", "value", "source"], rows)]
+
+
+def _rule(name: str) -> list[str]:
+    rule = RULES[name]
+    return [
+        code(name),
+        str(rule.version),
+        escaped(rule.about),
+        escaped(rule.about_strict or catalogue.plain(None)),
+    ]
 
 
 def _benchmark(name: str) -> list[str]:

@@ -344,9 +344,9 @@ def test_the_code_of_a_shelf_is_the_familys_the_towers_and_what_opens_images(
     _ = tiny._seen
     assert hashed == [
         "backbones/llava.py",
-        "backbones/__init__.py",
+        "backbones/backbone.py",
         "backbones/towers.py",
-        "features/__init__.py",
+        "features/encoder.py",
     ]
 
 

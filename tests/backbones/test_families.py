@@ -24,11 +24,11 @@ from cl_zoo.batches import Batch, answer_losses, forward, task_loss
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import Learner
 from cl_zoo.errors import BackboneError
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 from cl_zoo.planning.sizes import shapes
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
-from cl_zoo.tasks import Benchmark, Limited, Sample, Task
+from cl_zoo.tasks import Benchmark, Sample, Task
 from cl_zoo.testing import square, tiny_benchmark, tiny_checkpoint, tiny_internvl, tiny_qwen
 
 CPU = torch.device("cpu")
@@ -516,6 +516,6 @@ def test_a_folder_of_no_known_family_is_refused_with_the_known_ones(tmp_path: Pa
 
 
 def test_losses_of_a_limited_split_are_finite(backbone: Backbone) -> None:
-    batch = backbone.batch(list(Limited(mixed(), 3)[:]), answers=True)
+    batch = backbone.batch(mixed()[:3], answers=True)
 
     assert torch.isfinite(answer_losses(forward(backbone.model, batch), batch)).all()

@@ -14,6 +14,9 @@ from cl_zoo_bench_mini.render import COLOURS, SURFACES, Bar
 from cl_zoo_bench_mini.scenes import Board, Chart, Clock, Frame, Outdoors, Photograph, Portrait
 from cl_zoo_bench_mini.tasks import CAPTION, KINDS, LETTER, ONE_WORD, SIZES, Split
 from cl_zoo_bench_mini.words import EXACT_NAMES, split_words
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sequences import reads_as
 
 from cl_zoo.tasks import TaskData
 
@@ -55,6 +58,14 @@ def test_a_sample_is_a_function_of_task_split_and_index(name: str):
     first, again = TASKS[name].test[7], {task.name: task for task in load().tasks}[name].test[7]
     assert first.image.tobytes() == again.image.tobytes()
     assert (first.prompt, first.answer, first.references) == (again.prompt, again.answer, again.references)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(sorted(TASKS)), st.integers(-160, 160), st.slices(SIZES["test"]))
+def test_a_split_reads_as_the_list_of_its_samples(name: str, index: int, part: slice):
+    wanted = [f"{place:05d}" for place in range(SIZES["test"])]
+
+    reads_as(TASKS[name].test, wanted, index, part, seen=lambda sample: sample.id)
 
 
 @pytest.mark.parametrize("name", TASKS)

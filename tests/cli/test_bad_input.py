@@ -102,7 +102,7 @@ def refused(cli: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
             ("finetune", "--with", "hide", *TINY),
             "finetune and hide both implement build_model; a run can follow only one",
         ),
-        (("nowhere.py:Mine", *TINY), "nowhere.py:Mine: importing nowhere.py failed with FileNotFoundError"),
+        (("nowhere.py:Mine", *TINY), "nowhere.py:Mine: there is no file nowhere.py; give its path from "),
         (("os:getcwd", *TINY), "os:getcwd: its entry point gives a "),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, tuple) else "",

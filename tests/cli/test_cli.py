@@ -146,7 +146,7 @@ def test_a_comparison_end_to_end(tmp_path: Path):
             *(
                 sys.executable,
                 "-m",
-                "cl_zoo.cli.main",
+                "cl_zoo",
                 "compare",
                 *TINY,
                 "--jobs",

@@ -19,19 +19,22 @@ from torch import nn
 
 import cl_zoo
 from cl_zoo import batches, hookimpl
+from cl_zoo import nn as nn_names
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.contract.hookspecs import HookSpecs
 from cl_zoo.contract.plugins import HOOKS, PROTOCOLS, Plugins, load_class
 from cl_zoo.engine.learning import assign_parts
 from cl_zoo.errors import OptionError, PluginError, RunError
 from cl_zoo.names import METHODS, Choice, installed
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Benchmark, Sample, Task, TaskData
 
 CONTRACT = Path(__file__).parent / "contract.txt"
 BUNDLED = [one.name for one in installed(METHODS) if one.distribution == "cl-zoo"]
 TASK = Task(0, "colour", "Answer with one word .", 12)
+BACKBONE: Any = None
+"""These plugins do not look at it."""
 
 
 # The signatures
@@ -87,6 +90,15 @@ def contract() -> Iterator[str]:
                 yield f"{name} -> {inspect.signature(member.fget).return_annotation}"
             elif inspect.isfunction(member):
                 yield f"{name}{signature(member)}"
+    yield "[cl_zoo.nn]"
+    for name in nn_names.__all__:
+        made = getattr(nn_names, name)
+        if dataclasses.is_dataclass(made):  # of its own fields: a base class may be somebody else's
+            yield f"{name}({', '.join(made.__annotations__)})"
+        elif not inspect.isclass(made):
+            yield f"{name}{signature(made)}"
+        else:
+            yield f"{name}{signature(vars(made)['__init__']) if '__init__' in vars(made) else ''}"
     yield "[Plugins]"
     for name, member in vars(Plugins).items():
         if inspect.isfunction(member) and not name.startswith("_"):
@@ -211,7 +223,7 @@ def test_terms_and_measurements_of_a_stack_are_joined_by_name():
     stack = plugins(Measures, OtherNames)
 
     assert terms(stack) == {"one": 1.0, "two": 2.0}
-    assert stack.after_task(nn.Linear(1, 1), TASK, []) == {"size": 12.0}
+    assert stack.after_task(nn.Linear(1, 1), TASK, [], {}, BACKBONE) == {"size": 12.0}
 
 
 def test_without_plugins_in_a_hook_nothing_is_added():
@@ -219,7 +231,7 @@ def test_without_plugins_in_a_hook_nothing_is_added():
 
     assert terms(stack) == {}
     assert stack.rehearse(TASK) == []
-    assert stack.after_task(nn.Linear(1, 1), TASK, []) == {}
+    assert stack.after_task(nn.Linear(1, 1), TASK, [], {}, BACKBONE) == {}
 
 
 def test_an_equal_term_from_two_plugins_names_both():
@@ -231,7 +243,7 @@ def test_an_equal_term_from_two_plugins_names_both():
 
 def test_an_equal_measurement_from_two_plugins_names_both():
     with pytest.raises(PluginError, match=r"Measures and .*SameNames both return 'size' from after_task"):
-        plugins(Measures, SameNames).after_task(nn.Linear(1, 1), TASK, [])
+        plugins(Measures, SameNames).after_task(nn.Linear(1, 1), TASK, [], {}, BACKBONE)
 
 
 def test_the_term_task_belongs_to_the_engine():
@@ -317,7 +329,7 @@ def test_a_probe_may_not_train_or_answer(probe: type, hook: str):
 def test_a_probe_may_measure():
     stack = plugins(Builds, probes=(Counts,))
 
-    assert stack.after_task(nn.Linear(1, 1), TASK, []) == {"count": 1.0}
+    assert stack.after_task(nn.Linear(1, 1), TASK, [], {}, BACKBONE) == {"count": 1.0}
 
 
 def test_a_plugin_stands_once_in_a_stack():
@@ -331,7 +343,7 @@ def test_every_hook_is_called_in_the_order_of_the_stack():
     First.calls.clear()
 
     stack.before_task(nn.Linear(1, 1), TASK)
-    stack.after_task(nn.Linear(1, 1), TASK, [])
+    stack.after_task(nn.Linear(1, 1), TASK, [], {}, BACKBONE)
 
     assert First.calls == ["First", "Second", "First", "Second"]
 
@@ -342,7 +354,7 @@ def test_after_a_task_probes_come_first_and_before_it_last():
     First.calls.clear()
 
     stack.before_task(nn.Linear(1, 1), TASK)
-    stack.after_task(nn.Linear(1, 1), TASK, [])
+    stack.after_task(nn.Linear(1, 1), TASK, [], {}, BACKBONE)
 
     assert First.calls == ["First", "Second", "Second", "First"]
 
@@ -470,7 +482,10 @@ class Adjustable:
     [
         (Misspelt, "Misspelt: unknown hook 'before_tsk'.*did you mean 'before_task'"),
         (Undecorated, "Undecorated: after_task is not decorated with @hookimpl"),
-        (UnknownArgument, "UnknownArgument: .*optimizer.*can not be found in the hookspec"),
+        (
+            UnknownArgument,
+            "UnknownArgument: before_task takes 'optimizer', which it is not given; known: model, task",
+        ),
         (
             OddProtocol,
             "OddProtocol: protocol is 'jont'; did you mean 'joint'\\? known: joint, none, sequential",
@@ -564,11 +579,11 @@ def test_bundled_methods_say_how_they_learn(name: str, protocol: str):
 
 def test_two_runs_share_nothing():
     one, other = plugins(Counts), plugins(Counts)
-    one.after_task(nn.Linear(1, 1), TASK, [])
+    one.after_task(nn.Linear(1, 1), TASK, [], {}, BACKBONE)
 
     assert one.method is not other.method
     assert one.manager is not other.manager
-    assert other.after_task(nn.Linear(1, 1), TASK, []) == {"count": 1.0}
+    assert other.after_task(nn.Linear(1, 1), TASK, [], {}, BACKBONE) == {"count": 1.0}
     assert set(one.seconds) == {"after_task"}
     assert not set(plugins(Counts).seconds)
 

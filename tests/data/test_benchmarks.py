@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cl_zoo.data import schema as descriptions
+from cl_zoo.data import schema
 from cl_zoo.data.benchmarks import Described, benchmark_loader, load_benchmark
 from cl_zoo.data.schema import read_description
 from cl_zoo.errors import DataError, OptionError, PluginError
@@ -80,6 +80,15 @@ def birds(tmp_path: Path) -> Path:
     return write(tmp_path / "birds.yaml", YAML)
 
 
+def refused(file: Path) -> str:
+    """What is said about a description, behind its name."""
+    with pytest.raises(DataError) as caught:
+        load_benchmark(str(file))
+    says = str(caught.value)
+    assert says.startswith(f"benchmark {file}")
+    return says.removeprefix(f"benchmark {file}").removeprefix(": ")
+
+
 def test_a_file_describes_a_benchmark(birds: Path):
     benchmark = load_benchmark(str(birds))
 
@@ -105,7 +114,7 @@ def test_a_file_describes_a_benchmark(birds: Path):
 
 
 def test_the_example_in_the_documentation_is_a_description(tmp_path: Path):
-    text = (descriptions.__doc__ or "").split("\n\n")[1]
+    text = (schema.__doc__ or "").split("\n\n")[1]
 
     about = read_description(write(tmp_path / "birds.yaml", textwrap.dedent(text)))
 
@@ -240,27 +249,19 @@ def test_a_wrong_key_or_value_is_named_with_file_and_place(
 ):
     birds.write_text(YAML.replace(*change, 1))
 
-    with pytest.raises(DataError) as caught:
-        load_benchmark(str(birds))
-
-    assert str(caught.value).startswith(f"benchmark {birds}: {sentence}")
+    assert refused(birds).startswith(sentence)
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("name: [", ", line 1, column 8: broken YAML"),
-        ("- a", ": holds no mapping; write lines such as 'name: mine'"),
-        ("", ": holds no mapping"),
+        ("- a", "holds no mapping; write lines such as 'name: mine'"),
+        ("", "holds no mapping"),
     ],
 )
 def test_a_broken_file_is_named_with_the_place(tmp_path: Path, text: str, sentence: str):
-    path = write(tmp_path / "a.yaml", text)
-
-    with pytest.raises(DataError) as caught:
-        load_benchmark(str(path))
-
-    assert str(caught.value).startswith(f"benchmark {path}{sentence}")
+    assert refused(write(tmp_path / "a.yaml", text)).startswith(sentence)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
@@ -295,12 +296,8 @@ def test_a_path_that_leads_out_of_the_data_folder_is_refused(
 ):
     birds.write_text(YAML.replace(*change, 1))
 
-    with pytest.raises(DataError) as caught:
-        load_benchmark(str(birds))
-    says = str(caught.value)
-    assert says.startswith(
-        f"benchmark {birds}: {place} and may leave the data folder; write a path inside it, got '"
-    )
+    says = f"{place} and may leave the data folder; write a path inside it, got '"
+    assert refused(birds).startswith(says)
 
 
 @pytest.mark.parametrize("name", ["../x", "/x"])
@@ -505,7 +502,7 @@ def test_a_file_is_read_once_by_a_process_that_looks_the_benchmark_up_several_ti
 def test_a_benchmark_of_somebody_else_is_described_in_the_same_way(
     install: Callable[..., Path], birds: Path, tmp_path: Path
 ):
-    source = f"from pathlib import Path\nfrom cl_zoo.data.described import Described\nload = Described(Path({str(birds)!r}))"
+    source = f"from pathlib import Path\nfrom cl_zoo import Described\nload = Described(Path({str(birds)!r}))"
     install("cl-zoo-birds", modules={"birds_bench": source}, benchmarks={"birds": "birds_bench:load"})
 
     assert load_benchmark("birds[language=german]", str(tmp_path)).name == "birds-german"

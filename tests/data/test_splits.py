@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import builtins
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from sequences import PARTS, PLACES, reads_as
 
 from cl_zoo.data.packed import Packed
 from cl_zoo.data.records import Entry
 from cl_zoo.data.splits import Plan, Roots, Split
 from cl_zoo.errors import DataError
 from cl_zoo.features.encoder import open_image
-from cl_zoo.tasks import Limited, Sample, as_named
+from cl_zoo.tasks import Sample, as_named, without_image
 
 
 def talk(question: str, answer: str, image: str | None = None, **more: Any) -> dict[str, Any]:
@@ -48,10 +52,6 @@ def test_samples_to_learn_are_told_apart_by_place_because_ids_come_twice(tmp_pat
 
     assert [(sample.id, sample.prompt) for sample in train] == [("0", "A?"), ("1", "B?")]
     assert [sample.image for sample in train] == [tmp_path / "x.png", None]
-    assert train[-1] == train[1]
-    assert train[:1] == [train[0]]
-    with pytest.raises(IndexError):
-        train[2]
 
 
 def test_nothing_is_read_before_it_is_used(tmp_path: Path):
@@ -74,11 +74,23 @@ def test_packed_entries_come_back_as_they_were():
         (4, Entry("", "x.png", "?", None)),
     ]
 
-    packed = Packed(iter(entries))
+    assert list(Packed(iter(entries))) == entries
 
-    assert list(packed) == entries
-    assert packed[-1] == entries[1]
-    assert packed[1:] == entries[1:]
+
+@given(st.integers(0, 7), PLACES, PARTS)
+def test_packed_entries_read_as_a_list(count: int, index: int, part: slice):
+    entries = [(number, Entry(str(number), None, "?" * number, None)) for number in range(count)]
+
+    reads_as(Packed(entries), entries, index, part)
+
+
+@given(PLACES, PARTS)
+def test_a_split_reads_as_a_list(index: int, part: slice):
+    with tempfile.TemporaryDirectory() as folder:
+        train = split(Path(folder), [talk(f"{place}?", f"{place}!") for place in range(5)])
+        wanted = [Sample(f"{place}", None, f"{place}?", f"{place}!") for place in range(5)]
+
+        reads_as(train, wanted, index, part)
 
 
 def test_a_hundred_thousand_records_take_little_more_memory_than_their_text():
@@ -148,7 +160,9 @@ def test_an_image_that_is_not_there_is_named_with_its_record(tmp_path: Path):
             f"{tmp_path}/data.json, record {place + 1}: image {path}: no such file; "
             "fetch it, or drop the record; 'cl-zoo data check' finds all"
         )
-    assert as_named(Limited(train, 2), 1) == train.as_named(1)
+    for part, place in ((train[:2], 1), (train[1:][:1], -1)):
+        assert as_named(part, place) == train.as_named(1)
+        assert without_image(part, place) == train.without_images(1)
     assert as_named([Sample("0", None, "A?")], 0).prompt == "A?"
     (tmp_path / "x").mkdir()
     (tmp_path / "x/b.png").touch()

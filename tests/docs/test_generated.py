@@ -19,6 +19,7 @@ from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, installed
 from cl_zoo.planning.sizes import shapes, sizes
 from cl_zoo.recipe.keys import recipe_settings, recipes
 from cl_zoo.recipe.recipe import Recipe, build_recipe
+from cl_zoo.scoring.rules import RULES
 
 pytestmark = pytest.mark.xdist_group("generated")
 
@@ -123,6 +124,13 @@ def test_every_recipe_key_and_every_source_stands(site: dict[str, str]) -> None:
                 f"`{catalogue.plain(setting.value)}`",
                 escaped(setting.source),
             ]
+
+
+def test_every_rule_of_scoring_stands_with_what_it_does(site: dict[str, str]) -> None:
+    assert len(RULES) >= 14
+    for name, rule in RULES.items():
+        assert cells(site["options.md"], f"`{name}`")[1:3] == [str(rule.version), escaped(rule.about)]
+        assert escaped(rule.about_strict) in site["options.md"]
 
 
 def test_every_benchmark_and_backbone_stands(site: dict[str, str]) -> None:

@@ -26,7 +26,7 @@ from cl_zoo.engine.learning import (
 )
 from cl_zoo.engine.ledger import TaskCost
 from cl_zoo.errors import PluginError, RunError
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe, build_recipe
 from cl_zoo.tasks import Sample, Task

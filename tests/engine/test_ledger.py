@@ -26,7 +26,7 @@ from cl_zoo.engine.ledger import (
     training_flops,
 )
 from cl_zoo.engine.run import Run
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.testing import tiny_benchmark
 

@@ -19,10 +19,9 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.engine.run import Run
-from cl_zoo.engine.streams import TaskBatches, Union
 from cl_zoo.errors import PluginError, RunError
 from cl_zoo.names import parse_stack
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import TaskData
@@ -318,6 +317,35 @@ def test_answers_are_given_in_evaluation_mode(tiny_folder: Path, tmp_path: Path)
     start(f"{HERE}:Mode", tiny_folder, tmp_path)
 
 
+class Training(Plain):
+    """Looks at the mode of the language model in every hook that gets the model."""
+
+    @hookimpl
+    def before_task(self, model: Any) -> None:
+        self.look(model)
+
+    @hookimpl
+    def loss(self, model: Any) -> None:
+        self.look(model)
+
+    @hookimpl
+    def after_task(self, model: Any) -> None:
+        self.look(model)
+
+    def look(self, model: Any) -> None:
+        assert all(layer.training and layer.base_layer.training for layer in model.layers)
+
+
+def test_hooks_find_the_model_in_training_mode_after_an_interruption_too(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """The backbone is loaded in evaluation mode, so a run that begins or goes on would otherwise differ from one that is under way."""
+    with pytest.raises(Stop):
+        start(f"{HERE}:Training", tiny_folder, tmp_path, kind=stopping(1))
+
+    assert len(start(f"{HERE}:Training", tiny_folder, tmp_path).ledger.tasks) == 2
+
+
 # --- the optimiser, the steps, the data -----------------------------------------------------------------------------
 
 
@@ -555,39 +583,3 @@ def test_a_hook_sees_of_a_task_what_it_may_know(tiny_folder: Path, tmp_path: Pat
         Task(1, "side", "Answer with one word .", 8),
     ]
     assert [field.name for field in fields(Task)] == ["index", "name", "instruction", "size", "occurrence"]
-
-
-# --- sequences ------------------------------------------------------------------------------------------------------
-
-
-def test_a_union_reads_nothing_before_it_is_asked_for() -> None:
-    class Lazy(Sequence[Any]):
-        def __init__(self) -> None:
-            self.read: list[int] = []
-
-        def __len__(self) -> int:
-            return 3
-
-        def __getitem__(self, index: Any) -> Any:
-            self.read.append(index)
-            return f"lazy {index}"
-
-    lazy = Lazy()
-    union = Union([["a"], [], lazy, ["b", "c"]])  # type: ignore[list-item]
-
-    assert len(union) == 6
-    assert not lazy.read
-    assert [union[i] for i in (0, 3, 4, 5)] == ["a", "lazy 2", "b", "c"]
-    assert lazy.read == [2]
-    with pytest.raises(IndexError):
-        union[6]
-
-
-def test_a_tasks_batches_are_its_samples_in_order_and_begin_again(tiny: Backbone) -> None:
-    samples = BENCHMARK.tasks[0].train
-    batches = TaskBatches(tiny, samples, build_recipe({"global_batch": 6, "micro_batch": 3}))
-
-    assert len(batches) == 3
-    for _ in range(2):
-        assert [len(batch) for batch in batches] == [3, 3, 2]
-        assert [sample for batch in batches for sample in batch.samples] == list(samples)

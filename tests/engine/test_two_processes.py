@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cl_zoo import Batch, hookimpl
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 
 pytestmark = pytest.mark.slow
 

@@ -14,16 +14,18 @@ import torch
 import yaml
 from peft import AutoPeftModel, PeftModel
 from safetensors.torch import load_file
+from tiny_runs import made_once
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 import cl_zoo
 from cl_zoo.batches import prepare
 from cl_zoo.errors import OptionError
-from cl_zoo.export import writing as exporting
+from cl_zoo.export import adapters as exporting
 from cl_zoo.export.card import Base, card
 from cl_zoo.export.folding import fold
-from cl_zoo.export.writing import export, folder_names
+from cl_zoo.export.routed import folder_names
+from cl_zoo.export.writing import export
 from cl_zoo.features.encoder import FeatureEncoder
 from cl_zoo.nn.mixes import AllOnes
 from cl_zoo.runs.comparison import Result
@@ -58,7 +60,7 @@ def make(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Make:
         assert result.folder is not None
         return result.folder
 
-    return made
+    return made_once(made)
 
 
 @pytest.fixture
@@ -556,10 +558,10 @@ def test_a_folder_that_exists_is_left_alone(make: Make, tmp_path: Path):
 
 
 def test_nothing_half_written_stays(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting, "_write_card", broken)
+    monkeypatch.setattr(exporting, "write_card", broken)
 
     with pytest.raises(KeyboardInterrupt):
         export(make("finetune"), tmp_path / "new")

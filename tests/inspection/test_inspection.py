@@ -63,6 +63,15 @@ def described(loader: Described, file: Path) -> Path:
     return file
 
 
+def one_task(folder: Path, train: dict[str, Any], test: dict[str, Any]) -> Described:
+    """A benchmark of one task that lies beside its description."""
+    about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava"}
+    task = {"name": "a", "letter": "A", "instruction": "", "metric": "exact", "max_new_tokens": 8}
+    file = folder / "mine.yaml"
+    file.write_text(yaml.safe_dump({**about, "tasks": [{**task, "train": train, "test": test}]}))
+    return Described(file, beside=True)
+
+
 def ucit_tree(folder: Path) -> Tree:
     return Tree(
         write_ucit(folder / "data"), described(load("cl_zoo.benchmarks", "ucit"), folder / "ucit.yaml")
@@ -641,12 +650,7 @@ def test_a_damaged_picture_inside_a_dataset_is_found_at_its_place(tmp_path):
     rows = {"text": ["What?"] * 2, "answer": ["a"] * 2, "image": pictures}
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).save_to_disk(tmp_path / "birds")
     split = {"files": ["birds"], "format": "datasets"}
-    task = {"name": "a", "letter": "A", "instruction": "", "metric": "exact", "max_new_tokens": 8}
-    about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava"}
-    (tmp_path / "mine.yaml").write_text(
-        yaml.safe_dump({**about, "tasks": [{**task, "train": split, "test": split}]})
-    )
-    report = inspect(Described(tmp_path / "mine.yaml", beside=True), None, overlap="none")
+    report = inspect(one_task(tmp_path, split, split), None, overlap="none")
 
     faults = [(one.kind, one.split, one.record) for one in report.findings if one.fault]
     assert faults == [("unreadable", "train", 2), ("unreadable", "test", 2)]
@@ -658,11 +662,7 @@ def test_a_folder_of_datasets_is_checked_too(tmp_path):
     table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
     datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(tmp_path / "birds")
     split = {"files": ["birds"], "format": "datasets", "columns": {"text": "question"}}
-    task = {"name": "a", "letter": "A", "instruction": "", "metric": "exact", "max_new_tokens": 8}
-    about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava"}
-    tasks = [{**task, "train": {**split, "count": 3}, "test": split}]
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**about, "tasks": tasks}))
-    report = inspect(Described(tmp_path / "mine.yaml", beside=True), None)
+    report = inspect(one_task(tmp_path, {**split, "count": 3}, split), None)
 
     assert [(one.kind, one.record) for one in report.findings if one.fault] == [("count", None), ("leak", 1)]
     place = f"{tmp_path}/birds, split"
@@ -676,12 +676,7 @@ def test_an_image_that_a_dataset_names_is_looked_at_as_others_are(tmp_path):
     rows = {"text": ["What?"] * 2, "answer": ["a"] * 2, "image": ["gone.png"] * 2}
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "birds")
     split = {"files": ["birds"], "format": "datasets"}
-    task = {"name": "a", "letter": "A", "instruction": "", "metric": "exact", "max_new_tokens": 8}
-    about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava"}
-    (tmp_path / "mine.yaml").write_text(
-        yaml.safe_dump({**about, "tasks": [{**task, "train": split, "test": split}]})
-    )
-    report = inspect(Described(tmp_path / "mine.yaml", beside=True), None, overlap="none")
+    report = inspect(one_task(tmp_path, split, split), None, overlap="none")
 
     (found,) = [one for one in report.findings if one.fault]
     assert (found.kind, found.record) == ("missing", 1)

@@ -14,10 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.engine.learning import recompute_activations
-from cl_zoo.nn.bank import ExpertBank, adapters, bank_parts, standing_still
+from cl_zoo.errors import OptionError
+from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, SharedDown, spread
+from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
+from cl_zoo.nn.still import standing_still
+from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.tasks import Task
 
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"
 SCALE = 1.5
@@ -941,3 +947,77 @@ def test_a_mix_that_does_not_fit_its_experts_says_so(
     made.bank.mix(lambda layer: mix)
     with pytest.raises(error, match=words):
         made.layer(made.x)
+
+
+# Experts of tasks
+
+
+def tasks(count: int) -> list[Task]:
+    return [Task(index, "again", "", 1, index) for index in range(count)]
+
+
+def active(bank: ExpertBank) -> list[str]:
+    (names,) = {tuple(layer.experts) for layer in bank.layers}
+    return list(names)
+
+
+def learns(bank: ExpertBank) -> set[str]:
+    return {name.rpartition(".")[2] for name, weight in bank.named_parameters() if weight.requires_grad}
+
+
+def test_a_tasks_own_expert_learns_alone_or_on_top_of_the_earlier_ones() -> None:
+    bank = ExpertBank(Tiny(), BankConfig(target_modules=r"layers\.\d+\.lin", rank=2), "t0")
+    first, second, third = tasks(3)
+
+    assert bank.learn(first) == "t0" == name_of(first)
+    assert bank.learn(second) == "t1"
+    assert (active(bank), learns(bank), bank.experts) == (["t1"], {"t1"}, ["t0", "t1"])
+    bank.learn(third, stacked=True)
+    assert (active(bank), learns(bank)) == (["t0", "t1", "t2"], {"t2"})
+    bank.remove("t0")
+    assert bank.earlier(third) == ["t1"]
+
+
+def test_answering_chooses_experts_and_leaves_what_learns() -> None:
+    bank = ExpertBank(Tiny(), BankConfig(target_modules=r"layers\.\d+\.lin", rank=2), "t0")
+    seen = tasks(3)
+    for task in seen:
+        bank.learn(task)
+    bank.remove("t1")
+
+    assert bank.answer(seen) == ["t0", "t2"]
+    assert (active(bank), learns(bank)) == (["t0", "t2"], {"t2"})
+    bank.answer(seen[:1], where=lambda layer: layer.depth == 0)
+    assert [layer.experts for layer in bank.layers] == [["t0"], ["t0", "t2"]]
+
+
+def test_a_mixture_shares_the_rank_and_all_of_it_learns(tiny: Backbone) -> None:
+    recipe = build_recipe({"adapter.rank": 6})
+    apart = mixture(tiny, recipe, ["a", "b", "c"])
+    assert {layer.bank_down[name].shape[0] for layer in apart.layers for name in "abc"} == {2}
+    assert (active(apart), learns(apart)) == (["a", "b", "c"], {"a", "b", "c"})
+    with pytest.raises(OptionError, match=r"adapter\.rank is 6, which 4 experts cannot share"):
+        mixture(tiny.with_model(copy.deepcopy(tiny.model)), recipe, ["a", "b", "c", "d"])
+
+
+def test_a_mixture_on_one_shared_a(tiny: Backbone) -> None:
+    bank = mixture(tiny, build_recipe({"adapter.rank": 4}), ["a", "b"], shared=True)
+
+    assert all(list(layer.bank_down) == ["a"] and list(layer.bank_up) == ["a", "b"] for layer in bank.layers)
+    assert learns(bank) == {"a", "b"}
+
+
+class Keeping(KeepsExperts):
+    """A method that is nothing but a bank."""
+
+    def __init__(self, bank: ExpertBank) -> None:
+        self.bank = bank
+
+
+def test_experts_come_back_from_the_state_of_a_method_that_keeps_them() -> None:
+    method, again = Keeping(make_bank("b", "c", reads="a")), Keeping(make_bank())
+    method.bank.remove("c")
+
+    again.load_state_dict(json.loads(json.dumps(method.state_dict())))
+
+    assert again.bank.describe() == method.bank.describe()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from sequences import PARTS, PLACES, reads_as
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.errors import BackboneError, OptionError
@@ -26,9 +28,10 @@ from cl_zoo.planning.forecast.planner import (
     Planner,
     planned_backbone,
 )
-from cl_zoo.planning.forecast.plans import Look, TaskLoad, look
+from cl_zoo.planning.forecast.workload import Assumed, Look, TaskLoad, look
 from cl_zoo.planning.sizes import shapes
 from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.tasks import Sample
 
 TINY = ("cl_zoo.testing:load_tiny", "cl_zoo.testing:load_tiny_backbone")
 LAYERS = 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096)
@@ -429,3 +432,10 @@ def test_its_numbers_as_json(cli: Callable[..., Any]) -> None:
     assert [task["steps"] for task in told["runs"][0]["tasks"]] == [3, 3]
     assert told["runs"][0]["memory"]["peak"] > 0
     assert told["assumed"]
+
+
+@given(PLACES, PARTS)
+def test_samples_that_stand_for_data_read_as_a_list_of_one_sample(index: int, part: slice) -> None:
+    sample = Sample("0", None, "Who?")
+
+    reads_as(Assumed(7, sample), [sample] * 7, index, part)

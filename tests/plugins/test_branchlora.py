@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cl_zoo_branchlora import Branches, BranchLoRA, Prefill, activity, alignment, select, similarity
+from cl_zoo_branchlora import BranchLoRA, activity, alignment, select, similarity
 from tiny_runs import Watched, learnt
 from torch import Tensor, nn
 
@@ -19,6 +19,8 @@ from cl_zoo.batches import Batch, forward, task_loss
 from cl_zoo.engine.learning import recompute_activations
 from cl_zoo.engine.run import Run
 from cl_zoo.errors import OptionError
+from cl_zoo.nn import FirstToken, Prefill
+from cl_zoo.nn.layer import BankLayer
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
@@ -139,10 +141,10 @@ def test_the_gates_of_a_small_case_by_hand() -> None:
 
 def test_a_layers_gates_come_from_its_first_real_token() -> None:
     """W_r x₀ = (0, ln 2, ln 5) for x₀ = (1, 0), so p = (1, 2, 5)/8; for x₀ = (0, 1) the order turns: p = (5, 2, 1)/8."""
-    prefill = Prefill()
-    mix = Branches(BranchLoRA.Options(experts=3), prefill)
+    prefill = Prefill("t")
+    layer = BankLayer(nn.Linear(2, 1), "layer", 1.0, 0.0)
+    mix = FirstToken(layer, 3, prefill, lambda p: select(p, 2, renormalise=True))
     mix.routers["t"] = torch.tensor([[0, math.log(5)], [math.log(2), math.log(2)], [math.log(5), 0]])
-    prefill.learning = "t"
     x = torch.tensor([[[1.0, 0], [9, 9]], [[7, -7], [0, 1.0]]])  # the second row is padded on the left
     prefill.start(torch.tensor([0, 1]))
 
@@ -591,7 +593,7 @@ def test_options_say_what_is_out_of_range(tiny: Backbone) -> None:
     for options in bad:
         with pytest.raises(ValueError, match="validation error"):
             BranchLoRA.Options(**options)
-    with pytest.raises(ValueError, match="top_k is 2 but there are 1 experts"):
+    with pytest.raises(ValueError, match="top_k is 2, but there are only 1 experts; lower it"):
         BranchLoRA.Options(experts=1)
     with pytest.raises(OptionError, match=r"adapter\.rank is 8, which 3 experts cannot share"):
         BranchLoRA(BranchLoRA.Options(experts=3)).build_model(tiny, build_recipe())

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from cl_zoo import Batch, Sample, Task
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import IGNORED
-from cl_zoo.errors import PluginError
-from cl_zoo.nn.bank import adapters
+from cl_zoo.nn.placing import adapters
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.testing import square
 
@@ -259,9 +258,9 @@ def test_padding_company_and_answers_do_not_count(tiny: Backbone, reads: str) ->
     """A sample read alone and without its answer gives the same row as among longer ones."""
     several = samples(5, words=4)
     with torch.no_grad():
-        together = pooled(tiny.model, tiny.batch(several, answers=True), reads)
+        together = pooled(tiny.model, tiny.layers, tiny.batch(several, answers=True), reads)
         for place, sample in enumerate(several):
-            alone = pooled(tiny.model, tiny.batch([sample], answers=False), reads)
+            alone = pooled(tiny.model, tiny.layers, tiny.batch([sample], answers=False), reads)
             torch.testing.assert_close(together[:, place], alone[:, 0], atol=1e-5, rtol=1e-5)
 
 
@@ -269,11 +268,11 @@ def test_a_row_is_the_mean_of_the_layer_s_output(tiny: Backbone) -> None:
     batch = tiny.batch(samples(1), answers=False)
     with torch.no_grad():
         states = tiny.model(**batch.inputs, output_hidden_states=True).hidden_states
-        found = pooled(tiny.model, batch, "layer")
+        found = pooled(tiny.model, tiny.layers, batch, "layer")
 
     assert found.shape == (2, 1, 32)
     torch.testing.assert_close(found[0], states[1].mean(1).double())  # states[0] is the embeddings
-    last = pooled(tiny.model, batch, "mlp")[-1]
+    last = pooled(tiny.model, tiny.layers, batch, "mlp")[-1]
     assert not torch.allclose(last, found[-1])
 
 
@@ -286,7 +285,7 @@ def test_the_gram_matrices_do_not_depend_on_the_batches(tiny: Backbone, size: in
     ]
     whole = pooled_rows(tiny, several[:10])
 
-    found = list(grams(tiny.model, batches, options))
+    found = list(grams(tiny.model, tiny.layers, batches, options))
 
     assert [one.shape for one in found] == [(2, 4, 4), (2, 4, 4), (2, 2, 2)]
     for block, rows in zip(found, whole.split(4, dim=1), strict=True):
@@ -295,22 +294,7 @@ def test_the_gram_matrices_do_not_depend_on_the_batches(tiny: Backbone, size: in
 
 def pooled_rows(tiny: Backbone, several: list[Sample]) -> Tensor:
     with torch.no_grad():
-        return pooled(tiny.model, tiny.batch(several, answers=True), "layer")
-
-
-def test_a_model_without_decoder_layers_is_refused() -> None:
-    with pytest.raises(PluginError, match=r"cka: Linear has no 'language_model\.layers'"):
-        list(
-            grams(
-                nn.Linear(2, 2),
-                [
-                    Batch(
-                        (samples(1)[0],), {"attention_mask": torch.ones(1, 1), "input_ids": torch.ones(1, 1)}
-                    )
-                ],
-                CKA.Options(),
-            )
-        )
+        return pooled(tiny.model, tiny.layers, tiny.batch(several, answers=True), "layer")
 
 
 # The probe in a run
@@ -334,11 +318,11 @@ def test_the_same_questions_under_the_same_model_have_cka_one(tiny: Backbone) ->
     batches = [tiny.batch(samples(8), answers=True)]
     probe = CKA(CKA.Options(permutations=0))
 
-    assert probe.after_task(tiny.model, question("here"), batches) == {}
-    measured = probe.after_task(tiny.model, question("here", 1, 1), batches)
+    assert probe.after_task(tiny.model, question("here"), batches, tiny) == {}
+    measured = probe.after_task(tiny.model, question("here", 1, 1), batches, tiny)
 
     assert measured == pytest.approx({f"cka/{key}/here~here#2": 1.0 for key in (0, 1, "mean")})
-    third = probe.after_task(tiny.model, question("there", 2), batches)
+    third = probe.after_task(tiny.model, question("there", 2), batches, tiny)
     assert {key.partition("mean/")[2] for key in third} == {"", "here~there", "here#2~there"}
 
 
@@ -346,12 +330,12 @@ def test_what_was_read_comes_back_from_the_state(tiny: Backbone) -> None:
     batches = [tiny.batch(samples(8), answers=True)]
     other = [tiny.batch(samples(8, words=5), answers=True)]
     probe, resumed = CKA(CKA.Options()), CKA(CKA.Options())
-    probe.after_task(tiny.model, question("one"), batches)
+    probe.after_task(tiny.model, question("one"), batches, tiny)
 
     resumed.load_state_dict(probe.state_dict())
 
-    expected = probe.after_task(tiny.model, question("two", 1), other)
-    assert resumed.after_task(tiny.model, question("two", 1), other) == expected
+    expected = probe.after_task(tiny.model, question("two", 1), other, tiny)
+    assert resumed.after_task(tiny.model, question("two", 1), other, tiny) == expected
     assert expected
 
 
@@ -360,7 +344,7 @@ def test_the_model_stands_as_it_stood(tiny: Backbone) -> None:
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     hooks = [len(layer._forward_hooks) for layer in tiny.layers]
 
-    CKA(CKA.Options()).after_task(model, question(), [tiny.batch(samples(8), answers=True)])
+    CKA(CKA.Options()).after_task(model, question(), [tiny.batch(samples(8), answers=True)], tiny)
 
     assert model.training
     assert [len(layer._forward_hooks) for layer in tiny.layers] == hooks
@@ -375,17 +359,17 @@ def test_dropout_does_not_count(tiny: Backbone) -> None:
         nn.init.normal_(layer.bank_up["shared"])
     batches = [tiny.batch(samples(4), answers=True)]
 
-    (first,), (second,) = (list(grams(bank.train(), batches, CKA.Options())) for _ in range(2))
+    (first,), (second,) = (list(grams(bank.train(), tiny.layers, batches, CKA.Options())) for _ in range(2))
 
     assert torch.equal(first, second)
     assert bank.training
 
 
-def test_no_samples_give_no_measurement() -> None:
+def test_no_samples_give_no_measurement(tiny: Backbone) -> None:
     probe = CKA(CKA.Options())
 
-    assert probe.after_task(nn.Linear(1, 1, device="meta"), question(), []) == {}
-    assert probe.after_task(nn.Linear(1, 1, device="meta"), question("other", 1), []) == {}
+    assert probe.after_task(nn.Linear(1, 1, device="meta"), question(), [], tiny) == {}
+    assert probe.after_task(nn.Linear(1, 1, device="meta"), question("other", 1), [], tiny) == {}
 
 
 class PutsTokens(nn.Module):
@@ -409,7 +393,7 @@ def test_prompts_are_left_out(tiny: Backbone, place: int) -> None:
     seen: list[Tensor] = []
     handle = tiny.layers[-1].register_forward_hook(lambda _m, _i, output: seen.append(output))
     with torch.no_grad():
-        found = pooled(PutsTokens(tiny.model, place), batch, "layer")
+        found = pooled(PutsTokens(tiny.model, place), tiny.layers, batch, "layer")
     handle.remove()
 
     torch.testing.assert_close(found[-1], seen[0][:, 3:].mean(1).double())

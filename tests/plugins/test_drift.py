@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from cl_zoo_drift import Drift, Learning, distance, norm, part_of
+from cl_zoo_drift import Drift, Learning, distance, norm
 from torch import Tensor, nn
 
 from cl_zoo import Task
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.nn.bank import ExpertBank, adapters
+from cl_zoo.nn import bank_parts
+from cl_zoo.nn.bank import ExpertBank
+from cl_zoo.nn.placing import adapters
 from cl_zoo.recipe.recipe import build_recipe
 
 RECIPE = build_recipe({}, {"adapter.rank": 2, "adapter.dropout": 0, "adapter.scale": 3})
@@ -23,6 +25,13 @@ TASK = Task(0, "colour", "", 4)
 def bank_of(tiny: Backbone) -> ExpertBank:
     torch.manual_seed(0)
     return adapters(tiny, RECIPE, "t0")
+
+
+def parts_of(bank: nn.Module) -> dict[str, list[str]]:
+    """As the engine says them: what the bank knows, the projector, and a part of the method's own."""
+    names = [name for name, _ in bank.named_parameters()]
+    projector = [name for name in names if "multi_modal_projector" in name]
+    return {**bank_parts(bank), "projector": projector, "keys": [name for name in names if name == "extra"]}
 
 
 def randomise(bank: ExpertBank, *names: str) -> None:
@@ -71,7 +80,7 @@ def test_the_adapters_move_by_the_change_of_what_they_add(tiny: Backbone) -> Non
     probe.before_task(model=bank)
     randomise(bank, "t0", "t1", "still")
 
-    measured = probe.after_task(task=TASK)
+    measured = probe.after_task(parts=parts_of(bank))
 
     after = [layer.delta([name]).detach() for layer in bank.layers for name in ("t0", "t1")]
     zeros = [torch.zeros_like(one) for one in after]
@@ -96,12 +105,12 @@ def test_the_projector_moves_from_task_to_task_and_from_its_start(tiny: Backbone
         probe.before_task(model=bank)
         first[0, 0] += 3
         first[1, 1] -= 4
-        one = probe.after_task(task=TASK)
+        one = probe.after_task(parts=parts_of(bank))
         resumed = Drift()
         resumed.load_state_dict(probe.state_dict())
         resumed.before_task(model=bank)
         first[0, 0] -= 3
-        two = resumed.after_task(task=Task(1, "side", "", 4))
+        two = resumed.after_task(parts=parts_of(bank))
 
     assert {name: float(value) for name, value in one.items()} == pytest.approx(
         {"drift/projector": 5, "drift/projector/from_start": 5}
@@ -117,7 +126,7 @@ def test_what_is_frozen_has_no_measurement(tiny: Backbone) -> None:
     probe = Drift()
     probe.before_task(model=bank)
 
-    assert probe.after_task(task=TASK) == {}
+    assert probe.after_task(parts=parts_of(bank)) == {}
 
 
 def test_an_expert_that_the_method_removes_counts_as_its_training_left_it(tiny: Backbone) -> None:
@@ -130,7 +139,9 @@ def test_an_expert_that_the_method_removes_counts_as_its_training_left_it(tiny: 
     expected = [(layer.delta(["t1"]).detach(), torch.zeros(())) for layer in bank.layers]
     bank.remove("t1")
 
-    assert float(probe.after_task(task=TASK)["drift/adapters"]) == pytest.approx(literal(expected), rel=1e-5)
+    assert float(probe.after_task(parts=parts_of(bank))["drift/adapters"]) == pytest.approx(
+        literal(expected), rel=1e-5
+    )
 
 
 def test_a_frozen_branch_moves_with_what_it_shares(tiny: Backbone) -> None:
@@ -144,15 +155,9 @@ def test_a_frozen_branch_moves_with_what_it_shares(tiny: Backbone) -> None:
     randomise(bank, "t0")
 
     after = [layer.delta([name]).detach() for layer in bank.layers for name in ("t0", "branch")]
-    assert float(probe.after_task(task=TASK)["drift/adapters"]) == pytest.approx(
+    assert float(probe.after_task(parts=parts_of(bank))["drift/adapters"]) == pytest.approx(
         literal(list(zip(after, before, strict=True))), rel=1e-5
     )
-
-
-def test_parts_by_name() -> None:
-    assert part_of("model.model.multi_modal_projector.linear_1.weight") == "projector"
-    assert part_of("model.model.language_model.layers.0.mlp.up_proj.bank_mix.router.weight") == "routers"
-    assert part_of("prompts.pool") == "others"
 
 
 def test_routers_and_other_modules_are_parts_of_their_own(tiny: Backbone) -> None:
@@ -166,10 +171,10 @@ def test_routers_and_other_modules_are_parts_of_their_own(tiny: Backbone) -> Non
         bank.layers[0].bank_mix.weight[0, 0] += 2  # type: ignore[union-attr, index, operator]
         bank.extra += 1
 
-    measured = probe.after_task(task=TASK)
+    measured = probe.after_task(parts=parts_of(bank))
 
     assert float(measured["drift/routers"]) == pytest.approx(2)
-    assert float(measured["drift/others"]) == pytest.approx(3**0.5)
+    assert float(measured["drift/keys"]) == pytest.approx(3**0.5)
     assert "drift/adapters" not in measured
 
 
@@ -179,7 +184,7 @@ def test_a_model_without_values_is_measured_without_reading_any() -> None:
 
     probe.before_task(model=model)
 
-    assert probe.after_task(task=TASK)["drift/others"].device.type == "meta"
+    assert probe.after_task(parts={"keys": ["weight", "bias"]})["drift/keys"].device.type == "meta"
 
 
 def test_a_run_measures_every_task(run_tiny: Callable[..., Any]) -> None:

@@ -261,7 +261,7 @@ def test_a_method_that_trains_new_weights_only_can_stand_beside_it(tiny_folder: 
 
 def test_the_fisher_of_a_real_model_is_that_of_samples_one_by_one(tiny: Backbone) -> None:
     """Squared gradients of each sample's own batch, unpadded, averaged."""
-    from cl_zoo.nn.bank import adapters
+    from cl_zoo.nn.placing import adapters
 
     torch.manual_seed(0)
     model = adapters(tiny, build_recipe({"adapter.rank": 2, "adapter.dropout": 0}))

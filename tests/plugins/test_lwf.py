@@ -20,8 +20,8 @@ from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import recompute_activations
 from cl_zoo.engine.run import Run
 from cl_zoo.names import parse_stack
-from cl_zoo.nn.bank import adapters
 from cl_zoo.nn.layer import BankLayer
+from cl_zoo.nn.placing import adapters
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
@@ -117,7 +117,9 @@ class Lesson:
         self.move()
         stood = copy.deepcopy(self.model).eval()
         data = BENCHMARK.tasks[place].train
-        self.plugins.after_task(self.model, TASKS[place], [self.backbone.batch(list(data), answers=True)])
+        self.plugins.after_task(
+            self.model, TASKS[place], [self.backbone.batch(list(data), answers=True)], {}, self.backbone
+        )
         return stood
 
     def move(self) -> None:

@@ -17,8 +17,9 @@ from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import assign_parts
 from cl_zoo.errors import OptionError
 from cl_zoo.names import parse_stack
-from cl_zoo.nn.bank import ExpertBank, adapters
+from cl_zoo.nn.bank import ExpertBank
 from cl_zoo.nn.layer import BankLayer
+from cl_zoo.nn.placing import adapters
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,13 +15,13 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
 from cl_zoo.engine.run import Run
 from cl_zoo.recipe.recipe import build_recipe
-from cl_zoo.tasks import Sample
+from cl_zoo.tasks import OnDemand, Sample
 from cl_zoo.testing import square, tiny_backbone, tiny_benchmark
 
 BENCHMARK = tiny_benchmark(2, size=8)
 
 
-class Lazy(Sequence[Batch]):
+class Lazy(OnDemand[Batch]):
     """Batches of 4, 4 and 2 samples that remember which of them were made."""
 
     def __init__(self) -> None:
@@ -33,7 +31,7 @@ class Lazy(Sequence[Batch]):
     def __len__(self) -> int:
         return 3
 
-    def __getitem__(self, place: Any) -> Any:
+    def make(self, place: int) -> Batch:
         self.made.append(place)
         return Batch(tuple(self.samples[4 * place : 4 * place + 4]), {})
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_runs import made_once
 
 import cl_zoo
 import cl_zoo.runs.restore
@@ -28,7 +29,8 @@ def make(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Make:
     """A finished run of a stack on the tiny benchmark, loaded from its folder anew; each is made once."""
     out = tmp_path_factory.mktemp("runs")
 
-    def made(method: str, **settings: Any) -> Result:
+    @made_once
+    def run(method: str, **settings: Any) -> Path:
         given = {
             "backbone": str(tiny_folder / "llava"),
             "features": str(tiny_folder / "clip"),
@@ -43,9 +45,9 @@ def make(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Make:
             **given,
         )
         assert result.folder is not None
-        return cl_zoo.load(result.folder)
+        return result.folder
 
-    return made
+    return lambda method, **settings: cl_zoo.load(run(method, **settings))
 
 
 @pytest.fixture

@@ -177,6 +177,10 @@ class InertTerm(Sound):
         return {"shrink": torch.stack([(up.detach() ** 2).sum() for up in self.ups()]).sum()}
 
 
+class TwiceWrong(TakesAnything, InertTerm):
+    """Breaks two promises that have nothing to do with each other."""
+
+
 class InertRegulariser:
     """Would pull weights to where they stood, but never remembers where that was."""
 
@@ -187,6 +191,17 @@ class InertRegulariser:
     @hookimpl
     def after_task(self, model: nn.Module) -> dict[str, float]:
         return {"pull/weights": 0.0}
+
+
+class UnregisteredGain(Sound):
+    """Scales its term by a number that nothing trains, since it is no parameter of the model."""
+
+    def __init__(self, options: Sound.Options) -> None:
+        super().__init__(options)
+        self.gain = torch.ones((), requires_grad=True)
+
+    def terms(self, batch: Batch, outputs: Any) -> dict[str, Tensor]:
+        return {name: self.gain * term for name, term in super().terms(batch, outputs).items()}
 
 
 class InfiniteTerm(Sound):
@@ -231,6 +246,88 @@ class MergesIntoBackbone(Sound):
         with torch.no_grad():
             layer.base_layer.weight += layer.delta()
         return super().after_task(model, task, batches)
+
+
+# --- modes ----------------------------------------------------------------------------------------------------------
+
+
+class PreparesInEvaluation(Sound):
+    """Gets ready in evaluation mode and stays there."""
+
+    @hookimpl
+    def before_task(self, model: nn.Module, task: Task) -> None:
+        super().before_task(model, task)
+        model.eval()
+
+
+class RehearsesInEvaluation(Sound):
+    """Chooses what to rehearse in evaluation mode and stays there."""
+
+    @hookimpl
+    def rehearse(self, task: Task) -> None:
+        self.bank.eval()
+
+
+class TeachesInEvaluation(Sound):
+    """Asks a teacher without dropout, and learns without it from then on."""
+
+    def terms(self, batch: Batch, outputs: Any) -> dict[str, Tensor]:
+        self.bank.eval()
+        return super().terms(batch, outputs)
+
+
+class MeasuresInEvaluation(Sound):
+    """Looks at the finished task in evaluation mode, in which the next plugin of the stack then finds the model."""
+
+    @hookimpl
+    def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, float]:
+        model.eval()
+        return super().after_task(model, task, batches)
+
+
+class SavesInEvaluation(Sound):
+    """Leaves evaluation mode behind when its state is asked for."""
+
+    def state_dict(self) -> dict[str, Any]:
+        self.bank.eval()
+        return super().state_dict()
+
+
+class KeepsTheTeacherOn(Sound):
+    """Asks the first expert what to rehearse, and lets it take part from then on."""
+
+    @hookimpl
+    def rehearse(self, task: Task) -> None:
+        learning = self.name_of(task)
+        self.bank.use([*dict.fromkeys(["t0", learning])], trainable=[learning])
+
+
+class WakesOldExpert(Sound):
+    """Lets an old expert ask for gradients in the loss, which no optimiser uses."""
+
+    def terms(self, batch: Batch, outputs: Any) -> dict[str, Tensor]:
+        found = super().terms(batch, outputs)
+        if self.anchors:
+            self.bank.layers[0].bank_up["t0"].requires_grad_(True)
+        return found
+
+
+class DropsRoute(Sound):
+    """Takes its route away before the backward pass."""
+
+    @hookimpl
+    def before_task(self, model: nn.Module, task: Task) -> None:
+        super().before_task(model, task)
+        gate = self.gate = PerSample()
+        self.bank.mix(lambda _: gate)
+        model.prepare = self.prepare  # type: ignore[assignment]
+
+    def prepare(self, batch: Batch) -> None:
+        self.gate.weights = torch.full((len(batch), 1), 0.5)
+
+    def terms(self, batch: Batch, outputs: Any) -> dict[str, Tensor]:
+        self.gate.weights = torch.ones(len(batch), 1)
+        return super().terms(batch, outputs)
 
 
 # --- state ----------------------------------------------------------------------------------------------------------
@@ -417,21 +514,30 @@ class MeasuresItsShare(Sound):
         return {"samples": float(sum(len(batch) for batch in share(batches)))}
 
 
-class DropsRoute(Sound):
-    """Forgets its route before the backward pass, which recomputes the forward where memory is short."""
+class Halving(nn.Module):
+    """A mix of its own kind, which halves what comes in while it is told to."""
+
+    halves = True
+
+    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
+        return 0.5 * z if self.halves else z
+
+
+class DropsMix(Sound):
+    """Forgets what its mix is to do before the backward pass, which recomputes the forward where memory is short."""
 
     @hookimpl
     def before_task(self, model: nn.Module, task: Task) -> None:
         super().before_task(model, task)
-        gate = self.gate = PerSample()
-        self.bank.mix(lambda _: gate)
+        mix = self.halving = Halving()
+        self.bank.mix(lambda _: mix)
         model.prepare = self.prepare  # type: ignore[assignment]
 
     def prepare(self, batch: Batch) -> None:
-        self.gate.weights = torch.full((len(batch), 1), 0.5)
+        self.halving.halves = True
 
     def terms(self, batch: Batch, outputs: Any) -> dict[str, Tensor]:
-        self.gate.weights = torch.ones(len(batch), 1)
+        self.halving.halves = False
         return super().terms(batch, outputs)
 
 

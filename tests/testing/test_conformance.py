@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cl_zoo.names import METHODS, installed
 from cl_zoo.testing import PROMISES, SLOW, check_promise
 
 NAMES = [one.name for one in installed(METHODS) if one.distribution == "cl-zoo"]
-STACKS = ["moelora+ewc", "olora+lwf", "hide+replay", "hide[variant=released]", "hide+cka"]
+STACKS = ["moelora+ewc[samples=4]", "olora+lwf", "hide+replay", "hide[variant=released]", "hide+cka"]
+
+
+def group(name: str) -> Any:
+    """All promises of a stack in one process, where they share its trials."""
+    return pytest.param(name, marks=pytest.mark.xdist_group(f"stack {name}"))
 
 
 @pytest.mark.parametrize("promise", PROMISES)
-@pytest.mark.parametrize("name", [*NAMES, *STACKS])
+@pytest.mark.parametrize("name", [group(name) for name in [*NAMES, *STACKS]])
 def test_a_method_keeps_its_promise(name: str, promise: str) -> None:
     check_promise(name, promise)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("promise", SLOW)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [group(name) for name in NAMES])
 def test_a_method_keeps_its_promise_in_several_processes(name: str, promise: str) -> None:
     check_promise(name, promise)

@@ -8,7 +8,7 @@ from typing import Any
 from cl_zoo.errors import OptionError, nearest
 from cl_zoo.planning.forecast.gpus import find_gpu
 from cl_zoo.planning.forecast.planner import EFFICIENCY, OF_BANDWIDTH, Forecast, Planner, planned_backbone
-from cl_zoo.planning.forecast.plans import loads, planned
+from cl_zoo.planning.forecast.workload import loads, planned
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.report.sheets import Entry, Line, Section, Sheet, as_text, distinct, narrowed
 from cl_zoo.runs.job import CELLS

@@ -40,7 +40,7 @@ from cl_zoo.errors import BackboneError
 from cl_zoo.features.shelves import STRIDE
 from cl_zoo.names import BACKBONES, Choice, load
 from cl_zoo.planning.forecast.gpus import Gpu
-from cl_zoo.planning.forecast.plans import Look, TaskLoad
+from cl_zoo.planning.forecast.workload import Look, TaskLoad
 from cl_zoo.planning.sizes import Size, published, shapes, sizes
 from cl_zoo.recipe.recipe import Recipe
 

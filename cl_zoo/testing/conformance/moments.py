@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cl_zoo.errors import first_line
-
 if TYPE_CHECKING:
     from cl_zoo.tasks import Task
 
@@ -21,17 +19,35 @@ Moment = dict[str, Any]
 """Tensors of the model (`model/NAME`) and state of the plugins (`plugins/PATH`) at one time, flat."""
 
 
+PAGE = "docs/write-a-method.md"
+"""The page that says of each promise what it asks and how it is kept."""
+
+
 class ConformanceError(AssertionError):
     """A method breaks a promise.
 
     Attributes:
         promise: its name.
         sentence: what broke, where and by how much.
+        hides: names of the promises that cannot be told because of it, as far as they were looked at.
+
+    Args:
+        error: what was raised by the method itself, whose traceback pytest then shows.
     """
 
-    def __init__(self, promise: str, sentence: str) -> None:
-        super().__init__(f"{promise}: {sentence}")
-        self.promise, self.sentence = promise, sentence
+    def __init__(self, promise: str, sentence: str, error: BaseException | None = None) -> None:
+        super().__init__(sentence)
+        self.promise, self.sentence, self.__cause__ = promise, sentence, error
+        self.hides: list[str] = []
+
+    @property
+    def page(self) -> str:
+        """Where it is written how the promise is kept."""
+        return f"{PAGE}#promise-{self.promise}"
+
+    def __str__(self) -> str:
+        hidden = f"; because of it these cannot be told: {', '.join(self.hides)}" if self.hides else ""
+        return f"{self.promise}: {self.sentence} (see {self.page}){hidden}"
 
 
 def place_of(label: str, task: Task) -> str:
@@ -104,8 +120,18 @@ def _number(value: Any) -> Tensor | None:
     return torch.tensor(float(value)).double() if isinstance(value, int | float) else None
 
 
+def check_states(states: Mapping[str, Any]) -> None:
+    """The state of every plugin, by its name, comes back as it was.
+
+    Raises:
+        ConformanceError: one of them holds what would not.
+    """
+    for name, state in states.items():
+        check_state(state, name)
+
+
 def check_state(state: Any, path: str) -> None:
-    """State is mappings with string keys, lists, JSON values and tensors; it comes back as it was.
+    """State is mappings with string keys, lists, JSON values and tensors.
 
     Raises:
         ConformanceError: it holds something else.
@@ -113,17 +139,15 @@ def check_state(state: Any, path: str) -> None:
     if isinstance(state, Mapping):
         for key, value in state.items():
             if not isinstance(key, str):
-                raise ConformanceError("state", f"state_dict of {path}: the key {key!r} is no string")
+                raise ConformanceError(
+                    "state", f"state_dict of {path}: the key {key!r} is no string; write str(key)"
+                )
             check_state(value, f"{path}/{key}")
     elif isinstance(state, list | tuple):
         for place, value in enumerate(state):
             check_state(value, f"{path}/{place}")
     elif not (state is None or isinstance(state, Tensor | str | int | float | bool)):
         raise ConformanceError(
-            "state", f"state_dict of {path}: a {type(state).__name__} is neither JSON nor a tensor"
+            "state",
+            f"state_dict of {path}: a {type(state).__name__} is neither JSON nor a tensor; keep numbers, texts, lists, tensors",
         )
-
-
-def told(error: BaseException) -> str:
-    """An error as the end of a sentence."""
-    return f"{type(error).__name__}: {first_line(error)}"

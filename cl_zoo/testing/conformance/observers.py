@@ -1,12 +1,13 @@
 """What sees the steps of a run from inside: the stack of plugins, and the world that gets every gradient.
 
-`Observed` looks at terms and weights when the hooks have run, `Observer` at every gradient just before the optimiser does.
+`Observed` looks at terms, weights and modes when the hooks have run, `Observer` at every gradient just before the optimiser does.
 Both do what the engine's own do, and nothing else to the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
+from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.names import Choice
 from cl_zoo.processes import World
-from cl_zoo.tasks import Task
+from cl_zoo.tasks import Sample, Task
+from cl_zoo.testing.conformance.modes import modes, switched
 from cl_zoo.testing.conformance.moments import ConformanceError, Moment, far, place_of
 
 
@@ -78,7 +81,7 @@ class Observer(World):
 
 
 class Observed(Plugins):
-    """A stack whose terms, frozen weights and state are looked at when its hooks have run."""
+    """A stack whose terms, frozen weights and modes are looked at when its hooks have run."""
 
     def __init__(self, choices: Sequence[Choice]) -> None:
         super().__init__(choices)
@@ -88,26 +91,31 @@ class Observed(Plugins):
         self._still: dict[str, Tensor] = {}
 
     def before_task(self, model: nn.Module, task: Task) -> None:
-        super().before_task(model, task)
         world, backbone = self._there()
         world.place = place_of(self.label, task)
+        with self._put_back("before_task", chooses=True):
+            super().before_task(model, task)
         learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for name, weight in learning.items():
             if backbone.owns(weight):
                 raise ConformanceError(
                     "frozen",
-                    f"{world.place}: {name} belongs to the frozen backbone but requires a gradient",
+                    f"{world.place}: {name} belongs to the frozen backbone but requires a gradient; train an expert or a module beside it",
                 )
         world.record.trainable.append({name: weight.numel() for name, weight in learning.items()})
         self._still = {n: p.detach().clone() for n, p in model.named_parameters() if n not in learning}
 
     def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> dict[str, Tensor]:
-        terms = super().loss(model, batch, outputs, task)
         world, _ = self._there()
+        with self._put_back("loss"):
+            terms = super().loss(model, batch, outputs, task)
         if not outputs.logits.requires_grad:
             raise ConformanceError(
-                "terms", f"{world.place}: the model's own loss depends on no trainable weight"
+                "terms",
+                f"{world.place}: the model's own loss depends on no trainable weight; let what learns take part in the forward",
             )
+        if world.follow is None:  # gradient checkpointing puts leaves of its own into the graph
+            self._all_registered(model, [outputs.logits, *terms.values()])
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         for name, term in terms.items():
             if isinstance(term, Tensor):
@@ -115,16 +123,65 @@ class Observed(Plugins):
                 world.record.terms[name] = world.record.terms.get(name, False) or acts
         return terms
 
-    def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, Any]:
+    def after_task(
+        self,
+        model: nn.Module,
+        task: Task,
+        batches: Sequence[Batch],
+        parts: Mapping[str, Sequence[str]],
+        backbone: Backbone,
+    ) -> dict[str, Any]:
         """Old experts may be rewritten in this hook, but not before it."""
         named = dict(model.named_parameters())
         for name, before in self._still.items():
             if name in named and not torch.equal(named[name], before):
                 where = self._there()[0].place
                 raise ConformanceError(
-                    "frozen", f"{where}: {name} is frozen but moved while the task was learnt"
+                    "frozen",
+                    f"{where}: {name} is frozen but moved while the task was learnt; change weights in before_task or after_task only",
                 )
-        return super().after_task(model, task, batches)
+        with self._put_back("after_task", chooses=True):
+            return super().after_task(model, task, batches, parts, backbone)
+
+    def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module:
+        """The check asks what answers for logits too, as authors and other tools do."""
+        built = super().build_inference_model(model, tasks_seen)
+        return built if built is model else returned.module("build_inference_model", built)
+
+    def rehearse(self, task: Task) -> list[Sample]:
+        with self._put_back("rehearse"):
+            return super().rehearse(task)
+
+    def state_dict(self, *, probes: bool = True) -> dict[str, Mapping[str, Any]]:
+        with self._put_back("state_dict"):
+            return super().state_dict(probes=probes)
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        with self._put_back("load_state_dict", chooses=True):
+            super().load_state_dict(state)
+
+    @contextmanager
+    def _put_back(self, hook: str, *, chooses: bool = False) -> Iterator[None]:
+        """A hook leaves the modes as it finds them; where it chooses what learns and answers, train/eval mode alone."""
+        world, _ = self._there()
+        model = world.model or nn.Module()
+        before = modes(model)
+        yield
+        if changed := switched(before, modes(model), chooses=chooses):
+            raise ConformanceError(
+                "modes",
+                f"{world.place or self.label}: {hook} changed {changed}; run the model inside `with standing_still(model):` of cl_zoo.nn",
+            )
+
+    def _all_registered(self, model: nn.Module, results: Sequence[Any]) -> None:
+        """What asks for a gradient is a parameter of the model, where the optimiser finds it."""
+        known = {id(weight) for weight in model.parameters()}
+        for leaf in leaves(results):
+            if id(leaf) not in known:
+                raise ConformanceError(
+                    "terms",
+                    f"{self._there()[0].place}: a tensor of shape {tuple(leaf.shape)} requires a gradient and is no parameter of the model, so nothing trains it; make it an nn.Parameter of the module that build_model returns",
+                )
 
     def _acts(
         self, name: str, term: Tensor, batch: Batch, weights: Sequence[nn.Parameter], place: str
@@ -143,3 +200,16 @@ class Observed(Plugins):
         if self.world is None or self.backbone is None:
             raise RuntimeError("Observed plugins belong into a Watched run")
         return self.world, self.backbone
+
+
+def leaves(results: Sequence[Any]) -> Iterator[Tensor]:
+    """The tensors at the ends of the graphs of some results, to which a backward pass brings gradients."""
+    nodes = [one.grad_fn for one in results if isinstance(one, Tensor) and one.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if hasattr(node, "variable"):
+            yield node.variable
+        further = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= further
+        nodes += further

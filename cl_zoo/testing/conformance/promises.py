@@ -8,7 +8,7 @@ that draws from an unseeded generator breaks `seeds` and not everything that com
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +22,13 @@ from cl_zoo.names import Choice
 from cl_zoo.testing.conformance.moments import (
     ConformanceError,
     Moment,
-    check_state,
+    check_states,
     differing,
     far,
     flat,
-    told,
     weights,
 )
-from cl_zoo.testing.conformance.subjects import Bare, Subject, Undecided, agree, asking, filed, generated
+from cl_zoo.testing.conformance.subjects import Bare, Reply, Subject, Undecided, agree, asking, filed, said
 from cl_zoo.testing.conformance.trials import STREAM, Watched, trial
 
 Promise = Callable[[Subject], None]
@@ -46,13 +45,18 @@ def options(subject: Subject) -> None:
                 Plugins(changed)
             except OptionError:
                 continue
-            raise ConformanceError("options", f"{choice.label}: takes the unknown option {name!r}")
+            raise ConformanceError(
+                "options", f"{choice.label}: takes the unknown option {name!r}; let Options forbid extra ones"
+            )
 
 
 def seeds(subject: Subject) -> None:
     """the same seed twice gives the same weights, state, answers and measurements, bit for bit"""
-    whole, again = subject.whole, subject.again("same seed again", "seeds")
-    same(again, whole, "seeds", "differs between two runs with one seed")
+    whole = subject.whole
+    with suppress(ConformanceError):
+        if not unlike(subject.silent, whole):
+            return  # a second run, in which even less happens in between
+    same(subject.again("same seed again", "seeds"), whole, "seeds", "differs between two runs with one seed")
 
 
 def streams(subject: Subject) -> None:
@@ -73,13 +77,14 @@ def streams(subject: Subject) -> None:
 
 
 def terms(subject: Subject) -> None:
-    """every term of the objective is finite and depends on a trainable weight"""
+    """every term of the objective is finite and depends on a trainable weight, and what asks for a gradient is trained"""
     sequential(subject, "none")
     found = subject.whole.record.terms
     for name, acts in found.items():
         if not acts:
             raise ConformanceError(
-                "terms", f"{subject.label}, tasks {STREAM}: the term {name!r} never has a gradient"
+                "terms",
+                f"{subject.label}, tasks {STREAM}: the term {name!r} never has a gradient; compute it from the weights themselves, without detach() or item()",
             )
     for choice in subject.choices:
         hooks = {hook for hook in HOOKS if hasattr(load_class(choice.name), hook)}
@@ -95,10 +100,15 @@ def frozen(subject: Subject) -> None:
     _ = subject.whole  # looked at in every step of it
 
 
+def modes(subject: Subject) -> None:
+    """no hook leaves train/eval mode changed, and only those around a task choose what learns and which experts answer"""
+    _ = subject.whole  # looked at around every hook of it
+
+
 def state(subject: Subject) -> None:
     """state is JSON values and tensors, and a checkpoint holds no pickle"""
     whole = subject.whole
-    check_state(whole.plugins.state_dict(), subject.label)
+    check_states(whole.plugins.state_dict())
     for file in whole.folder.partial.rglob("*"):
         if file.is_file() and file.suffix not in (".safetensors", ".json", ".jsonl"):
             raise ConformanceError("state", f"{subject.label}: the run's folder holds {file.name}")
@@ -106,12 +116,12 @@ def state(subject: Subject) -> None:
 
 def batches(subject: Subject) -> None:
     """an answer depends neither on who else is in the batch, nor on its size or its padding"""
-    run, asked = subject.whole, subject.questions
+    asked = subject.questions
     groups = [asked, asked[::-1], asked[1::2], asked[::3], *([sample] for sample in asked)]
-    seen: dict[str, tuple[Tensor | None, list[int]]] = {}
+    seen: dict[str, Reply] = {}
     for group in reversed(groups):  # alone first
         where = f"in a batch of {len(group)}"
-        for sample, (row, tokens) in zip(group, asking(run, group), strict=True):
+        for sample, (row, tokens) in zip(group, subject.replies(group), strict=True):
             alone = seen.setdefault(sample.id, (row, tokens))
             agree(subject, "batches", sample, (row, tokens), alone, f"{where} and alone")
 
@@ -120,7 +130,7 @@ def identity(subject: Subject) -> None:
     """answers come without a task's identity: no id, file name, order of asking or token budget gives it away"""
     run, asked = subject.whole, subject.questions
     halves = [asked[0::2], asked[1::2]]
-    plain = {s.id: one for half in halves for s, one in zip(half, asking(run, half), strict=True)}
+    plain = {s.id: one for half in halves for s, one in zip(half, subject.replies(half), strict=True)}
     folder = subject.folder("images")
     folder.mkdir()
     renamed = [[replace(s, id=f"{len(asked) - i}") for i, s in enumerate(half)] for half in halves]
@@ -135,7 +145,7 @@ def identity(subject: Subject) -> None:
                 agree(subject, "identity", sample, one, plain[sample.id], "when asked in another order")
     with run.answering() as model:
         for half in halves:
-            for sample, tokens in zip(half, generated(model, run.backbone, half, 2), strict=True):
+            for sample, tokens in zip(half, said(model, run.backbone, half, 2), strict=True):
                 if tokens != plain[sample.id][1][:2]:
                     raise ConformanceError(
                         "identity",
@@ -164,15 +174,16 @@ def answering(subject: Subject) -> None:
 def saving(subject: Subject) -> None:
     """a saved and loaded method gives the same answers"""
     sequential(subject, "none")
-    whole = subject.whole
     loaded = subject.again("saved and loaded", "saving", root=subject.copied("saved"), run=False)
     try:
         loaded.restore()
         answers = [asking(loaded, [sample])[0] for sample in subject.questions]
     except Exception as error:
-        raise ConformanceError("saving", f"{subject.label}, saved and loaded: {told(error)}") from error
+        raise ConformanceError(
+            "saving", f"{subject.label}, saved and loaded: {subject.told(error)}"
+        ) from error
     for sample, one in zip(subject.questions, answers, strict=True):
-        agree(subject, "saving", sample, one, asking(whole, [sample])[0], "after saving and loading")
+        agree(subject, "saving", sample, one, subject.replies([sample])[0], "after saving and loading")
 
 
 def resuming(subject: Subject) -> None:
@@ -261,42 +272,58 @@ def needs(subject: Subject, *promises: Promise) -> None:
         Undecided: one of them is broken.
     """
     for promise in promises:
-        if isinstance(verdict := subject.verdict(promise), ConformanceError):
-            raise Undecided(f"cannot be told, since another promise is broken: {verdict}")
+        verdict = subject.verdict(promise)
+        cause = verdict.cause if isinstance(verdict, Undecided) else verdict
+        if cause is not None:
+            raise Undecided.behind(cause)
 
 
 def same(run: Watched, other: Watched, promise: str, sentence: str) -> None:
     """All that two runs learnt, answered and measured is equal, bit for bit."""
+    if what := unlike(run, other):
+        raise ConformanceError(promise, f"{run.label}{what} {sentence}")
+
+
+def unlike(run: Watched, other: Watched) -> str:
+    """What two runs first learnt, answered or measured differently, as part of a sentence; of a silent one, its answers only."""
     for done, (here, there) in enumerate(zip(run.record.moments, other.record.moments, strict=True)):
         if name := differing(here, there):
-            raise ConformanceError(promise, f"{run.label}, after {done + 1} tasks: {name} {sentence}")
-    if name := differing(run.files, other.files):
-        raise ConformanceError(promise, f"{run.label}: the answers in {name} {sentence}")
-    measured = [flat(one.measured, "measured") for one in (run, other)]
-    if name := differing(*measured):
-        raise ConformanceError(promise, f"{run.label}: {name} {sentence}")
+            return f", after {done + 1} tasks: {name}"
+    asked = run.files if run.silent else other.files
+    if name := differing(run.files, {name: other.files.get(name) for name in asked}):
+        return f": the answers in {name}"
+    name = differing(flat(run.measured, "measured"), flat(other.measured, "measured"))
+    return f": {name}" if name else ""
 
 
 def follows(subject: Subject, promise: str, what: str, **recipe: Any) -> None:
     """Another way to compute one global batch has the same gradients, terms and statistics, up to rounding."""
     needs(subject, seeds)
     whole = subject.silent
+    if subject.recut is not None and not strays(subject.recut, whole):
+        return  # where all ways together change nothing, none of them does
     other = subject.again(what, promise, follow=whole.record.gradients, silent=True, **recipe)
-    where = f"{subject.label}, {what}"
-    if other.record.apart:
-        raise ConformanceError(promise, f"{where}: {other.record.apart}")
-    for index, (here, there) in enumerate(zip(other.record.reported, whole.record.reported, strict=True)):
+    if off := strays(other, whole):
+        raise ConformanceError(promise, f"{subject.label}, {what}{off}")
+
+
+def strays(run: Watched, other: Watched) -> str:
+    """Where a run is first too far from the one that it follows, as part of a sentence; empty where it is not."""
+    if run.record.apart:
+        return f", {run.record.apart.removeprefix(f'{run.label}, ')}"
+    for index, (here, there) in enumerate(zip(run.record.reported, other.record.reported, strict=True)):
         if off := far(here, there, floor=1e-5):
-            raise ConformanceError(promise, f"{where}, task {index}: the term {off}")
-    for done, (mine, theirs) in enumerate(zip(other.record.moments, whole.record.moments, strict=True)):
+            return f", task {index}: the term {off}"
+    for done, (mine, theirs) in enumerate(zip(run.record.moments, other.record.moments, strict=True)):
         if off := far(mine, theirs):
-            raise ConformanceError(promise, f"{where}, after {done + 1} tasks: {off}")
+            return f", after {done + 1} tasks: {off}"
+    return ""
 
 
 def uncounted(subject: Subject) -> None:
     """Answers stay the same when all tensors that the ledger counts for continuing only are spoilt, plugins' own too."""
     run, asked = subject.whole, subject.questions
-    plain = asking(run, asked)
+    plain = subject.replies(asked)
     kept = {**own_state(run.model, run.backbone), **state_tensors(run.plugins.state_dict(probes=False))}
     with run.answering() as model:
         counted = {tensor.data_ptr() for tensor in answering_state(model, run.backbone).values()}
@@ -339,6 +366,7 @@ PROMISES: dict[str, Promise] = {
         streams,
         terms,
         frozen,
+        modes,
         state,
         batches,
         identity,

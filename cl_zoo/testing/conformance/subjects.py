@@ -20,17 +20,36 @@ from torch import Tensor, nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import prepare
 from cl_zoo.contract.plugins import Plugins, load_class
+from cl_zoo.engine.answering import generated
 from cl_zoo.names import Choice
 from cl_zoo.tasks import Sample
-from cl_zoo.testing.conformance.moments import ConformanceError, told
+from cl_zoo.testing.conformance.mistakes import told
+from cl_zoo.testing.conformance.moments import ConformanceError
 from cl_zoo.testing.conformance.trials import STREAM, Watched, tasks, trial
 
 CLOSE, SURE = 1e-4, 1e-3
 """Largest difference of two logits that are meant to be one, and the margin above which a token is decided."""
 
 
+Reply = tuple[Tensor, list[int]]
+"""To one sample: logits at the first position of the answer, and the answer's tokens."""
+
+
 class Undecided(SkipTest):
-    """A promise does not apply, or cannot be told while another one is broken."""
+    """A promise does not apply, or cannot be told while another one is broken.
+
+    Attributes:
+        cause: the broken promise that hides it, `None` where it does not apply.
+    """
+
+    def __init__(self, sentence: str, cause: ConformanceError | None = None) -> None:
+        super().__init__(sentence)
+        self.cause = cause
+
+    @classmethod
+    def behind(cls, cause: ConformanceError) -> Undecided:
+        """What a broken promise hides."""
+        return cls(f"cannot be told, since another promise is broken: {cause.promise}", cause)
 
 
 class Bare:
@@ -57,6 +76,7 @@ class Subject:
         self._root = Path(tempfile.mkdtemp(prefix="cl-zoo-check-"))
         atexit.register(shutil.rmtree, self._root, ignore_errors=True)
         self._count = itertools.count()
+        self._replies: dict[tuple[str, ...], list[Reply]] = {}
         self._verdicts: dict[str, ConformanceError | Undecided | None] = {}
 
     def verdict(self, promise: Callable[[Subject], None]) -> ConformanceError | Undecided | None:
@@ -71,10 +91,9 @@ class Subject:
             except Undecided as undecided:
                 self._verdicts[name] = undecided
             except ConformanceError as broken:
-                elsewhere = Undecided(f"cannot be told, since another promise is broken: {broken}")
-                self._verdicts[name] = broken if broken.promise == name else elsewhere
+                self._verdicts[name] = broken if broken.promise == name else Undecided.behind(broken)
             except Exception as error:  # a stranger's module may raise anything when it is asked
-                self._verdicts[name] = ConformanceError(name, f"{self.label}: {told(error)}")
+                self._verdicts[name] = ConformanceError(name, f"{self.label}: {self.told(error)}", error)
             finally:
                 torch.set_num_threads(threads)
         return self._verdicts[name]
@@ -87,7 +106,7 @@ class Subject:
         except ConformanceError as broken:
             return broken
         except Exception as error:  # a stranger's hook may raise anything
-            return ConformanceError("streams", f"{self.label}, tasks {STREAM}: {told(error)}")
+            return ConformanceError("streams", f"{self.label}, tasks {STREAM}: {self.told(error)}", error)
 
     @property
     def whole(self) -> Watched:
@@ -110,6 +129,17 @@ class Subject:
         _ = self.whole
         return self.again("without answering in between", "answering", silent=True)
 
+    @cached_property
+    def recut(self) -> Watched | None:
+        """The silent trial's way again, in micro-batches of 3 and 1 and with gradient checkpointing; `None` where it fails."""
+        try:
+            follow = self.silent.record.gradients
+            return self.again(
+                "cut", "micro_batches", follow=follow, silent=True, micro_batch=3, checkpointing=True
+            )
+        except ConformanceError:
+            return None
+
     def folder(self, name: str) -> Path:
         """A new folder for one trial."""
         return self._root / f"{next(self._count)}-{name}"
@@ -119,8 +149,14 @@ class Subject:
         try:
             return trial(self.choices, changes.pop("root", None) or self.folder(name), **changes)
         except Exception as error:
-            what = error.sentence if isinstance(error, ConformanceError) else told(error)
-            raise ConformanceError(promise, f"{self.label}, {name}: {what}") from error
+            what = error.sentence if isinstance(error, ConformanceError) else self.told(error)
+            said = what.removeprefix(f"{self.label}, ")
+            raise ConformanceError(promise, f"{self.label}, {name}: {said}") from error
+
+    def told(self, error: BaseException) -> str:
+        """An error out of the stack as the end of a sentence."""
+        packages = {load_class(choice.name).__module__.partition(".")[0] for choice in self.choices}
+        return told(error, packages).removeprefix(f"{self.label}: ")
 
     def copied(self, name: str) -> Path:
         """A copy of the whole trial's folder."""
@@ -140,9 +176,12 @@ class Subject:
         more = [None, asked[0].image]
         return [*asked, *(Sample(f"r{i}", image, words) for i, image in enumerate(more))]
 
-
-Reply = tuple[Tensor | None, list[int]]
-"""To one sample: logits at the first position of the answer, and the answer's tokens."""
+    def replies(self, asked: Sequence[Sample]) -> list[Reply]:
+        """What the whole trial answers to some of the questions in one batch; each batch is asked once for all promises."""
+        batch = tuple(sample.id for sample in asked)
+        if batch not in self._replies:
+            self._replies[batch] = asking(self.whole, asked)
+        return self._replies[batch]
 
 
 def asking(run: Watched, samples: Sequence[Sample], model: nn.Module | None = None) -> list[Reply]:
@@ -150,10 +189,8 @@ def asking(run: Watched, samples: Sequence[Sample], model: nn.Module | None = No
     if model is None:
         with run.answering() as fresh:
             return asking(run, samples, fresh)
-    tokens = generated(model, run.backbone, samples)
-    found = logits(model, run.backbone, samples)
-    rows = [None] * len(samples) if found is None else list(found)
-    return list(zip(rows, tokens, strict=True))
+    tokens = said(model, run.backbone, samples)
+    return list(zip(logits(model, run.backbone, samples), tokens, strict=True))
 
 
 def agree(
@@ -171,10 +208,9 @@ def agree(
         ConformanceError: the logits lie further apart than `CLOSE`, or a token differs whose margin is above `SURE`.
     """
     asked = f"{subject.label}, asked {sample.prompt!r} {'with' if sample.image else 'without'} an image"
-    if here[0] is not None and there[0] is not None:
-        apart = float((here[0] - there[0]).abs().max())
-        if not apart <= CLOSE:
-            raise ConformanceError(promise, f"{asked}: the logits are {apart:.2g} off {where}")
+    apart = float((here[0] - there[0]).abs().max())
+    if not apart <= CLOSE:
+        raise ConformanceError(promise, f"{asked}: the logits are {apart:.2g} off {where}")
     if here[1] != there[1]:
         same = next(
             (i for i, pair in enumerate(zip(here[1], there[1], strict=False)) if len(set(pair)) > 1),
@@ -190,32 +226,20 @@ def agree(
             )
 
 
-def logits(model: nn.Module, backbone: Backbone, samples: Sequence[Sample]) -> Tensor | None:
-    """At the first position of the answer, (samples, vocabulary); `None` where the module only generates."""
-    if type(model).forward is nn.Module.forward:
-        return None
+def logits(model: nn.Module, backbone: Backbone, samples: Sequence[Sample]) -> Tensor:
+    """At the first position of the answer, (samples, vocabulary)."""
     batch = backbone.batch(samples, answers=False)
     prepare(model, batch)
     found: Tensor = model(**batch.inputs).logits[:, -1].float()
     return found
 
 
-def generated(
-    model: nn.Module, backbone: Backbone, samples: Sequence[Sample], count: int = 4
-) -> list[list[int]]:
+def said(model: nn.Module, backbone: Backbone, samples: Sequence[Sample], count: int = 4) -> list[list[int]]:
     """Answer tokens of every sample up to the end token, greedily."""
     batch = backbone.batch(samples, answers=False)
     prepare(model, batch)
-    pad, end = backbone.tokenizer.pad_token_id, backbone.tokenizer.eos_token_id
-    tokens = model.generate(  # type: ignore[operator]
-        **batch.inputs,
-        max_new_tokens=count,
-        do_sample=False,
-        num_beams=1,
-        pad_token_id=pad,
-        eos_token_id=end,
-    )
-    rows = tokens[:, batch.inputs["input_ids"].shape[1] :].tolist()
+    end = backbone.tokenizer.eos_token_id
+    rows = generated(model, backbone, batch, count).tolist()
     return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 

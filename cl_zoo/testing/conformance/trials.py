@@ -6,10 +6,7 @@ single steps (`cl_zoo.testing.conformance.observers`) stands where the engine ta
 
 from __future__ import annotations
 
-import atexit
 import copy
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -26,24 +23,23 @@ from cl_zoo.engine.ledger import own_state
 from cl_zoo.engine.run import Lesson, Run
 from cl_zoo.errors import PluginError
 from cl_zoo.names import Choice
-from cl_zoo.nn.bank import standing_still
-from cl_zoo.nn.layer import BankLayer
+from cl_zoo.nn.still import standing_still
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, TaskData
+from cl_zoo.testing.conformance.modes import modes
 from cl_zoo.testing.conformance.moments import (
     ConformanceError,
     Moment,
-    check_state,
+    check_states,
     differing,
     flat,
     place_of,
 )
 from cl_zoo.testing.conformance.observers import Observed, Observer, Record
-from cl_zoo.testing.streams import tiny_backbone, tiny_benchmark
+from cl_zoo.testing.streams import tiny_backbone, tiny_benchmark, tiny_files
 
 RECIPE = {
     "global_batch": 4,
-    "eval_batch": 3,
     "adapter.rank": 8,
     "adapter.dropout": 0,
     "lr.adapters": 1e-2,
@@ -116,13 +112,13 @@ class Watched(Run):
     def _answer(self, lesson: Lesson | None, lessons: Sequence[Lesson]) -> None:
         if self.silent and lesson is not None and lesson is not lessons[-1]:
             return
-        before, modes = self._moment(), self._modes()
+        before, standing = self._moment(), modes(self.model)
         error: PluginError | None = None
         try:
             super()._answer(lesson, lessons)
         except PluginError as raised:  # the engine's own check of the weights, or a fault of the plugin
             error = raised
-        changed = differing(self._moment(), before) or differing(self._modes(), modes)
+        changed = differing(self._moment(), before) or differing(modes(self.model), standing)
         if changed:
             where = place_of(self.label, lesson.task) if lesson else self.label
             raise ConformanceError("answering", f"{where}: answering changed {changed}") from error
@@ -130,7 +126,7 @@ class Watched(Run):
             raise error
 
     def _checkpoint(self, done: int) -> None:
-        check_state(self.plugins.state_dict(), self.label)
+        check_states(self.plugins.state_dict())
         self._look()
         super()._checkpoint(done)
         if done == self.stop:
@@ -151,34 +147,16 @@ class Watched(Run):
             **flat(self.plugins.state_dict(), "plugins"),
         }
 
-    def _modes(self) -> Moment:
-        """What learns, what trains and which experts are active."""
-        modes: Moment = {f"requires_grad of {n}": p.requires_grad for n, p in self.model.named_parameters()}
-        for name, module in self.model.named_modules():
-            modes[f"the train/eval mode of {name or 'the model'}"] = module.training
-            if isinstance(module, BankLayer):
-                modes[f"the active experts of {name}"] = tuple(module._active_adapter)
-        return modes
-
 
 # --- making trials --------------------------------------------------------------------------------------------------
 
 
 @cache
-def tiny_files() -> Path:
-    """Folder of the tiny model's files, made once; other processes are told where it is."""
+def pristine(folder: Path) -> Backbone:
+    """The tiny backbone, loaded once; trials work on copies of its model."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    folder = Path(tempfile.mkdtemp(prefix="cl-zoo-trials-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    tiny_backbone(folder)
-    return folder
-
-
-@cache
-def pristine(folder: Path) -> Backbone:
-    """The tiny backbone, loaded once; trials work on copies of its model."""
     backbone = tiny_backbone(folder)
     _ = backbone.features
     return backbone

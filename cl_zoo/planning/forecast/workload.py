@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, overload
 
 import torch
 from PIL import Image
@@ -13,9 +12,10 @@ from PIL import Image
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.templates import around
 from cl_zoo.data.benchmarks import Described, Description, benchmark_loader, load_benchmark
+from cl_zoo.data.needs import NEEDS, REFERENCES
 from cl_zoo.data.schema import TaskSource
 from cl_zoo.errors import DataError, OptionError
-from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named
+from cl_zoo.tasks import Benchmark, OnDemand, Sample, TaskData, as_named
 
 CHARACTERS = 4.0
 """Characters of a token, where there is no tokenizer to count with."""
@@ -174,7 +174,7 @@ def _by_length(
     return sum(prompts) / len(samples), answer / len(samples)
 
 
-class Assumed(Sequence[Sample]):
+class Assumed(OnDemand[Sample]):
     """Samples that stand for data of a known size."""
 
     def __init__(self, size: int, sample: Sample) -> None:
@@ -183,21 +183,13 @@ class Assumed(Sequence[Sample]):
     def __len__(self) -> int:
         return self._size
 
-    def __iter__(self) -> Iterator[Sample]:
-        return iter([self._sample] * self._size)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        places = range(self._size)[index]
-        return self._sample if isinstance(places, int) else [self._sample] * len(places)
+    def make(self, place: int) -> Sample:
+        return self._sample
 
 
 def _assumed(about: Description, limit: int | None) -> Benchmark:
     def task(source: TaskSource) -> TaskData:
-        length = CAPTION if source.metric == "caption" else ANSWER
+        length = CAPTION if NEEDS.get(source.metric) == REFERENCES else ANSWER
         prompt = "x" * round(QUESTION * CHARACTERS) + f"\n{source.instruction}"
         sample = Sample("0", Image.new("RGB", PICTURE), prompt, "x" * round(length * CHARACTERS))
         return TaskData(

@@ -1,0 +1,42 @@
+"""The benchmark: its tasks with what a comparison on them starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cl_zoo.tasks import Benchmark, source_hash
+from cl_zoo_bench_mini.tasks import task_data
+
+HERE = Path(__file__).parent
+VERSION = "1"
+METHODS = ("zeroshot", "finetune", "ewc", "hide", "multitask")
+RECIPE = {
+    "lr.adapters": 3e-3,
+    "lr.projector": 2e-4,
+    "lr.prompts": 3e-2,  # this and the next by `python -m cl_zoo_bench_mini.tuning`
+    "lr.keys": 1e-3,
+    "global_batch": 24,
+    "clip": "norm",
+    "adapter.rank": 8,
+    "adapter.dropout": 0.0,
+    "eval_batch": 150,
+}
+SOURCES = ("captions.py", "figures.py", "render.py", "scenes.py", "tasks.py", "words.py")
+"""What decides a picture, a question or an answer."""
+
+
+def load(data: Path | None = None) -> Benchmark:
+    """The benchmark.
+
+    Args:
+        data: not used; nothing has to be downloaded.
+    """
+    return Benchmark(
+        name="mini",
+        version=VERSION,
+        tasks=task_data(),
+        default_methods=METHODS,
+        default_backbone="mini",
+        data_hash=source_hash(*(HERE / name for name in SOURCES)),
+        recipe=RECIPE,
+    )

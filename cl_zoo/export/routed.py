@@ -1,0 +1,92 @@
+"""A run that routes as one adapter per task, and what the route of a sample is made from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from cl_zoo.engine.folder import write_json
+from cl_zoo.export.adapters import METADATA, plain, projector_name, projector_of, write_lora
+from cl_zoo.export.card import Base, write_card
+from cl_zoo.export.folding import Folded
+from cl_zoo.runs.restore import Restored
+
+
+def write_routed(folder: Path, restored: Restored, folded: Folded) -> list[str]:
+    """One PEFT adapter per task, the projector once, and what the route of a sample is made from."""
+    base, backbone = Base.of(restored.backbone.model), restored.backbone
+    names = folder_names([task.name for task in restored.tasks])
+    for name, updates in zip(names, folded.updates, strict=True):
+        write_lora(folder / "adapters" / name, updates, backbone, base, {})
+    projector = projector_of(backbone)
+    if projector:
+        save_file(plain(backbone.projector.state_dict()), folder / "projector.safetensors", METADATA)
+    _write_routing(folder, restored, folded, names)
+    loading = f"""
+import json
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import {base.model_class}
+
+routing = json.load(open("routing.json"))
+model = {base.model_class}.from_pretrained({json.dumps(base.place)}, dtype=torch.{base.dtype})
+"""
+    if projector:
+        loading += f'model.get_submodule("{projector_name(backbone)}").load_state_dict(load_file("projector.safetensors"))\n'
+    loading += """
+first, *others = routing["adapters"]
+model = PeftModel.from_pretrained(model, f"adapters/{first}", adapter_name=first)
+for name in others:
+    model.load_adapter(f"adapters/{name}", adapter_name=name)
+model.set_adapter(first)  # the adapter of one task alone; for a route see routing.json
+"""
+    what = (
+        "One ordinary PEFT LoRA adapter per task, and a routing file. The run's model answers each sample with the adapters "
+        "weighted by its route; `routing.json` says how a route is made and used, `routing.safetensors` holds its anchors."
+    )
+    write_card(folder, restored, base, what, loading, library="peft")
+    return [f"adapters/{name}" for name in names]
+
+
+def _write_routing(folder: Path, restored: Restored, folded: Folded, names: Sequence[str]) -> None:
+    anchors = folded.routed.anchors  # type: ignore[union-attr]  # the caller's case
+    save_file(plain(anchors.keep()), folder / "routing.safetensors", METADATA)
+    encoder = restored.backbone.feature_name or ""
+    routing = {
+        **anchors.describe(),
+        "adapters": list(names),
+        "tasks": [task.name for task in restored.tasks],
+        "encoder": {
+            "name": Path(encoder).name if Path(encoder).is_dir() else encoder,
+            "revision": restored.backbone.feature_revision,
+            "library": "open_clip",
+        },
+        "anchors": "routing.safetensors: for each view a tensor (tasks, width), rows in the order of `adapters`",
+        "use": (
+            "y = W x + sum over the tasks t of w_t * scaling_t * B_t A_t x in every adapted layer, w the route of the sample; "
+            "layers that are the same in all adapters count once, as w sums to one. In PEFT: model.add_weighted_adapter(adapters, "
+            'w, "mixed", combination_type="cat") and model.set_adapter("mixed") for a sample; or set_adapter of the largest '
+            "w, which is the same where the route is one-hot."
+        ),
+    }
+    write_json(folder / "routing.json", routing)
+
+
+def folder_names(tasks: Sequence[str]) -> list[str]:
+    """A folder name for each task, distinct also where a task comes twice: `ocr`, `ocr-2`."""
+    names: list[str] = []
+    for task in tasks:
+        plain = (
+            re.sub(r"[^A-Za-z0-9_-]+", "_", task) or "task"
+        )  # PEFT allows no dot in the name of an adapter
+        name, count = plain, 1
+        while name in names:
+            count += 1
+            name = f"{plain}-{count}"
+        names.append(name)
+    return names

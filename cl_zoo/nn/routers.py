@@ -1,0 +1,137 @@
+"""Routers: small networks that say how much each expert counts, for a token or for a whole row.
+
+    g(x)  = softmax(W_g x)       for each token                                   `router`, `TokenGate`
+    g(x₀) = softmax(W_t x₀)      for the whole row, from its first real token     `FirstToken`, `Prefill`
+
+Padding stands left of the first real token, beam search multiplies the rows, a decoding step sees the newest token only, and a
+recomputed forward must see what the first one saw: `FirstToken` and `Prefill` take care of these four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cl_zoo.nn.layer import BankLayer
+from cl_zoo.nn.mixes import per_sample
+
+
+def router(layer: BankLayer, experts: int) -> nn.Linear:
+    """W_g of one layer, beside its frozen weight: (..., d_in) to one logit per expert (..., experts), without bias."""
+    return nn.Linear(layer.in_features, experts, bias=False, **layer.made)
+
+
+class TokenGate(nn.Module):
+    """The softmax of a router, as the gate of a `SharedDown` mix: (z, x) with x (..., d_in) to weights (..., experts) that sum to one."""
+
+    def __init__(self, router: nn.Module) -> None:
+        super().__init__()
+        self.router = router
+
+    def forward(self, _: Tensor, x: Tensor) -> Tensor:
+        return self.router(x).softmax(-1)  # type: ignore[no-any-return]  # torch leaves modules untyped
+
+
+class Prefill:
+    """What `prepare(batch)` tells the mixes of all layers about a batch, and what they decide when they first see it.
+
+    One object serves all layers. A model calls `start(batch.first_tokens)` in its `prepare`, with the names of the routers to
+    choose from and the choice of each sample where routers are per task.
+
+    Attributes:
+        learning: name of the router that learns; it answers where nothing is chosen.
+        first: (batch,) place of each sample's first real token.
+        names, chosen: of the routers to choose from, and (batch,) which of them each sample gets.
+        kept: by mix, p and g (rows, experts) of the prefill, for the tokens that are decoded behind it.
+    """
+
+    def __init__(self, learning: str) -> None:
+        self.learning = learning
+        self.start(None)
+
+    def start(self, first: Tensor | None, names: Sequence[str] = (), chosen: Tensor | None = None) -> None:
+        """A new batch: what was decided for the one before is forgotten."""
+        self.first, self.names, self.chosen = first, names, chosen
+        self.kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """x₀ of every row, (rows, d), of a layer's input x (rows, tokens, d); rows = batch × beams.
+
+        Raises:
+            ValueError: nobody said where the first tokens are, or they are of another batch.
+        """
+        if self.first is None or x.shape[0] % len(self.first):
+            raise ValueError(
+                f"no first tokens are known for {x.shape[0]} rows; call prepare(batch) for each batch"
+            )
+        beams = x.shape[0] // len(self.first)
+        places = self.first.repeat_interleave(beams)[:, None, None].expand(-1, 1, x.shape[-1])
+        return x.gather(1, places)[:, 0]
+
+
+class FirstToken(nn.Module):
+    """A mix with one weight per row and expert, decided by routers that see the row's first real token only.
+
+    Works where all experts share one A and where each has its own.
+
+    Args:
+        experts: how many.
+        prefill: shared with all layers.
+        select: g (rows, experts) from p, the softmax of a router; by default p itself. It may leave some experts out.
+
+    Attributes:
+        routers: W (experts, d_in) by name; `learn` makes them.
+    """
+
+    def __init__(
+        self,
+        layer: BankLayer,
+        experts: int,
+        prefill: Prefill,
+        select: Callable[[Tensor], Tensor] = lambda p: p,
+    ) -> None:
+        super().__init__()
+        self._width, self._experts, self._made, self.prefill = layer.in_features, experts, layer.made, prefill
+        self._select = select
+        self.routers = nn.ParameterDict()
+
+    def learn(self, name: str) -> None:
+        """Let the router of this name learn and no other; it is made where it is not there yet."""
+        if name not in self.routers:
+            self.routers[name] = nn.Linear(self._width, self._experts, bias=False, **self._made).weight
+        for other, weight in self.routers.items():
+            weight.requires_grad_(other == name)
+
+    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
+        """z (batch, tokens, r), or as many times as wide as there are experts where no A is shared, to (batch, tokens, Σr)."""
+        g = per_sample(self.gates(x), z)
+        trunks = rearrange(z, "... (a r) -> ... a r", r=ranks[0])  # one for all experts, or one each
+        return rearrange(g[..., None] * trunks, "... e r -> ... (e r)")
+
+    def gates(self, x: Tensor) -> Tensor:
+        """g (rows, experts). In learning always from x: a recomputed forward must see what the first one saw."""
+        if not self.training and self in self.prefill.kept:
+            return self.prefill.kept[self][1]
+        p = torch.softmax(self.logits(x), dim=-1)
+        g = self._select(p)
+        if self.training:
+            self.prefill.kept.pop(self, None)
+        else:
+            self.prefill.kept[self] = p.detach(), g.detach()
+        return g
+
+    def logits(self, x: Tensor) -> Tensor:
+        """W x₀ (rows, experts) in fp32, with each row's own router; x (rows, tokens, d_in), rows = batch × beams."""
+        now, first = self.prefill, self.prefill.tokens(x)
+        with torch.autocast(x.device.type, enabled=False):
+            if now.chosen is None:
+                router = self.routers[now.learning]
+                return F.linear(first.to(router.dtype), router)
+            routers = torch.stack([self.routers[name] for name in now.names])  # (names, experts, d_in)
+            every = torch.einsum("bd,tnd->btn", first.to(routers.dtype), routers)
+            chosen = now.chosen.repeat_interleave(len(first) // len(now.chosen))
+            return every[torch.arange(len(chosen), device=chosen.device), chosen]
