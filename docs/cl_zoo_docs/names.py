@@ -8,6 +8,7 @@ import inspect
 import itertools
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,9 @@ from cl_zoo_docs.values import fields
 MODULES = ("cl_zoo", "cl_zoo.nn", "cl_zoo.testing")
 """Whose `__all__` is public."""
 
+FIXTURES = "cl_zoo.testing.pytest"
+"""The pytest plugin for those who write methods; it is read and not imported, so that the pages need no pytest."""
+
 WIDTH = 88
 """Characters of a signature that still stand on one line."""
 
@@ -31,6 +35,13 @@ def page() -> str:
         "What stands here is the whole public surface: a method, a benchmark or a script imports these names from these places and "
         "nothing deeper. Arguments and hooks are only ever added.",
         *(part for module in MODULES for part in _module(importlib.import_module(module))),
+        f"## Fixtures: `{FIXTURES}` {{#fixtures}}",
+        text.markdown(ast.get_docstring(_tree(FIXTURES)) or ""),
+        *(
+            part
+            for name, says in fixtures().items()
+            for part in (f"### `{name}` {{#fixture-{name}}}", text.markdown(says))
+        ),
         "## The hooks of a plugin",
         text.markdown(inspect.getdoc(hookspecs) or ""),
         *(part for name, hook in hooks() for part in _hook(name, hook)),
@@ -41,6 +52,16 @@ def page() -> str:
 def hooks() -> Iterator[tuple[str, Any]]:
     """The hooks by name, in the order in which they are called."""
     yield from ((name, hook) for name, hook in vars(hookspecs.HookSpecs).items() if not name.startswith("_"))
+
+
+def fixtures() -> dict[str, str]:
+    """What the fixtures of the pytest plugin say of themselves, by name."""
+    return {
+        node.name: ast.get_docstring(node) or ""
+        for node in _tree(FIXTURES).body
+        if isinstance(node, ast.FunctionDef)
+        and any("fixture" in ast.unparse(one) for one in node.decorator_list)
+    }
 
 
 def documented(module: ModuleType, name: str) -> str:
@@ -109,6 +130,13 @@ class Written:
 
 def _as_written(annotation: Any) -> Any:
     return Written(annotation) if isinstance(annotation, str) else annotation
+
+
+def _tree(module: str) -> ast.Module:
+    """The source of a module that is not imported."""
+    package, _, name = module.rpartition(".")
+    folder = Path(importlib.import_module(package).__path__[0])
+    return ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
 
 
 def _module(module: ModuleType) -> Iterator[str]:
