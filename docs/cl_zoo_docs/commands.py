@@ -79,7 +79,7 @@ def _takes(command: Any, flag: Any) -> str:
 
 
 def _name(argument: Any) -> str:
-    return (argument.metavar or argument.name).upper()
+    return str(argument.metavar or argument.name).upper()
 
 
 def _plain(text: str | None) -> str:

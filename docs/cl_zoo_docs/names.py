@@ -8,6 +8,7 @@ import inspect
 import itertools
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,9 @@ from cl_zoo_docs.values import fields
 MODULES = ("cl_zoo", "cl_zoo.nn", "cl_zoo.testing")
 """Whose `__all__` is public."""
 
+FIXTURES = "cl_zoo.testing.pytest"
+"""The pytest plugin for those who write methods; it is read and not imported, so that the pages need no pytest."""
+
 WIDTH = 88
 """Characters of a signature that still stand on one line."""
 
@@ -31,6 +35,13 @@ def page() -> str:
         "What stands here is the whole public surface: a method, a benchmark or a script imports these names from these places and "
         "nothing deeper. Arguments and hooks are only ever added.",
         *(part for module in MODULES for part in _module(importlib.import_module(module))),
+        f"## Fixtures: `{FIXTURES}` {{#fixtures}}",
+        text.markdown(ast.get_docstring(_tree(FIXTURES)) or ""),
+        *(
+            part
+            for name, says in fixtures().items()
+            for part in (f"### `{name}` {{#fixture-{name}}}", text.markdown(says))
+        ),
         "## The hooks of a plugin",
         text.markdown(inspect.getdoc(hookspecs) or ""),
         *(part for name, hook in hooks() for part in _hook(name, hook)),
@@ -41,6 +52,16 @@ def page() -> str:
 def hooks() -> Iterator[tuple[str, Any]]:
     """The hooks by name, in the order in which they are called."""
     yield from ((name, hook) for name, hook in vars(hookspecs.HookSpecs).items() if not name.startswith("_"))
+
+
+def fixtures() -> dict[str, str]:
+    """What the fixtures of the pytest plugin say of themselves, by name."""
+    return {
+        node.name: ast.get_docstring(node) or ""
+        for node in _tree(FIXTURES).body
+        if isinstance(node, ast.FunctionDef)
+        and any("fixture" in ast.unparse(one) for one in node.decorator_list)
+    }
 
 
 def documented(module: ModuleType, name: str) -> str:
@@ -61,7 +82,8 @@ def signature(name: str, value: Any) -> str:
     line = f"{name}{plain}"
     if len(line) <= WIDTH or not given:
         return line
-    arguments, starred = [], any(one.kind is one.VAR_POSITIONAL for one in given)
+    arguments: list[str] = []
+    starred = any(one.kind is one.VAR_POSITIONAL for one in given)
     for one in given:
         if one.kind is one.KEYWORD_ONLY and not starred:
             arguments, starred = [*arguments, "*"], True
@@ -96,17 +118,25 @@ class Source:
         return ""
 
 
-class _as_written:  # noqa: N801 (it stands for a value)
+class Written:
     """An annotation that prints as its source does: annotations are texts here, and `inspect` would put them in quotes."""
-
-    def __new__(cls, annotation: Any) -> Any:
-        return super().__new__(cls) if isinstance(annotation, str) else annotation
 
     def __init__(self, annotation: str) -> None:
         self.annotation = annotation
 
     def __repr__(self) -> str:
         return self.annotation
+
+
+def _as_written(annotation: Any) -> Any:
+    return Written(annotation) if isinstance(annotation, str) else annotation
+
+
+def _tree(module: str) -> ast.Module:
+    """The source of a module that is not imported."""
+    package, _, name = module.rpartition(".")
+    folder = Path(importlib.import_module(package).__path__[0])
+    return ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
 
 
 def _module(module: ModuleType) -> Iterator[str]:
@@ -134,7 +164,7 @@ def _name(module: ModuleType, name: str) -> Iterator[str]:
 
 
 def _class(name: str, value: type) -> str:
-    """Its bases among the public names, and how it is made."""
+    """How it is made; of an error, what it is a kind of."""
     if issubclass(value, BaseModel):
         return f"{name}(**values)"
     if issubclass(value, BaseException):
@@ -147,16 +177,13 @@ def _members(value: type) -> Iterator[str]:
         rows = [[text.code(one.key), text.code(one.default), text.escaped(one.says)] for one in fields(value)]
         yield text.table(["field", "default", "what it is"], rows)
     for name, member in vars(value).items():
-        function = getattr(member, "__func__", getattr(member, "fget", getattr(member, "func", member)))
+        read = isinstance(member, property | cached_property)
+        function = getattr(member, "fget", None) or getattr(member, "func", None) or inspect.unwrap(member)
+        function = getattr(function, "__func__", function)
         if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
             continue
-        bare = (
-            not isinstance(member, property)
-            and inspect.isfunction(function)
-            and function is not member.__dict__
-        )
-        shown = name if isinstance(member, property) else _without_self(signature(name, function))
-        yield text.fenced(f"{value.__name__}.{shown}" if bare else shown, "python")
+        shown = name if read else _without_self(signature(name, function))
+        yield text.fenced(f"{value.__name__}.{shown}", "python")
         yield text.markdown(inspect.cleandoc(function.__doc__))
 
 

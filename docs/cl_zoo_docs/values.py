@@ -57,7 +57,8 @@ def taken(schema: Mapping[str, Any], models: Mapping[str, Any]) -> str:
     if schema.get("type") == "array" and "items" in schema:
         return f"list of {taken(schema['items'], models)}"
     name = {"null": "none", "string": "text", "boolean": "true or false"}
-    return name.get(schema.get("type", ""), schema.get("type", "anything")) + _range(schema)
+    kind = str(schema.get("type", "anything"))
+    return name.get(kind, kind) + _range(schema)
 
 
 def _range(schema: Mapping[str, Any]) -> str:

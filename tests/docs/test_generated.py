@@ -103,6 +103,16 @@ def test_every_public_name_is_documented(module: str, site: dict[str, str]) -> N
         assert " ".join(read_as(names.documented(public, name))) in " ".join(words(parts[name]))
 
 
+def test_every_fixture_for_authors_stands(site: dict[str, str]) -> None:
+    plugin = importlib.import_module(names.FIXTURES)
+    fixtures = {name for name, one in vars(plugin).items() if isinstance(one, type(plugin.tiny))}
+
+    assert set(names.fixtures()) == {name for name in fixtures if not name.startswith("_")}
+    for name, says in names.fixtures().items():
+        assert says
+        assert f"### `{name}` {{#fixture-{name}}}" in site["api.md"]
+
+
 def test_every_hook_stands_with_its_arguments(site: dict[str, str]) -> None:
     hooks = dict(names.hooks())
 
