@@ -295,3 +295,25 @@ class AsksForAnOption:
         strength: float
 
     def __init__(self, options: AsksForAnOption.Options) -> None: ...
+
+
+class ReturnsNothing:
+    @hookimpl
+    def build_inference_model(self, model):
+        Around(model)
+
+
+class HasNoState:
+    """Pulls towards the weights after the last task, which a resumed run no longer has."""
+
+    def __init__(self):
+        self.anchor = {}
+
+    @hookimpl
+    def loss(self, model):
+        terms = [(w - self.anchor[n]).pow(2).sum() for n, w in model.named_parameters() if n in self.anchor]
+        return {"pull": 10.0 * sum(terms)} if terms else None
+
+    @hookimpl
+    def after_task(self, model):
+        self.anchor = {n: w.detach().clone() for n, w in model.named_parameters() if w.requires_grad}

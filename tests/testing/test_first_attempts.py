@@ -13,6 +13,8 @@ from cl_zoo.testing import ConformanceError, check_method, check_promise
 ATTEMPTS = Path(__file__).with_name("first_attempts.py")
 
 TOLD = {
+    "ReturnsNothing": "build_inference_model returned nothing; return the module that answers, the model itself where it does",
+    "HasNoState": r"HasNoState has no state_dict, but its attribute 'anchor' holds tensors: define state_dict and load_state_dict",
     "GeneratesOnly": "build_inference_model returned an answers without forward; derive it from cl_zoo.nn.Around, whose forward",
     "NeverGenerates": "build_inference_model returned an answers without generate; derive it from cl_zoo.nn.Around",
     "AnswersByAnObject": "build_inference_model returned an answers; return an nn.Module with forward and generate",
@@ -49,6 +51,7 @@ TOLD = {
 """What the check says of each attempt."""
 
 BREAKS = {
+    "HasNoState": "resuming",
     "HoldsAList": "terms",
     "TrainsEverything": "frozen",
     "KeepsASet": "state",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from cl_zoo.engine.ledger import state_tensors
 from cl_zoo.errors import ClZooError, first_line
 
 REMEDIES = {
@@ -38,6 +39,17 @@ def told(error: BaseException, packages: Iterable[str] = ()) -> str:
     text = said if ours else f"{type(error).__name__}: {said}"
     place = _place(error, set(packages))
     return text + (f" ({place})" if place else "") + (f"; {remedy}" if remedy else "")
+
+
+def unkept(instances: Mapping[str, object]) -> str:
+    """What plugins hold and would lose, as the end of a sentence: tensors of a class without `state_dict`."""
+    for name, plugin in instances.items():
+        held = (
+            [] if hasattr(plugin, "state_dict") else [k for k, v in vars(plugin).items() if state_tensors(v)]
+        )
+        if held:
+            return f"; {name} has no state_dict, but its attribute {held[0]!r} holds tensors: define state_dict and load_state_dict"
+    return ""
 
 
 def _place(error: BaseException, packages: set[str]) -> str:

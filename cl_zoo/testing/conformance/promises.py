@@ -19,6 +19,7 @@ from cl_zoo.contract.plugins import HOOKS, Plugins, load_class
 from cl_zoo.engine.ledger import answering_state, own_state, state_tensors, tensors_in
 from cl_zoo.errors import OptionError
 from cl_zoo.names import Choice
+from cl_zoo.testing.conformance.mistakes import unkept
 from cl_zoo.testing.conformance.moments import (
     ConformanceError,
     Moment,
@@ -84,7 +85,7 @@ def terms(subject: Subject) -> None:
         if not acts:
             raise ConformanceError(
                 "terms",
-                f"{subject.label}, tasks {STREAM}: the term {name!r} never has a gradient; compute it from the weights themselves, without detach() or item()",
+                f"{subject.label}, tasks {STREAM}: the term {name!r} never has a gradient; compute it from the weights themselves, without detach() or item(), and compare them with a clone(), not with themselves",
             )
     for choice in subject.choices:
         hooks = {hook for hook in HOOKS if hasattr(load_class(choice.name), hook)}
@@ -182,8 +183,9 @@ def saving(subject: Subject) -> None:
         raise ConformanceError(
             "saving", f"{subject.label}, saved and loaded: {subject.told(error)}"
         ) from error
+    lost = unkept(subject.whole.plugins.instances)
     for sample, one in zip(subject.questions, answers, strict=True):
-        agree(subject, "saving", sample, one, subject.replies([sample])[0], "after saving and loading")
+        agree(subject, "saving", sample, one, subject.replies([sample])[0], f"after saving and loading{lost}")
 
 
 def resuming(subject: Subject) -> None:
@@ -196,7 +198,8 @@ def resuming(subject: Subject) -> None:
         resumed = subject.again("stopped and resumed", "resuming", root=root, stop=stop)
         moments += resumed.record.moments
     resumed.record.moments = moments
-    same(resumed, whole, "resuming", "differs after stopping and resuming")
+    lost = unkept(whole.plugins.instances)
+    same(resumed, whole, "resuming", f"differs after stopping and resuming{lost}")
 
 
 def micro_batches(subject: Subject) -> None:
