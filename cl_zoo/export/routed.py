@@ -33,7 +33,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import {base.model_class}
 
-routing = json.load(open("routing.json"))
+with open("routing.json") as file:
+    routing = json.load(file)
 model = {base.model_class}.from_pretrained({json.dumps(base.place)}, dtype=torch.{base.dtype})
 """
     if projector:

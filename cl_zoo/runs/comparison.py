@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,8 @@ class Workers:
     """
 
     def __init__(self, count: int, devices: Sequence[str], out: Path) -> None:
-        self._logs, self._devices, self._closing = out / "logs", devices, threading.Lock()
+        self._logs, self._devices = out / "logs", devices
+        self._closing, self._closed, self._threads = threading.Lock(), False, list[threading.Thread]()
         self._logs.mkdir(parents=True, exist_ok=True)
         for log in self._logs.glob("worker-*.log"):
             log.unlink()
@@ -183,11 +185,16 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing.acquire()  # for good: nothing is started after this
+        with self._closing:
+            self._closed = True  # nothing is started after this
         for process in self._processes:
             process.terminate()  # files are written under draft names, so nothing is left half-written
         for process in self._processes:
             process.wait()
+        for thread in self._threads:  # each was waiting for a word of a process that is gone
+            thread.join()
+        for process in self._processes:
+            _close(process)
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Let one worker look up everything that the jobs name.
@@ -205,7 +212,7 @@ class Workers:
         waiting, left, lock = deque(range(len(jobs))), len(jobs), threading.Lock()
 
         def serve(worker: int) -> None:
-            while True:
+            while not self._closed:
                 with lock:
                     if not waiting:
                         return
@@ -214,7 +221,8 @@ class Workers:
                     self._events.put((place, {**event, "worker": worker}))
 
         for worker in range(len(self._processes)):
-            threading.Thread(target=serve, args=(worker,), daemon=True).start()
+            self._threads.append(threading.Thread(target=serve, args=(worker,), daemon=True))
+            self._threads[-1].start()
         while left:
             place, event = self._events.get()
             left -= event["event"] in ("answered", "failed")
@@ -236,7 +244,9 @@ class Workers:
         code = process.wait()
         log = self._logs / f"worker-{worker}.log"
         with self._closing:  # the jobs that wait for this worker get a new one
-            self._processes[worker] = self._start(worker)
+            if not self._closed:
+                _close(process)
+                self._processes[worker] = self._start(worker)
         yield {"event": "failed", "user": False, "message": f"its process ended with code {code}; see {log}"}
 
     def _start(self, index: int) -> subprocess.Popen[str]:
@@ -254,3 +264,11 @@ class Workers:
                 env=environment,
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its workers in order
             )
+
+
+def _close(process: subprocess.Popen[str]) -> None:
+    """Close the pipes of a process that has ended, with what it never read."""
+    for pipe in (process.stdin, process.stdout):
+        with suppress(OSError):
+            if pipe is not None:
+                pipe.close()

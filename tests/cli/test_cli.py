@@ -270,26 +270,12 @@ def test_a_folder_that_cannot_be_written_is_named(cli: Callable[..., Any], tmp_p
     assert "check the path" in ended.err
 
 
-@pytest.mark.parametrize(
-    ("flag", "value", "sentence"),
-    [
-        (
-            "--backbone",
-            "llava:none",
-            "backbone none: no such folder; pass the path of a downloaded checkpoint",
-        ),
-        (
-            "--features",
-            "none",
-            "--features none: neither a folder nor a model of open_clip; see open_clip.list_pretrained()",
-        ),
-    ],
-)
-def test_a_comparison_without_its_weights_starts_nothing(
-    cli: Callable[..., Any], tmp_path: Path, flag: str, value: str, sentence: str
-):
-    ended = cli("compare", *TINY, flag, value, "--out", tmp_path / "runs", "--jobs", 1)
+def test_a_comparison_without_its_weights_starts_nothing(cli: Callable[..., Any], tmp_path: Path):
+    """Whatever it lacks is found by the first worker, before any run."""
+    ended = cli("compare", *TINY, "--features", "none", "--out", tmp_path / "runs", "--jobs", 1)
 
     assert ended.code == 2
-    assert ended.err.strip() == f"error: {sentence}"
+    assert ended.err.strip() == (
+        "error: --features none: neither a folder nor a model of open_clip; see open_clip.list_pretrained()"
+    )
     assert not list((tmp_path / "runs").glob("tiny-*"))

@@ -194,7 +194,8 @@ def fill(folder: Path, keys: list[int], others: list[int], start: object) -> Non
 
 def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     """Three processes put overlapping keys in different orders; each is there once, and whole."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "cl_zoo.features.shelves"])  # loaded once, not by each of them
     start = context.Barrier(3)
     orders = [list(range(300)), list(range(399, 99, -1)), [place * 7 % 400 for place in range(300)]]
     processes = [

@@ -58,18 +58,6 @@ def test_branches_on_llava_count_as_branchlora_counts_them():
     assert sum(size.trained.values()) - size.trained["keys"] == 222_371_840
 
 
-def test_what_hide_stores_after_six_tasks_has_the_ratios_of_the_papers_table():
-    """×1, ×0.86 for merging all layers and ×5.20 for expanding all, which only the released fusion can have."""
-    default, merged, expanded = (
-        count(f"hide[variant=released,expanded={top}]", tasks=6)[-1].inference["adapters"]
-        for top in (1, 0, 32)
-    )
-
-    assert default == 31 * PER_RANK // 32 * 8 + 6 * PER_RANK // 32 * 8
-    assert merged / default == pytest.approx(0.86, abs=0.01)
-    assert expanded / default == pytest.approx(5.19, abs=0.01)
-
-
 def test_a_method_that_adds_an_expert_per_task_stores_one_more_each_time():
     found = count("olora", tasks=3)
 

@@ -123,6 +123,7 @@ def literal_layer(layer: Any, x: Tensor, first: Sequence[int], names: Sequence[s
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
+    a, b = a.detach(), b.detach()
     norms = math.sqrt(float((a * a).sum())) * math.sqrt(float((b * b).sum()))
     return float((a * b).sum()) / norms if norms else 0.0
 

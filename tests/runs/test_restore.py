@@ -69,18 +69,8 @@ def asked(samples: Any) -> tuple[list[Any], list[str]]:
 
 
 QUESTION = "What colour is it ?\nAnswer with one word ."
-METHODS = (
-    "finetune",
-    "hide",
-    "moelora",
-    "l2p",
-    "zeroshot",
-    "multitask",
-    "olora",
-    "branchlora",
-    "modeltailor",
-    "finetune+lwf",
-)
+METHODS = ("finetune", "hide", "l2p", "zeroshot", "multitask")
+"""Each protocol, a route and prompts; that every method can be saved and loaded is the promise `saving`."""
 
 
 # The same answers

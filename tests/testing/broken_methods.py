@@ -607,4 +607,4 @@ class Meddles:
         with torch.no_grad():
             for up in ups:
                 up.mul_(1.001)
-        return {"meddles/size": math.fsum(float(up.norm()) for up in ups)}
+        return {"meddles/size": math.fsum(float(up.detach().norm()) for up in ups)}
