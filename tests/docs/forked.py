@@ -1,7 +1,7 @@
 """Commands of the pages as a shell starts them, without the seconds that starting costs.
 
-    forked.py serve SOCKET               load torch and transformers once, then fork for each command that comes through the socket
-    forked.py call SOCKET PROGRAM …      what stands in the shell for `cl-zoo` and `python`: hands over arguments, folder and streams
+    forked.py serve FOLDER               load torch and transformers once, then fork for each command that comes through a socket there
+    forked.py call FOLDER PROGRAM …      what stands in the shell for `cl-zoo` and `python`: hands over arguments, folder and streams
 
 A command runs as it would in a process of its own, with its own folder and environment. Three things differ: streams are cut to a few tasks and
 samples, comparisons to their first methods and seeds; the workers of a comparison are forked, too; and all share one Java program for captions.
@@ -16,24 +16,29 @@ import json
 import os
 import pkgutil
 import runpy
+import select
 import socket
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+SOCKET = "s"
+"""Its name in the folder, which it is reached from: the whole path of a socket has to be short."""
+
 LIMIT, TASKS, METHODS, SEEDS = 8, 2, 2, 2
 """Samples per split, tasks of a stream, methods and seeds of a comparison: the first of each."""
 
 
-def serve(address: str) -> None:
-    """Answer until the socket's folder is gone or the process is ended."""
+def serve(folder: str) -> None:
+    """Answer until standard input ends, which it does with whoever started this."""
+    os.chdir(folder)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
+    listener.bind(SOCKET)
     prepare()
     listener.listen()
     print("ready", flush=True)
-    while True:
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
@@ -127,6 +132,8 @@ def prepare() -> None:
     from cl_zoo.scoring.scorer import Scorer
 
     torch.set_num_threads(1)
+    # torch makes its pool of threads anew after a fork, and would do so in two threads at once where a model is loaded by several.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
     for module in pkgutil.walk_packages(cl_zoo.__path__, "cl_zoo."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -191,7 +198,7 @@ class Worker:
             os._exit(0)
 
 
-def call(address: str, program: str, arguments: list[str]) -> int:
+def call(folder: str, program: str, arguments: list[str]) -> int:
     """Hand a command over and wait for its exit code."""
     told = {
         "program": program,
@@ -199,13 +206,13 @@ def call(address: str, program: str, arguments: list[str]) -> int:
         "folder": os.getcwd(),
         "environment": dict(os.environ),
     }
+    os.chdir(folder)
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(address)
+        connection.connect(SOCKET)
         socket.send_fds(connection, [json.dumps(told).encode()], [0, 1, 2])
         return int(connection.recv(16) or 1)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        serve(sys.argv[2])
-    raise SystemExit(call(sys.argv[2], sys.argv[3], sys.argv[4:]))
+    role, home, *rest = sys.argv[1:]
+    raise SystemExit(serve(home) if role == "serve" else call(home, rest[0], rest[1:]))

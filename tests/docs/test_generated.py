@@ -21,8 +21,6 @@ from cl_zoo.recipe.keys import recipe_settings, recipes
 from cl_zoo.recipe.recipe import Recipe, build_recipe
 from cl_zoo.scoring.rules import RULES
 
-pytestmark = pytest.mark.xdist_group("generated")
-
 
 @pytest.fixture(scope="module")
 def site() -> dict[str, str]:

@@ -44,14 +44,12 @@ NAMED = [f"{page.relative_to(ROOT)}" for page in PAGES]
 
 
 @pytest.fixture(scope="session")
-def shell() -> Iterator[Shell]:
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A shell in a folder of its own, one for all pages, so that equal runs are made once."""
-    home = Path(tempfile.mkdtemp(prefix="pages-", dir="/tmp"))  # a socket's path must be short
-    try:
-        with Shell(home) as one:
-            yield one
-    finally:
-        shutil.rmtree(home)
+    home = tmp_path_factory.mktemp("pages")
+    with Shell(home) as one:
+        yield one
+    shutil.rmtree(home)  # a hundred runs
 
 
 class Shell:
@@ -65,7 +63,7 @@ class Shell:
             place.mkdir()
         for name in ("cl-zoo", "python"):
             file = home / "bin" / name
-            file.write_text(f'#!/bin/sh\nexec {shlex.join([*program, "call", str(home / "s"), name])} "$@"\n')
+            file.write_text(f'#!/bin/sh\nexec {shlex.join([*program, "call", str(home), name])} "$@"\n')
             file.chmod(0o755)
         shutil.copytree(ROOT / "docs" / "examples", self.folder / "docs" / "examples")
         (self.folder / "benchmarks").symlink_to(ROOT / "benchmarks")
@@ -79,7 +77,8 @@ class Shell:
             "COLUMNS": "120",
         }
         self.server = subprocess.Popen(
-            [sys.executable, program[-1], "serve", str(home / "s")],
+            [sys.executable, program[-1], "serve", str(home)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=self.environment,
@@ -91,8 +90,7 @@ class Shell:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.terminate()
-        self.server.communicate()
+        self.server.communicate()  # it ends with its standard input
 
     def run(self, line: str) -> subprocess.CompletedProcess[str]:
         """Run a line; what only looks is run once, however many pages have it."""
@@ -116,7 +114,7 @@ class Shell:
             assert self.run("cl-zoo run finetune").returncode == 0
             (run, *_) = (self.folder / "runs").glob("mini-finetune-s0-*")
             line = re.sub(r"\bRUN\b", str(run.relative_to(self.folder)), line)
-        return re.sub(r"\bDIR\b", tempfile.mkdtemp(dir=self.folder) + "/new", line)
+        return re.sub(r"\bDIR\b", lambda _: f"{tempfile.mkdtemp(dir=self.folder)}/new", line)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMED)
