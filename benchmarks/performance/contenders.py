@@ -65,7 +65,7 @@ class Engine:
         learner = self._learner(task, self.ground.first)
         loss = float(learner.step(range(len(learner.pool)))["task"])
         with self.ground.world.autocast(self.ground.recipe.precision):  # as the engine calls it
-            self.plugins.after_task(self.model, task, data)
+            self.plugins.after_task(self.model, task, data, learner.names, self.backbone)
         return loss
 
     def _learner(self, task: Task, samples: Sequence[Sample]) -> Learner:

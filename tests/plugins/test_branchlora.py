@@ -311,7 +311,7 @@ def test_the_term_is_the_alignment_with_the_current_tasks_keys_times_its_strengt
         expected = 1 - cosine(text, model.text_keys["t1"])
         if sample.image is not None:
             expected += 1 - cosine(features.images([sample.image])[0], model.image_keys["t1"])
-        assert float(term[row]) == pytest.approx(0.5 * expected, abs=1e-5)
+        assert term[row].item() == pytest.approx(0.5 * expected, abs=1e-5)
     term.sum().backward()
     learning = {name for name, weight in model.named_parameters() if weight.grad is not None}
     assert learning == {"image_keys.t1", "text_keys.t1"}

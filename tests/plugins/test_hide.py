@@ -42,13 +42,13 @@ class Fresh(Watched):
     def _learn(self, lesson: Any) -> None:
         after_task = self.plugins.after_task
 
-        def watched(model: nn.Module, task: Task, batches: Any) -> Any:
+        def watched(model: nn.Module, task: Task, batches: Any, **more: Any) -> Any:
             self.fresh = getattr(self, "fresh", {}) | {
                 name: weight.detach().clone()
                 for name, weight in model.named_parameters()
                 if name.endswith((f"bank_down.t{task.index}", f"bank_up.t{task.index}"))
             }
-            return after_task(model, task, batches)
+            return after_task(model, task, batches, **more)
 
         self.plugins.after_task = watched  # type: ignore[method-assign]
         super()._learn(lesson)
