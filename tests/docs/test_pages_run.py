@@ -322,8 +322,8 @@ def look_up(command: str, given: dict[str, Any]) -> None:
 
 
 def known(name: str) -> bool:
-    """Whether a name is one that cl_zoo must know: no file, no `module:Class`, no placeholder, and not the reader's `mine`."""
-    return not re.search(r"[:/]|\.py\b|\.yaml\b|^[A-Z<]|^mine$", name.partition("[")[0])
+    """Whether a name is one that cl_zoo must know: no file, no `module:Class`, no placeholder, and not the reader's `mine` or the example's `slow`."""
+    return not re.search(r"[:/]|\.py\b|\.yaml\b|^[A-Z<]|^(mine|slow)$", name.partition("[")[0])
 
 
 def _photograph(file: Path) -> None:
