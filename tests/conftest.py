@@ -35,15 +35,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     The longest come first, then rows with a group of their own, then all other files.
     """
 
-    def turn(item: pytest.Item) -> int:
-        file = item.path.relative_to(HERE).as_posix()
-        grouped = item.get_closest_marker("xdist_group") is not None
-        return LONG.index(file) if file in LONG else len(LONG) + (not grouped)
-
-    items.sort(key=turn)
+    if gone := [file for file in LONG if not (HERE / file).is_file()]:
+        raise pytest.UsageError(
+            f"tests/conftest.py: LONG names {gone[0]}, which is not there; take it out or rename it"
+        )
+    files = {item: os.path.relpath(item.path, HERE).replace(os.sep, "/") for item in items}
+    grouped = {item for item in items if item.get_closest_marker("xdist_group") is not None}
+    items.sort(
+        key=lambda item: LONG.index(files[item]) if files[item] in LONG else len(LONG) + (item not in grouped)
+    )
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(HERE).as_posix()))
+        if item not in grouped:
+            item.add_marker(pytest.mark.xdist_group(files[item]))
 
 
 @pytest.fixture(autouse=True, scope="session")
