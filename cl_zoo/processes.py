@@ -105,16 +105,35 @@ def share(batches: Sequence[Batch], samples: int | None = None) -> Iterator[Batc
 
     Args:
         batches: those of the whole task, the same on every process; they are made when they are asked for.
-        samples: only this many samples from the beginning of the task, over all processes.
+        samples: only this many samples of the task, over all processes, see `drawn`.
     """
     rank, size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
-    if samples is None:
-        yield from (batches[place] for place in range(rank, len(batches), size))
-        return
-    length = len(batches[0]) if len(batches) else 1  # of each batch but the last
-    for place in range(rank, min(len(batches), -(-samples // length)), size):
-        batch, left = batches[place], samples - place * length
-        yield batch if left >= len(batch) else batch.rows(range(left))
+    chosen = batches if samples is None else drawn(batches, samples)
+    yield from (chosen[place] for place in range(rank, len(chosen), size))
+
+
+def drawn(batches: Sequence[Batch], samples: int) -> Sequence[Batch]:
+    """Batches of so many samples of a task, at random, none twice, in the task's order; all of them where there are no more.
+
+    A file may be sorted by class, so its first samples say little about it. The draw depends on the seed that the engine
+    sets before each hook (of run, task and hook) and on nothing else: it is the same on every process, and for all in a stack.
+    """
+    if not len(batches):
+        return batches
+    length = len(batches[0])  # of each batch but the last
+    size = length * (len(batches) - 1) + len(batches[-1])
+    if samples >= size:
+        return batches
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    chosen = torch.randperm(size, generator=generator)[:samples].sort().values.tolist()
+    take = getattr(batches, "take", None)
+    if take is not None:
+        made: Sequence[Batch] = take(chosen)
+        return made
+    rows: dict[int, list[int]] = {}
+    for place in chosen:
+        rows.setdefault(place // length, []).append(place % length)
+    return [batches[place].rows(those) for place, those in rows.items()]
 
 
 def total(values: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ class Part(OnDemand[Item]):
         places: which of them, in this order.
     """
 
-    def __init__(self, whole: Sequence[Item], places: range) -> None:
+    def __init__(self, whole: Sequence[Item], places: Sequence[int]) -> None:
         self.whole, self.places = whole, places
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ The experts of a mixture share A, the trunk, and keep a B each, the branches. Ev
 sees the first token x₀ only and picks k of the N branches; after a task its busiest branches are frozen; keys that were
 aligned with the task's images and texts tell at inference whose router is meant:
 
-    ΔW x = s · Σ_{i ∈ top-k} g_i B_i A x,   g from p = softmax(W_r^t x₀)       A (r/N, d_in), B_i (d_out, r/N)
+    ΔW x = s · Σ_{i ∈ top-k} g_i B_i A x,   g from p = softmax(W_r^t x₀)       A (ρ, d_in), B_i (d_out, ρ)
     freezing after task t: the k branches with the largest mean p over its training data
     L = L_task + λ L_align,   L_align = Σ (1 − cos(e_img, k_img^t)) + Σ (1 − cos(e_txt, k_txt^t))
     at inference t = argmax over tasks of the similarity of (e_img, e_txt) with (k_img^t, k_txt^t)
@@ -21,10 +21,15 @@ Choices the paper leaves open, and ours:
   * First token: the first real one of the layer's input; padding stands left of it. Under causal attention it sees only
     itself. Where all prompts begin alike, a layer thus has one choice per task, whatever the sample. We keep it so, as the
     paper says "first token". In generation the choice of the prefill holds for all tokens of the answer.
-  * Freezing: layer by layer, as each has its own branches and router, by the mean of p (before selection) over the first
-    `samples` of the task. Branches frozen before can be among the busiest, so fewer than k may be new. Nothing makes
+  * Size: ρ and N follow from the recipe's budget, which counts routers and keys; N is the paper's 8 or what the budget feeds.
+  * Freezing: layer by layer, as each has its own branches and router, by the mean of p (before selection) over `samples` of
+    the task, drawn at random. Branches frozen before can be among the busiest, so fewer than k may be new. Nothing makes
     new ones: on a long stream a layer runs out of free branches (`branchlora/free` is the mean number left), and then A,
     which is never frozen, routers, keys and the projector learn on.
+  * A new router knows nothing of what is frozen, so in more and more layers none of the branches that it picks can learn:
+    `branchlora/idle` is the share of such layers in the task. `choose=free-first` lets a task's router pick among the branches
+    that were free when the task began, and among the frozen ones only where these are fewer than k; g is as before, and
+    the busiest are those with the largest mean g, since p does not tell who answered.
   * Encoders: image and text features of one CLIP; the text is the whole prompt. The similarity of a task is the mean of both
     cosines. A sample without an image has no image term, and its text alone decides.
   * Keys start small, N(0, init_std²) as A does, so that few steps turn them. Routers start as any linear layer does.
@@ -34,26 +39,29 @@ Choices the paper leaves open, and ours:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_zoo import Backbone, Batch, Recipe, Task, forward, hookimpl, share, total
+from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl
 from cl_zoo.nn import (
     Around,
+    BankLayer,
     ExpertBank,
     FirstToken,
     KeepsExperts,
     Prefill,
     cosines,
-    evaluating,
+    gate_sums,
     mixture,
     name_of,
+    top_gates,
 )
 
+PUBLISHED = 8  # branches of the paper
 EVERY = "every"  # the one router where tasks have none of their own
 
 
@@ -61,11 +69,16 @@ class BranchLoRA(KeepsExperts):
     """One A, N branches B, a sparse router per task, branches that are frozen once they were needed."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
-        experts: int = Field(8, ge=1, description="N: number of branches; adapter.rank is shared among them")
+        experts: int | None = Field(
+            None, ge=1, description="N: number of branches; default: as many of 8 as the budget feeds"
+        )
         top_k: int = Field(2, ge=1, description="k: branches that answer, and that are frozen after a task")
         strength: float = Field(1.0, ge=0, description="λ: weight of L_align")
         shared: bool = Field(True, description="one A for all branches, else one each")
         sparse: bool = Field(True, description="only the k branches with the largest p answer, else all")
+        choose: Literal["probable", "free-first"] = Field(
+            "probable", description="which k: the largest p, or that among free branches before frozen ones"
+        )
         freezing: bool = Field(True, description="the k busiest branches of a task are frozen after it")
         task_router: bool = Field(True, description="a router and keys per task, else one router for all")
         renormalise: bool = Field(True, description="g of the chosen branches sums to one (needs k > 1)")
@@ -73,28 +86,34 @@ class BranchLoRA(KeepsExperts):
 
         @model_validator(mode="after")
         def _enough(self) -> BranchLoRA.Options:
-            if self.top_k > self.experts:
-                raise ValueError(
-                    f"top_k is {self.top_k}, but there are only {self.experts} experts; lower it"
-                )
+            if self.top_k > (most := self.experts or PUBLISHED):
+                raise ValueError(f"top_k is {self.top_k}, but there are only {most} experts; lower it")
             return self
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.branches = [f"b{place}" for place in range(options.experts)]
         self.frozen: dict[str, list[str]] = {}  # branches by layer
 
     @hookimpl
     def build_model(self, backbone: Backbone, recipe: Recipe) -> Branched:
-        if self.options.task_router:
-            _ = backbone.features  # where there is none, say so now and not in the first step
-        self.bank = mixture(backbone, recipe, self.branches, shared=self.options.shared)
-        self.model = Branched(self.bank, backbone, self.options)
+        options = self.options
+        self.bank = mixture(
+            backbone,
+            recipe,
+            options.experts,
+            published=PUBLISHED,
+            shared=options.shared,
+            beside=2 * backbone.features.width if options.task_router else 0,  # keys
+            fewest=options.top_k + 1,  # of k branches none would be chosen
+        )
+        self.branches = self.bank.experts
+        self.model = Branched(self.bank, backbone, options)
         return self.model
 
     @hookimpl
     def before_task(self, task: Task) -> None:
-        self.model.learn(name_of(task) if self.options.task_router else EVERY)
+        free = [self._free(layer) for layer in self.bank.layers]
+        self.model.learn(name_of(task) if self.options.task_router else EVERY, free)
         self.bank.use(self.branches, trainable=self.branches)
         for layer in self.bank.layers:
             for name in self.frozen.get(layer.path, ()):
@@ -112,13 +131,23 @@ class BranchLoRA(KeepsExperts):
 
     @hookimpl
     def after_task(self, batches: Sequence[Batch]) -> dict[str, float]:
-        if self.options.freezing and len(batches):
-            busiest = activity(self.model, batches, self.options.samples).topk(self.options.top_k)
-            for layer, places in zip(self.bank.layers, busiest.indices.tolist(), strict=True):
-                found = {*self.frozen.get(layer.path, ()), *(self.branches[place] for place in places)}
-                self.frozen[layer.path] = sorted(found, key=self.branches.index)
-        frozen = sum(len(names) for names in self.frozen.values())
-        return {"branchlora/free": len(self.branches) - frozen / len(self.bank.layers)}
+        if not (self.options.freezing and len(batches)):
+            return {"branchlora/free": float(len(self.branches))}
+        p, g = gate_sums(self.model, self.model.mixes, batches, self.options.samples)
+        busiest = (g if self.options.choose == "free-first" else p).topk(self.options.top_k).indices.tolist()
+        layers, idle, frozen = self.bank.layers, 0, 0
+        for layer, places, used in zip(layers, busiest, g, strict=True):
+            idle += not used[self._free(layer)].any()
+            found = {*self.frozen.get(layer.path, ()), *(self.branches[place] for place in places)}
+            self.frozen[layer.path] = sorted(found, key=self.branches.index)
+            frozen += len(found)
+        free = len(self.branches) - frozen / len(layers)
+        return {"branchlora/free": free, "branchlora/idle": idle / len(layers)}
+
+    def _free(self, layer: BankLayer) -> list[int]:
+        """Places of a layer's branches that are not frozen."""
+        frozen = self.frozen.get(layer.path, ())
+        return [place for place, name in enumerate(self.branches) if name not in frozen]
 
     @hookimpl
     def build_inference_model(self, tasks_seen: Sequence[Task]) -> Branched:
@@ -137,7 +166,7 @@ class BranchLoRA(KeepsExperts):
         self.frozen = {path: list(names) for path, names in state["frozen"].items()}
         super().load_state_dict(state)
         for name in state["tasks"]:
-            self.model.learn(name)
+            self.model.learn(name, [()] * len(self.bank.layers))  # what came first is among the tensors
 
 
 class Branched(Around):
@@ -153,15 +182,20 @@ class Branched(Around):
         self.options, self.prefill = options, Prefill(EVERY)
         self._backbone = backbone
         self.image_keys, self.text_keys = nn.ParameterDict(), nn.ParameterDict()  # k_img, k_txt (d,) by task
-        self.mixes = [FirstToken(layer, options.experts, self.prefill, self.chosen) for layer in bank.layers]
+        number = len(bank.experts)
+        self.mixes = [FirstToken(layer, number, self.prefill, self.chosen) for layer in bank.layers]
         mixes = iter(self.mixes)
         bank.mix(lambda layer: next(mixes))
         self.answering: Sequence[str] = ()
 
-    def learn(self, name: str) -> None:
-        """Let the router and the keys of this name learn and no others; made where they are not there yet."""
-        for mix in self.mixes:
-            mix.learn(name)
+    def learn(self, name: str, free: Sequence[Sequence[int]]) -> None:
+        """Let the router and the keys of this name learn and no others; made where they are not there yet.
+
+        Args:
+            free: places of the branches that are not frozen, by layer.
+        """
+        for mix, places in zip(self.mixes, free, strict=True):
+            mix.learn(name, places if self.options.choose == "free-first" else None)
         for keys in (self.image_keys, self.text_keys) if self.options.task_router else ():
             if name not in keys:
                 start = torch.randn(self._backbone.features.width, **self.bank.layers[0].made)
@@ -170,9 +204,10 @@ class Branched(Around):
                 key.requires_grad_(other == name)
         self.prefill.learning, self.answering, self.route = name, (), None
 
-    def chosen(self, p: Tensor) -> Tensor:
-        """g (rows, N) of p."""
-        return select(p, self.options.top_k, self.options.renormalise) if self.options.sparse else p
+    def chosen(self, p: Tensor, first: Tensor) -> Tensor:
+        """g (rows, N) of p, and of the ones (rows, N) at branches that come first."""
+        options = self.options
+        return top_gates(p, options.top_k, first, renormalise=options.renormalise) if options.sparse else p
 
     def prepare(self, batch: Batch) -> None:
         self.prefill.start(batch.first_tokens)
@@ -190,20 +225,13 @@ class Branched(Around):
 
     def active(self) -> dict[str, int]:
         """Parameters that take part in one answer token: A, the chosen branches, and one router per layer."""
-        k = self.options.top_k if self.options.sparse else self.options.experts
+        k = self.options.top_k if self.options.sparse else len(self.bank.experts)
         count = {"adapters": 0, "routers": 0}
         for layer, mix in zip(self.bank.layers, self.mixes, strict=True):
-            down, up = layer.bank_down["b0"].numel(), layer.bank_up["b0"].numel()
+            down, up = layer.bank_down["e0"].numel(), layer.bank_up["e0"].numel()
             count["adapters"] += k * up + (1 if self.options.shared else k) * down
             count["routers"] += mix.routers[self.prefill.learning].numel()
         return count
-
-
-def select(p: Tensor, top_k: int, renormalise: bool) -> Tensor:
-    """g (..., N): p where it is among the `top_k` largest, zero elsewhere; divided by its sum if asked."""
-    places = p.topk(top_k, dim=-1).indices
-    g = torch.zeros_like(p).scatter(-1, places, p.gather(-1, places))
-    return g / g.sum(-1, keepdim=True) if renormalise else g
 
 
 def alignment(images: Tensor, texts: Tensor, image_key: Tensor, text_key: Tensor) -> Tensor:
@@ -216,13 +244,3 @@ def alignment(images: Tensor, texts: Tensor, image_key: Tensor, text_key: Tensor
 def similarity(images: Tensor, texts: Tensor, image_keys: Tensor, text_keys: Tensor) -> Tensor:
     """Mean cosine of features (batch, d) with keys (tasks, d) of both kinds, (batch, tasks)."""
     return (cosines(images, image_keys) + cosines(texts, text_keys)) / 2
-
-
-def activity(model: Branched, batches: Sequence[Batch], samples: int) -> Tensor:
-    """Σ p over a task's first samples, by layer and branch (layers, N), in evaluation mode."""
-    used = torch.zeros(len(model.mixes), model.options.experts, device=model.bank.layers[0].made["device"])
-    with evaluating(model):
-        for batch in share(batches, samples=samples):
-            forward(model, batch)
-            used += torch.stack([model.prefill.kept[mix][0].sum(0) for mix in model.mixes])
-    return total(used)

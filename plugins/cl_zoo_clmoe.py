@@ -25,14 +25,19 @@ counts of experts are written only in one second of every minute, and with 4 exp
 the second router is commented out. So it runs as a plain mixture of experts, and is in neither variant.
 
 Choices the paper leaves open, and ours:
-  * The most active experts of a task are those with the largest mean gate over the real tokens of its first `samples`
-    samples, in each layer by itself: experts of two layers have nothing but a number in common. G^T(t) is this mean gate
+  * The most active experts of a task are those with the largest mean gate over the real tokens of `samples` of it,
+    drawn at random, in each layer by itself: experts of two layers have nothing but a number in common. G^T(t) is this mean gate
     over S_t, summing to one.
   * The task of a question is not known, so it is the one whose anchors, mean image and text features of CLIP, lie nearest by
     the sum of both cosines. The choice is hard, as a task's name would be; of a task that came twice it is the later one.
   * θ are the A and B of the experts, each by itself. Routers and projector stay as trained, as in the released script. The
     first task has no θ_{t−1} and stays as trained.
-  * β = 0.5, γ = 0.7, 4 experts and the top 2 as in the released code. r of the recipe is the sum over the experts.
+  * β = 0.5, γ = 0.7, 4 experts and the top 2 as in the released code, or as many of the 4 as the recipe's budget feeds.
+
+What follows from it: with γ = 0.7 an expert that is not the task's own gives back 70 % of the way it came in A and in B. As A and B
+are mixed each by itself, the update is not the mixture of both updates: of B'A' and BA it makes 0.49 B'A' + 0.09 BA and cross terms
+0.21 (B'A + BA') that no task has learnt. Where most experts are shared little of a task is left: `clmoe/left` is the share,
+Σ‖B_tA_t − B_{t−1}A_{t−1}‖ after the merge over the same before it; 1 is all that was learnt. `clmoe/momentum` is the mean λ.
 """
 
 from __future__ import annotations
@@ -59,6 +64,9 @@ from cl_zoo.nn import (
     text_view,
 )
 
+PUBLISHED = 4
+"""Experts of the released code."""
+
 
 class CLMoE:
     """Experts that all learn, a momentum by their role, and a second router that remembers tasks."""
@@ -67,23 +75,22 @@ class CLMoE:
         variant: Literal["paper", "released"] = Field(
             "paper", description="which experts take most of the new"
         )
-        experts: int = Field(4, ge=1, description="n: number of experts; adapter.rank is shared among them")
+        experts: int | None = Field(
+            None, ge=1, description="n: number of experts; default: as many of 4 as the budget feeds"
+        )
         top: int = Field(2, ge=1, description="K: experts that count as a task's own, in each layer")
         momentum: float = Field(0.7, ge=0, le=1, description="γ: share of the old weights in shared experts")
         beta: float = Field(0.5, ge=0, le=1, description="β: share of the instance router in answering")
-        samples: int = Field(128, ge=1, description="first samples of a task for its mean gates")
+        samples: int = Field(128, ge=1, description="samples of a task for its mean gates")
 
         @model_validator(mode="after")
         def _top_is_possible(self) -> CLMoE.Options:
-            if self.top > self.experts:
-                raise ValueError(
-                    f"top is {self.top} but there are {self.experts} experts; choose no more than these"
-                )
+            if self.top > (most := self.experts or PUBLISHED):
+                raise ValueError(f"top is {self.top} but there are {most} experts; choose no more than these")
             return self
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.names = [f"e{place}" for place in range(options.experts)]
         self.gates: list[Tensor] = []  # G^T, (layers, experts) per task
         self.before: list[list[tuple[Tensor, Tensor]]] = []  # θ_{t−1}: A and B by layer and expert
 
@@ -91,7 +98,9 @@ class CLMoE:
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
         views = {"images": image_view(backbone.features, 0.5), "texts": text_view(backbone.features, 0.5)}
         self.anchors = Anchors(views, 1.0, backbone.device)
-        self.bank = mixture(backbone, recipe, self.names)
+        few = self.options.top + 1  # of `top` experts all would be a task's own
+        self.bank = mixture(backbone, recipe, self.options.experts, published=PUBLISHED, fewest=few)
+        self.names = self.bank.experts
         self.bank.mix(lambda layer: PerToken(router(layer, len(self.names))))
         return self.bank
 
@@ -110,8 +119,8 @@ class CLMoE:
         if len(self.gates) == 1:
             return {}
         momentum = momentums(self.gates[-2] > 0, self.gates[-1] > 0, options)
-        self._merge(momentum)
-        return {"clmoe/momentum": momentum.mean()}
+        learnt, left = self._merge(momentum)
+        return {"clmoe/momentum": momentum.mean(), "clmoe/left": left / learnt.clamp(min=1e-12)}
 
     @hookimpl
     def build_inference_model(self) -> Routed:
@@ -126,13 +135,24 @@ class CLMoE:
         self.anchors.restore(state["anchors"])
 
     @torch.no_grad()
-    def _merge(self, momentum: Tensor) -> None:
-        """θ_t = λ ∘ θ_{t−1} + (1 − λ) ∘ φ_t with λ (layers, experts)."""
+    def _merge(self, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        """θ_t = λ ∘ θ_{t−1} + (1 − λ) ∘ φ_t with λ (layers, experts); returns Σ‖Δ_φ‖ and Σ‖Δ_t‖, see `_change`."""
+        learnt = self._change()
         for layer, old, rates in zip(self.bank.layers, self.before, momentum, strict=True):
             for name, weights, rate in zip(self.names, old, rates, strict=True):
                 for now, then in zip((layer.bank_down[name], layer.bank_up[name]), weights, strict=True):
                     now.copy_(rate * then + (1 - rate) * now)
-        self.before = []
+        left, self.before = self._change(), []
+        return learnt, left
+
+    def _change(self) -> Tensor:
+        """Σ ‖B A − B' A'‖ over layers and experts, with A', B' of θ_{t−1}."""
+        changes = [
+            torch.linalg.matrix_norm(layer.bank_up[name] @ layer.bank_down[name] - up @ down)
+            for layer, old in zip(self.bank.layers, self.before, strict=True)
+            for name, (down, up) in zip(self.names, old, strict=True)
+        ]
+        return torch.stack(changes).sum()
 
 
 class Counting(PerToken):
@@ -177,7 +197,7 @@ class Routed(Around):
 
 
 def mean_gates(bank: ExpertBank, batches: Sequence[Batch], samples: int) -> Tensor:
-    """Mean of G^I over the real tokens of a task's first samples, (layers, experts) in fp32, in evaluation mode."""
+    """Mean of G^I over the real tokens of samples drawn from a task, (layers, experts) in fp32, in evaluation mode."""
     layers = bank.layers
     device = layers[0].base_layer.weight.device
     sums, tokens = (

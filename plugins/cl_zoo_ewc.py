@@ -13,7 +13,7 @@ Choices the paper leaves open for multimodal models, and ours:
   * Weights: everything that trains, adapters and projector. Weights that a task added later have no anchor and are free;
     weights that leave the model take their penalty with them.
   * Fisher: squared gradient of the mean answer-token log-likelihood under the data's labels ("empirical"), in evaluation
-    mode, over the first `samples` of the task, sample by sample. `fisher="batch"` squares the gradient of a batch mean
+    mode, over `samples` of the task, drawn at random, sample by sample. `fisher="batch"` squares the gradient of a batch mean
     instead, as a public implementation (Prism) does; that underestimates F by about the batch size.
   * Past tasks: one penalty each, summed, as the paper writes it. A sum of parabolas is itself a parabola, so ΣF, ΣFθ*
     and ΣFθ*² are kept in place of one pair per task: the same value at a size that does not grow.
@@ -108,7 +108,7 @@ def diagonal_fisher(
 ) -> dict[str, Tensor]:
     """Mean over samples (or batches) of the squared gradient of their own loss, per weight, in evaluation mode, fp32.
 
-    Over the task's first `samples` on all processes together; zero everywhere where there are none.
+    Over `samples` of the task, drawn at random, on all processes together; zero everywhere where there are none.
     """
     weights = trainable(model)
     if not weights:

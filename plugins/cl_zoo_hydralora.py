@@ -7,16 +7,15 @@ LoRAs of different data agree in A and differ in B. So a layer has one A for all
 weights the heads for each token:
 
     ω(x) = softmax(W_g x)                W_g (N, d_in), without bias
-    y = W x + s · Σ_i ω_i(x) B_i A x     A (r/N, d_in), B_i (d_out, r/N)
+    y = W x + s · Σ_i ω_i(x) B_i A x     A (ρ, d_in), B_i (d_out, ρ)
 
 It was made for many tasks at once; here it learns them one after the other, nothing is frozen or reset. It is what
 BranchLoRA starts from: the same branches without its top-k, its freezing and its routers per task.
 
 Choices the paper leaves open, and ours:
-  * r of the recipe is the sum over heads that train together, so A and each B have rank r/N, and the scale s is the
-    recipe's. All heads together have as many parameters as the B of one LoRA, A has 1/N of its A.
-  * N = 4 as in the released code. (The paper also finds N by clustering the training texts; a stream does not show them
-    in advance.)
+  * N and ρ follow from the recipe's budget, which counts A once and the routers; the scale s is the recipe's.
+  * N = 4 as in the released code, or as many as the budget feeds. (The paper also finds N by clustering the training texts;
+    a stream does not show them in advance.)
   * All linear layers of the language model carry heads, as for every method here; the released code adapts the
     feed-forward layers only, with r = 4 and α = 32 and no sharing out of the rank.
   * A starts as in the recipe and every B at zero, so in the very first step only the B receive a gradient.
@@ -34,13 +33,15 @@ class HydraLoRA:
     """One A, N heads B and a token-wise softmax router in every layer, all of which learn on every task."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
-        heads: int = Field(4, ge=1, description="N: number of heads B; adapter.rank is shared among them")
+        heads: int | None = Field(
+            None, ge=1, description="N: number of heads B; default: as many of 4 as the budget feeds"
+        )
 
     def __init__(self, options: Options) -> None:
-        self.heads = [f"b{place}" for place in range(options.heads)]
+        self.options = options
 
     @hookimpl
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
-        bank = mixture(backbone, recipe, self.heads, shared=True)
-        bank.mix(lambda layer: SharedDown(TokenGate(router(layer, len(self.heads)))))
+        bank = mixture(backbone, recipe, self.options.heads, published=4, shared=True)
+        bank.mix(lambda layer: SharedDown(TokenGate(router(layer, len(bank.experts)))))
         return bank

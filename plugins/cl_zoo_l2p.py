@@ -16,7 +16,8 @@ Choices the paper, which is about image classifiers, leaves open for a multimoda
   * The prompts stand among the language model's embeddings, behind the first token, nearest key first. Nothing else of
     the language model learns: the budget of adapters is not used, the ledger counts prompts and keys in its place.
   * P_i starts as copies of random token embeddings, since uniform numbers in (−1, 1) are far larger than what a language
-    model reads; k_i starts uniform in (−1, 1), whose scale does not matter to γ.
+    model reads; k_i starts small, N(0, init_std²) as A does, so that few steps of Adam turn it: γ sees no scale, and from
+    uniform numbers in (−1, 1) a key hardly turns at all. `l2p/cosine` is the mean cosine of query and chosen key after a task.
   * h: shares of all earlier choices with one added to each count. In the first task all are equal, which is Eq. 3, and
     prompts that were never chosen cost little but not nothing, so that γ still orders them. A task's choices are counted
     once it is learnt, over all its samples, by the rule it was learnt with.
@@ -36,7 +37,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_zoo import Backbone, Batch, hookimpl, share, total
+from cl_zoo import Backbone, Batch, Recipe, hookimpl, share, total
 from cl_zoo.nn import Prompted, cosines, token_rows
 
 
@@ -63,8 +64,8 @@ class L2P:
         self.counts: Tensor | None = None  # (M,) how often each prompt was chosen so far
 
     @hookimpl
-    def build_model(self, backbone: Backbone) -> Pool:
-        self.model = Pool(backbone, self.options)
+    def build_model(self, backbone: Backbone, recipe: Recipe) -> Pool:
+        self.model = Pool(backbone, self.options, recipe.adapter.init_std)
         return self.model
 
     @hookimpl
@@ -78,13 +79,17 @@ class L2P:
 
     @hookimpl
     def after_task(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        counts = torch.zeros(self.options.pool, device=self.model.keys.device)
+        keys = self.model.keys.detach()
+        counts, cosine = torch.zeros(len(keys), device=keys.device), torch.zeros((), device=keys.device)
         for batch in share(batches):
-            chosen = self.model.choose(self.model.ask(batch), self.model.frequency)
-            counts += F.one_hot(chosen, self.options.pool).sum((0, 1))
-        counts = total(counts)
+            query = self.model.ask(batch)
+            chosen = self.model.choose(query, self.model.frequency)
+            counts += F.one_hot(chosen, len(keys)).sum((0, 1))
+            cosine += cosines(query, keys).gather(1, chosen).sum()
+        counts, nearness = total(counts), total(cosine)
         self.counts = counts if self.counts is None else self.counts + counts
-        return {"l2p/prompts_used": (counts > 0).sum()}
+        used = (counts > 0).sum()
+        return {"l2p/prompts_used": used, "l2p/cosine": nearness / counts.sum().clamp(min=1)}
 
     def parts(self, model: nn.Module) -> dict[str, list[str]]:
         return {"prompts": ["prompts"], "keys": ["keys"]}
@@ -104,12 +109,12 @@ class Pool(Prompted):
         query, chosen: of the batch at hand, (batch, d) and (batch, N).
     """
 
-    def __init__(self, backbone: Backbone, options: L2P.Options) -> None:
+    def __init__(self, backbone: Backbone, options: L2P.Options, init_std: float) -> None:
         super().__init__(backbone)
         self._features, self._top = backbone.features, options.top
         rows = token_rows(backbone, options.pool * options.length)
         self.prompts = nn.Parameter(rows.view(options.pool, options.length, -1))
-        keys = torch.empty(options.pool, backbone.features.width).uniform_(-1, 1)
+        keys = torch.randn(options.pool, backbone.features.width) * init_std
         self.keys = nn.Parameter(keys.to(rows.device))
         self.frequency = torch.ones(options.pool, device=rows.device)
         self.query, self.chosen = torch.empty(0), torch.empty(0, dtype=torch.long)

@@ -27,7 +27,7 @@ step, all tasks' networks are made before the first task, lists of candidate ans
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -35,7 +35,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_zoo import Backbone, Batch, Task, hookimpl
+from cl_zoo import Backbone, Batch, Task, hookimpl, share, total
 from cl_zoo.nn import Prompted, cosines, token_rows
 
 
@@ -49,6 +49,7 @@ class ModalPrompt:
         )
         balance: float = Field(0.5, ge=0, le=1, description="λ in (2): share of the image in the guidance")
         strength: float = Field(1.0, ge=0, description="w in (4): weight of either guidance loss")
+        samples: int = Field(128, ge=1, description="samples per task for its mean guidance, a measurement")
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -70,8 +71,14 @@ class ModalPrompt:
         return {"modalprompt/image": strength * image, "modalprompt/text": strength * text}
 
     @hookimpl
-    def after_task(self) -> None:
+    def after_task(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         self.model.settle()
+        nearness = torch.zeros(2, device=self.backbone.device)  # of so many samples
+        for batch in share(batches, samples=self.options.samples):
+            own = self.model.scores(batch)[:, -1]
+            nearness += torch.stack([own.sum(), own.new_tensor(len(own))])
+        near, count = total(nearness)
+        return {"modalprompt/guidance": near / count.clamp(min=1)}
 
     def parts(self, model: nn.Module) -> dict[str, list[str]]:
         mine = [name for name, _ in model.named_parameters() if not name.startswith("model.")]
@@ -129,14 +136,18 @@ class Guided(Prompted):
         mapped: Tensor = self.network(self.prompts[newest])
         return mapped.float().mean(0)
 
-    def prepare(self, batch: Batch) -> None:
+    @torch.no_grad()
+    def scores(self, batch: Batch) -> Tensor:
+        """G of every task with a prompt, (batch, tasks)."""
         self.images = self._features.images([sample.image for sample in batch.samples])
         self.texts = self._features.texts([sample.prompt for sample in batch.samples])
-        with torch.no_grad():
-            known = [self.prototypes[name] for name in self.prompts if name in self.prototypes]
-            if self.network is not None:
-                known.append(self.prototype())
-            scores = guidance(self.images, self.texts, torch.stack(known), self._options.balance)
+        known = [self.prototypes[name] for name in self.prompts if name in self.prototypes]
+        if self.network is not None:
+            known.append(self.prototype())
+        return guidance(self.images, self.texts, torch.stack(known), self._options.balance)
+
+    def prepare(self, batch: Batch) -> None:
+        scores = self.scores(batch)
         if self.training and self.network is not None:
             self.chosen, self.route = for_learning(scores, self._options.transfer), None
         else:

@@ -138,7 +138,7 @@ def wear(layer: BankLayer, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
 def hessians(
     model: nn.Module, layers: Sequence[BankLayer], batches: Sequence[Batch], samples: int
 ) -> dict[BankLayer, Tensor]:
-    """H = 2 Σ x xᵀ (d_in, d_in) of each layer over the real tokens of the task's first samples, on all processes."""
+    """H = 2 Σ x xᵀ (d_in, d_in) of each layer over the real tokens of samples drawn from the task, on all processes."""
     found = {
         layer: torch.zeros(layer.in_features, layer.in_features, device=layer.made["device"])
         for layer in layers

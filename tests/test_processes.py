@@ -14,7 +14,7 @@ import cl_zoo
 from cl_zoo import Backbone
 from cl_zoo.engine.streams import TaskBatches
 from cl_zoo.errors import OptionError
-from cl_zoo.processes import World, share, total
+from cl_zoo.processes import World, drawn, share, total
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.testing import tiny_benchmark
 
@@ -53,24 +53,49 @@ def shares(batches: Any, world: int, samples: int | None, patch: pytest.MonkeyPa
     world=st.integers(1, 4),
     samples=st.none() | st.integers(1, 40),
 )
-def test_shares_are_disjoint_and_make_up_the_first_samples_of_the_task(
+def test_shares_are_disjoint_and_make_up_what_is_drawn_of_the_task(
     count: int, size: int, world: int, samples: int | None
 ):
     with pytest.MonkeyPatch.context() as patch:
         parts = shares(cut(count, size), world, samples, patch)
 
-    wanted = range(min(count, count if samples is None else samples))
-    assert sorted(number for part in parts for number in part) == list(wanted)
+    found = sorted(number for part in parts for number in part)
+    assert len(found) == len(set(found)) == min(count, count if samples is None else samples)
+    assert set(found) <= set(range(count))
+
+
+def test_a_draw_is_by_the_seed_of_the_hook_and_by_nothing_else():
+    """Another seed draws others; how the task is cut into batches, and what was drawn before, changes nothing."""
+
+    def numbers(seed: int, size: int) -> list[int]:
+        torch.manual_seed(seed)
+        torch.randn(seed)
+        return [number for batch in drawn(cut(40, size), 8) for number in batch.numbers]  # type: ignore[attr-defined]
+
+    assert numbers(1, 5) == numbers(1, 7) == sorted(numbers(1, 5))
+    assert numbers(1, 5) != numbers(2, 5)
+    assert max(numbers(1, 5)) >= 8
+
+
+def test_of_a_file_that_is_sorted_by_class_every_class_is_drawn():
+    """1000 samples of 10 classes, one after the other: 128 of them miss no class, where the first 128 have two."""
+    torch.manual_seed(0)
+    found = [number // 100 for batch in drawn(cut(1000, 24), 128) for number in batch.numbers]  # type: ignore[attr-defined]
+
+    assert set(found) == set(range(10))
 
 
 def test_a_single_process_gets_everything_in_order(tiny: Backbone):
-    """Twelve samples in batches of five; of the first seven the second batch gives two."""
+    """Twelve samples in batches of five; seven that are drawn come in the task's order, in batches of five too."""
     train = tiny_benchmark().tasks[0].train
     batches = TaskBatches(tiny, train, Recipe(global_batch=5))
 
     assert [len(batch) for batch in share(batches)] == [5, 5, 2]
-    first = [sample.id for batch in share(batches, samples=7) for sample in batch.samples]
-    assert first == [sample.id for sample in list(train)[:7]]
+    some = list(share(batches, samples=7))
+    assert [len(batch) for batch in some] == [5, 2]
+    ids, found = [sample.id for sample in train], [sample.id for batch in some for sample in batch.samples]
+    assert found == [id for id in ids if id in found]
+    assert some[0].targets is not None
 
 
 def test_a_tasks_batches_are_made_when_they_are_asked_for(tiny: Backbone, monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ RECIPE = {
     "lr.keys": 1e-3,
     "global_batch": 24,
     "clip": "norm",
-    "adapter.rank": 8,
+    "adapter.rank": 16,
     "adapter.dropout": 0.0,
     "eval_batch": 150,
 }

@@ -17,6 +17,10 @@ Sets = Annotated[
 RecipeFile = Annotated[
     str | None, typer.Option("--recipe", help="paper, released, mcitlib, coin, or a YAML file.")
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option("--budget", help="What methods may train: parameters (the default) or published."),
+]
 BenchmarkName = Annotated[
     str,
     typer.Option(
@@ -67,17 +71,18 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     from cl_zoo.recipe.recipe import build_recipe
 
-    filled = values(given["recipe"], given["set_"])
+    filled = values(given["recipe"], given["set_"], given["budget"])
     build_recipe(filled)  # a misspelt key is found before anything else happens
     return {"recipe": filled, **{name: given[name] for name in SETTINGS}}
 
 
-def values(recipe: str | None, sets: list[str] | None) -> dict[str, Any]:
-    """Recipe values by dotted key: those of the named recipe or file, with `--set` over them."""
+def values(recipe: str | None, sets: list[str] | None, budget: str | None = None) -> dict[str, Any]:
+    """Recipe values by dotted key: those of the named recipe or file, with `--set` and `--budget` over them."""
     from cl_zoo.recipe.keys import parse_pairs, read_recipe
     from cl_zoo.recipe.recipe import layered
 
-    return layered(read_recipe(recipe) if recipe else {}, parse_pairs(sets or [], "--set"))
+    declared = {"budget": budget} if budget else {}
+    return layered(read_recipe(recipe) if recipe else {}, parse_pairs(sets or [], "--set"), declared)
 
 
 def options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from cl_zoo.cli.flags import (
     AsJson,
     AsMarkdown,
     BenchmarkName,
+    Budget,
     Cache,
     Cells,
     Data,
@@ -30,7 +31,12 @@ from cl_zoo.cli.flags import (
 
 
 def ledger(
-    method: Annotated[str, typer.Argument(help="A stack as `run` takes it: branchlora, moelora+ewc")],
+    method: Annotated[
+        str | None,
+        typer.Argument(
+            help="A stack as `run` takes it: branchlora, moelora+ewc; default: all methods side by side."
+        ),
+    ] = None,
     backbone: Annotated[
         str,
         typer.Option("--backbone", help="llava-1.5-7b, llava-1.5-13b, or a LLaVA folder with config.json."),
@@ -39,24 +45,34 @@ def ledger(
     option: Pairs = None,
     set_: Sets = None,
     recipe: RecipeFile = None,
+    budget: Budget = None,
     tasks: Annotated[int, typer.Option("--tasks", min=1, help="Length of the stream.")] = 6,
     as_json: AsJson = False,
 ) -> None:
-    """Count what a method trains, stores and uses on a model's real shapes; no weights, no data, no network."""
+    """Count what methods train, store and use on a model's real shapes; no weights, no data, no network."""
+    from cl_zoo.contract.plugins import every_method
     from cl_zoo.names import stack
-    from cl_zoo.planning.sizes import as_sheet, shapes, sizes
+    from cl_zoo.planning.sizes import as_sheet, shapes, side_by_side, sizes
     from cl_zoo.recipe.recipe import build_recipe
 
-    choices = stack(method, with_ or (), (), options(option))
-    filled = build_recipe(values(recipe, set_))
-    found = sizes(choices, shapes(backbone), filled, tasks)
+    filled = build_recipe(values(recipe, set_, budget))
+    found = {}
+    for name in [method] if method else every_method():
+        choices = stack(name, with_ or (), (), options(option), strict=method is not None)
+        found[name] = sizes(choices, shapes(backbone), filled, tasks)
     if as_json:
-        print_json(
-            {"method": method, "backbone": backbone, "rank": filled.adapter.rank}
-            | {"tasks": [size.to_json() for size in found]}
-        )
+        about = {"backbone": backbone, "rank": filled.adapter.rank, "budget": filled.budget}
+        counted = [
+            {"method": name, **about, "tasks": [size.to_json() for size in one]}
+            for name, one in found.items()
+        ]
+        print_json(counted[0] if method else counted)
+    elif method:
+        print(as_sheet(found[method]), end="")
+        for note in found[method][-1].notes:
+            print(note)
     else:
-        print(as_sheet(found), end="")
+        print(side_by_side(found), end="")
 
 
 def list_(
@@ -101,6 +117,7 @@ def forecast(
     option: Pairs = None,
     set_: Sets = None,
     recipe: RecipeFile = None,
+    budget: Budget = None,
     benchmark: BenchmarkName = "mini",
     backbone: Annotated[
         str | None,
@@ -127,7 +144,7 @@ def forecast(
     planner, named, assumed = outlook.plan(
         benchmark,
         backbone,
-        values(recipe, set_),
+        values(recipe, set_, budget),
         data=data,
         order=order,
         limit=limit,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
@@ -16,6 +17,7 @@ from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
 from cl_zoo.errors import PluginError, RunError
+from cl_zoo.nn.budget import learning
 from cl_zoo.nn.placing import bank_parts
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
@@ -114,7 +116,9 @@ class Learner:
             self.optimizer, lambda step: rate(step, self.total, recipe)
         )
         self.cost = TaskCost(
-            task.name, trained={part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws}
+            task.name,
+            trained={part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws},
+            learning=asdict(learning(model)),
         )
 
     def run(self, report: Report) -> TaskCost:

@@ -32,6 +32,7 @@ class TaskCost:
     `flops` counts the multiply-adds of the language model's and the adapters' matrix products, twice each: 2 per weight and token
     forward, 2 more for the gradient of the activations, 2 more for the weights that learn, each of which is taken to meet
     every token. Attention scores, embeddings, output layer, the cached vision tower and hooks are left out.
+    `learning` is what learns in an adapted layer, see `cl_zoo.nn.budget.Learning`.
     """
 
     task: str
@@ -43,6 +44,7 @@ class TaskCost:
     flops: float = 0.0
     seconds: float = 0.0
     trained: dict[str, int] = field(default_factory=dict)
+    learning: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Ledger:
 
     Attributes:
         tasks: one entry per learnt task.
+        budget: what may train in one task by the recipe's rank, in parameters, without the projector.
         stored: parameters beside the frozen backbone, by use (`inference`, `continuing`) and part, after the last task.
         active: those of them that take part in one answer.
         hooks: seconds in each hook, over the run.
@@ -59,6 +62,7 @@ class Ledger:
     """
 
     tasks: list[TaskCost] = field(default_factory=list)
+    budget: int = 0
     stored: dict[str, dict[str, int]] = field(default_factory=dict)
     active: int = 0
     hooks: dict[str, float] = field(default_factory=dict)
@@ -83,6 +87,7 @@ class Ledger:
     def from_json(cls, values: Mapping[str, Any]) -> Ledger:
         return cls(
             tasks=[TaskCost(**task) for task in values["tasks"]],
+            budget=values["budget"],
             stored=dict(values["stored"]),
             active=values["active"],
             hooks=dict(values["hooks"]),

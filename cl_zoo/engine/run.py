@@ -25,6 +25,7 @@ from cl_zoo.engine.learning import Learner, Report, assign_parts, recompute_acti
 from cl_zoo.engine.ledger import Ledger, active, own_state, peak_memory_mb, stored
 from cl_zoo.engine.streams import Share, TaskBatches, Union, expected
 from cl_zoo.errors import PluginError
+from cl_zoo.nn.budget import budget
 from cl_zoo.nn.placing import adapters
 from cl_zoo.nn.still import standing_still
 from cl_zoo.processes import World
@@ -58,7 +59,7 @@ class Run:
     ) -> None:
         self.plugins, self.stream, self.backbone, self.recipe = plugins, tuple(stream), backbone, recipe
         self.seed, self.cells, self.folder, self.world, self.report = seed, cells, folder, world, report
-        self.ledger = Ledger()
+        self.ledger = Ledger(budget=budget(backbone, recipe))
         self.measured: list[dict[str, float]] = []
         self.model = self._build()
 

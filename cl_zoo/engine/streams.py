@@ -56,7 +56,7 @@ class TaskBatches(OnDemand[Batch]):
     when they are."""
 
     def __init__(self, backbone: Backbone, samples: Sequence[Sample], recipe: Recipe) -> None:
-        self._backbone, self._samples = backbone, samples
+        self._backbone, self._samples, self._recipe = backbone, samples, recipe
         self._size = recipe.micro_batch or recipe.global_batch
 
     def __len__(self) -> int:
@@ -65,6 +65,10 @@ class TaskBatches(OnDemand[Batch]):
     def make(self, place: int) -> Batch:
         samples = range(len(self._samples))[place * self._size : (place + 1) * self._size]
         return Later(Part(self._samples, samples), self._backbone)
+
+    def take(self, places: Sequence[int]) -> TaskBatches:
+        """Batches of some of the samples alone, in the given order."""
+        return TaskBatches(self._backbone, Part(self._samples, places), self._recipe)
 
 
 class Later(Batch):

@@ -13,7 +13,7 @@ from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
-from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, router
+from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router, top_gates
 from cl_zoo.nn.still import evaluating, standing_still
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "embeddings",
     "evaluating",
     "full_precision",
+    "gate_sums",
     "image_view",
     "insert",
     "mixture",
@@ -51,4 +52,5 @@ __all__ = [
     "state_view",
     "text_view",
     "token_rows",
+    "top_gates",
 ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from cl_zoo.errors import OptionError
 from cl_zoo.nn.bank import ExpertBank
+from cl_zoo.nn.budget import mixture_of
 from cl_zoo.nn.layer import BankConfig, BankLayer
 
 if TYPE_CHECKING:
@@ -16,43 +16,52 @@ if TYPE_CHECKING:
     from cl_zoo.recipe.recipe import Recipe
 
 
-def adapters(backbone: Backbone, recipe: Recipe, name: str = "shared", *, experts: int = 1) -> ExpertBank:
+def adapters(
+    backbone: Backbone, recipe: Recipe, name: str = "shared", *, rank: int | None = None
+) -> ExpertBank:
     """A bank with one expert on all linears of the language model, at the recipe's budget.
 
     Args:
         name: name of the expert.
-        experts: how many experts are going to train together; each gets its share of the rank.
-
-    Raises:
-        OptionError: the rank cannot be shared out evenly.
+        rank: of the expert, by default the recipe's.
     """
-    budget = recipe.adapter
-    if budget.rank % experts:
-        raise OptionError(
-            f"adapter.rank is {budget.rank}, which {experts} experts cannot share evenly; choose a multiple of {experts}"
-        )
+    adapter = recipe.adapter
     config = BankConfig(
         target_modules=backbone.linears,
-        rank=budget.rank // experts,
-        scale=budget.scale,
-        dropout=budget.dropout,
-        init_std=budget.init_std,
+        rank=adapter.rank if rank is None else rank,
+        scale=adapter.scale,
+        dropout=adapter.dropout,
+        init_std=adapter.init_std,
     )
     return ExpertBank(backbone.model, config, name)
 
 
-def mixture(backbone: Backbone, recipe: Recipe, names: Sequence[str], *, shared: bool = False) -> ExpertBank:
-    """A bank of experts that train together on every task and share the recipe's rank; all are active and learn.
+def mixture(
+    backbone: Backbone,
+    recipe: Recipe,
+    experts: int | None = None,
+    *,
+    published: int,
+    shared: bool = False,
+    beside: int = 0,
+    fewest: int = 2,
+) -> ExpertBank:
+    """A bank of experts `e0`, `e1`, … that train together on every task; all are active and learn.
+
+    Their number and their rank follow from the recipe's budget by the rule in `cl_zoo.nn.budget`.
 
     Args:
-        names: of the experts, in the order of their places in the mix.
+        experts: how many, where a user says so.
+        published: how many the method's paper or code has.
         shared: all read one A, the first one's; otherwise each has its own.
-
-    Raises:
-        OptionError: the rank cannot be shared out evenly.
+        beside: further parameters that a task trains, besides a router per layer and the projector.
+        fewest: of which the method still makes sense.
     """
-    first, *others = names
-    bank = adapters(backbone, recipe, first, experts=len(names))
+    share = mixture_of(
+        backbone, recipe, experts, published=published, shared=shared, beside=beside, fewest=fewest
+    )
+    first, *others = names = [f"e{place}" for place in range(share.experts)]
+    bank = adapters(backbone, recipe, first, rank=share.rank)
     for name in others:
         bank.add(name, reads=first if shared else None)
     bank.use(names, trainable=names)

@@ -16,8 +16,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cl_zoo.batches import Batch, forward
 from cl_zoo.nn.layer import BankLayer
 from cl_zoo.nn.mixes import per_sample
+from cl_zoo.nn.still import evaluating
+from cl_zoo.processes import share, total
 
 
 def router(layer: BankLayer, experts: int) -> nn.Linear:
@@ -81,10 +84,12 @@ class FirstToken(nn.Module):
     Args:
         experts: how many.
         prefill: shared with all layers.
-        select: g (rows, experts) from p, the softmax of a router; by default p itself. It may leave some experts out.
+        select: g (rows, experts) from p, the softmax of a router, and from which experts come first, ones and zeros of the same
+            shape; by default p itself. It may leave some experts out.
 
     Attributes:
         routers: W (experts, d_in) by name; `learn` makes them.
+        first: (experts,) by name of a router, one for the experts that come first with it; of none where nobody said so.
     """
 
     def __init__(
@@ -92,17 +97,26 @@ class FirstToken(nn.Module):
         layer: BankLayer,
         experts: int,
         prefill: Prefill,
-        select: Callable[[Tensor], Tensor] = lambda p: p,
+        select: Callable[[Tensor, Tensor], Tensor] = lambda p, first: p,
     ) -> None:
         super().__init__()
-        self._width, self._experts, self._made, self.prefill = layer.in_features, experts, layer.made, prefill
+        self._width, self.experts, self._made, self.prefill = layer.in_features, experts, layer.made, prefill
         self._select = select
-        self.routers = nn.ParameterDict()
+        self.routers, self.first = nn.ParameterDict(), nn.ParameterDict()
 
-    def learn(self, name: str) -> None:
-        """Let the router of this name learn and no other; it is made where it is not there yet."""
+    def learn(self, name: str, first: Sequence[int] | None = None) -> None:
+        """Let the router of this name learn and no other; it is made where it is not there yet.
+
+        Args:
+            first: places of the experts that come first with it; they are said once and hold from then on.
+        """
+        if first is not None and name not in self.first:
+            ones = torch.zeros(self.experts, **self._made).index_fill_(
+                0, torch.tensor(first, dtype=torch.long, device=self._made["device"]), 1.0
+            )
+            self.first[name] = nn.Parameter(ones, requires_grad=False)
         if name not in self.routers:
-            self.routers[name] = nn.Linear(self._width, self._experts, bias=False, **self._made).weight
+            self.routers[name] = nn.Linear(self._width, self.experts, bias=False, **self._made).weight
         for other, weight in self.routers.items():
             weight.requires_grad_(other == name)
 
@@ -117,12 +131,23 @@ class FirstToken(nn.Module):
         if not self.training and self in self.prefill.kept:
             return self.prefill.kept[self][1]
         p = torch.softmax(self.logits(x), dim=-1)
-        g = self._select(p)
+        g = self._select(p, self._coming_first(p))
         if self.training:
             self.prefill.kept.pop(self, None)
         else:
             self.prefill.kept[self] = p.detach(), g.detach()
         return g
+
+    def _coming_first(self, p: Tensor) -> Tensor:
+        """Ones and zeros (rows, experts), by each row's own router."""
+        now = self.prefill
+        if now.chosen is None:
+            return (
+                self.first[now.learning].expand_as(p) if now.learning in self.first else torch.zeros_like(p)
+            )
+        none = torch.zeros_like(p[0])
+        every = torch.stack([self.first.get(name, none) for name in now.names])
+        return every[now.chosen.repeat_interleave(len(p) // len(now.chosen))]
 
     def logits(self, x: Tensor) -> Tensor:
         """W x₀ (rows, experts) in fp32, with each row's own router; x (rows, tokens, d_in), rows = batch × beams."""
@@ -135,3 +160,35 @@ class FirstToken(nn.Module):
             every = torch.einsum("bd,tnd->btn", first.to(routers.dtype), routers)
             chosen = now.chosen.repeat_interleave(len(first) // len(now.chosen))
             return every[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+def top_gates(p: Tensor, k: int, first: Tensor | None = None, *, renormalise: bool = True) -> Tensor:
+    """g (..., experts): p where it is among the k largest, zero elsewhere; divided by its sum if asked.
+
+    Args:
+        p: softmax of a router.
+        first: of the same shape, one where an expert is chosen before any with a zero.
+    """
+    places = (p if first is None else p + first).topk(k, dim=-1).indices  # p is at most one
+    g = torch.zeros_like(p).scatter(-1, places, p.gather(-1, places))
+    return g / g.sum(-1, keepdim=True) if renormalise else g
+
+
+def gate_sums(
+    model: nn.Module, mixes: Sequence[FirstToken], batches: Sequence[Batch], samples: int
+) -> tuple[Tensor, Tensor]:
+    """Σ p and Σ g over samples drawn from a task, by layer and expert (layers, experts) each, in evaluation mode.
+
+    Args:
+        mixes: of the layers; one `Prefill` serves them all.
+    """
+    prefill = mixes[0].prefill
+    sums: list[Tensor] = []
+    with evaluating(model):
+        for batch in share(batches, samples=samples):
+            forward(model, batch)
+            kept = [torch.stack([prefill.kept[mix][i].sum(0) for mix in mixes]) for i in range(2)]
+            sums = [a + b for a, b in zip(sums, kept, strict=True)] if sums else kept
+    none = torch.zeros(len(mixes), mixes[0].experts, device=next(iter(mixes[0].routers.values())).device)
+    p, g = sums or (none, none)
+    return total(p), total(g)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from cl_zoo.engine.ledger import active, stored
 from cl_zoo.engine.run import placed
 from cl_zoo.errors import BackboneError, ClZooError, PluginError, first_line, nearest
 from cl_zoo.names import Choice
+from cl_zoo.nn.budget import Learning, budget, learning
 from cl_zoo.nn.still import standing_still
+from cl_zoo.recipe.budget import beside_projector, budget_notes
 from cl_zoo.recipe.recipe import Recipe
-from cl_zoo.report.sheets import UNKNOWN, Entry, Line, Section, Sheet, as_text
+from cl_zoo.report.sheets import NOTES, UNKNOWN, Entry, Line, Section, Sheet, as_text
 from cl_zoo.tasks import Task
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -55,6 +57,8 @@ class Size:
     """Parameters after learning one more task, by part.
 
     Attributes:
+        budget: what may train in one task by the recipe's rank, without the projector.
+        learning: what learns in an adapted layer in this task.
         trained: in this task.
         inference, continuing: kept beside the frozen backbone, for answering and for learning on.
         active: of those for answering, what takes part in one answer token.
@@ -64,6 +68,18 @@ class Size:
     inference: Mapping[str, int]
     continuing: Mapping[str, int]
     active: Mapping[str, int]
+    budget: int = 1
+    learning: Learning = field(default_factory=Learning)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know of its budget."""
+        return budget_notes(self.trained, self.budget, asdict(self.learning)) if self.trained else ()
+
+    @property
+    def times(self) -> float:
+        """What trains besides the projector, in units of the budget."""
+        return beside_projector(self.trained) / self.budget
 
     def to_json(self) -> dict[str, Any]:
         sizes = asdict(self)
@@ -73,6 +89,7 @@ class Size:
                 use: {**sizes[use], "total": sum(sizes[use].values())} for use in ("inference", "continuing")
             },
             "active": {**sizes["active"], "total": sum(self.active.values())},
+            "learning": {**sizes["learning"], "budget": self.budget, "times": self.times},
         }
 
 
@@ -142,9 +159,10 @@ def sizes(choices: Sequence[Choice], backbone: Backbone, recipe: Recipe, tasks: 
 
 def _sizes(plugins: Plugins, backbone: Backbone, recipe: Recipe, tasks: int) -> Iterator[Size]:
     """The sizes, task after task, as a run would go through the hooks."""
+    may_train = budget(backbone, recipe)
     model, meta = placed(plugins, backbone, recipe), backbone.device
     if plugins.protocol == "none":
-        yield _size(model, plugins, backbone, [], {})
+        yield replace(_size(model, plugins, backbone, [], {}), budget=may_train)
         return
     seen: list[Task] = []
     for index in range(tasks if plugins.protocol == "sequential" else 1):
@@ -152,14 +170,30 @@ def _sizes(plugins: Plugins, backbone: Backbone, recipe: Recipe, tasks: int) -> 
         seen.append(task)
         plugins.before_task(model, task)
         parts = assign_parts(model.to(meta), plugins, backbone)
-        trained = _trained(model, parts)
+        trained, learns = _trained(model, parts), learning(model)
         plugins.after_task(model, task, (), parts=parts, backbone=backbone)
-        yield _size(model.to(meta), plugins, backbone, seen, trained)
+        size = _size(model.to(meta), plugins, backbone, seen, trained)
+        yield replace(size, budget=may_train, learning=learns)
+
+
+def side_by_side(found: Mapping[str, Sequence[Size]]) -> str:
+    """Several methods as plain text, a line each: what learns in a task, against the budget, and what is kept after the last one."""
+    columns = ("Experts", "Rank", "Update rank", "Trained", "× budget", "Stored", "Active", NOTES)
+    lines = []
+    for name, counted in found.items():
+        last = counted[-1]
+        shape = [str(value) if value else UNKNOWN for value in asdict(last.learning).values()]
+        times = f"{last.times:.2f}" if last.trained else UNKNOWN
+        trained, kept, used = (sum(of.values()) for of in (last.trained, last.inference, last.active))
+        notes = "; ".join(last.notes)
+        cells = (*shape, f"{trained:,}", times, f"{kept:,}", f"{used:,}", notes)
+        lines.append(Line(name, tuple(map(Entry, cells))))
+    return as_text(Sheet(columns, (Section("", tuple(lines)),)))
 
 
 def as_sheet(found: Sequence[Size]) -> str:
-    """The sizes as plain text: a line per part and use, a column per number of tasks learnt."""
-    sections = []
+    """The sizes as plain text: a line per part and use, a column per number of tasks learnt; then what learns in a layer."""
+    sections = [_learning_of(found)]
     for title in ("trained", "inference", "continuing", "active"):
         counts: list[Mapping[str, int]] = [getattr(size, title) for size in found]
         parts = list(dict.fromkeys(part for count in counts for part in count))
@@ -173,6 +207,18 @@ def as_sheet(found: Sequence[Size]) -> str:
     return as_text(
         Sheet(tuple(f"{n + 1} tasks" if n else "1 task" for n in range(len(found))), tuple(sections))
     )
+
+
+def _learning_of(found: Sequence[Size]) -> Section:
+    """Experts, ranks and the share of the budget, by number of tasks learnt."""
+    shapes_of = [asdict(size.learning) for size in found]
+    names = {"experts": "experts", "rank": "rank of each", "update_rank": "update rank"}
+    lines = [
+        Line(title, tuple(Entry(str(one[key]) if one[key] else UNKNOWN) for one in shapes_of))
+        for key, title in names.items()
+    ]
+    times = tuple(Entry(f"{size.times:.2f}" if size.trained else UNKNOWN) for size in found)
+    return Section("learning in one task", (*lines, Line("trained × budget", times)))
 
 
 def _trained(model: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, int]:

@@ -22,11 +22,9 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Adapter(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """What the adapters of one task may cost; the same budget for every method."""
+    """How adapters are made; their rank is the measure of the budget."""
 
-    rank: int = Field(
-        8, ge=1, description="r: rank trained per task, summed over experts that train together"
-    )
+    rank: int = Field(8, ge=1, description="r: of the one LoRA that measures the budget of a task")
     scale: float = Field(2.0, gt=0, description="s = α / r")
     dropout: float = Field(0.05, ge=0, lt=1, description="probability on the input of the adapters")
     init_std: float = Field(0.01, ge=0, description="standard deviation of A at the start; B starts at zero")
@@ -80,7 +78,11 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     checkpointing: bool = Field(
         False, description="recompute activations in the backward pass to save memory"
     )
-    adapter: Adapter = Field(default_factory=Adapter, description="budget of the adapters")
+    adapter: Adapter = Field(default_factory=Adapter, description="the adapters")
+    budget: Literal["parameters", "published"] = Field(
+        "parameters",
+        description="parameters: all that trains in a task fits into one LoRA of adapter.rank; published: each expert has adapter.rank, as many as its paper has",
+    )
     tasks: dict[str, ForTask] = Field(
         default_factory=dict, description="epochs and global_batch of single tasks, by name of the task"
     )

@@ -36,8 +36,8 @@ from cl_zoo.scoring.scorer import Scorer
 Watch = Callable[[dict[str, Any]], None]
 """Called with every event of every worker, `worker`, `label` and `seed` added."""
 
-TOLERANCE = {"steps": 0.02, "samples": 0.02, "trained": 0.05}
-"""How far a run's budget may be from the common one before its row is stamped."""
+TOLERANCE = {"steps": 0.02, "samples": 0.02}
+"""How far a run's budget may be from the common one before its row is stamped; parameters are measured by the recipe's budget."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,7 @@ def budget_stamps(results: Sequence[Result]) -> dict[tuple[str, int], tuple[str,
 
 def _budget(result: Result) -> dict[str, int]:
     tasks = result.ledger["tasks"]
-    return {
-        "steps": sum(task["steps"] for task in tasks),
-        "samples": sum(task["samples"] for task in tasks),
-        "trained": result.ledger["trained"],
-    }
+    return {what: sum(task[what] for task in tasks) for what in TOLERANCE}
 
 
 def accelerators(device: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cl_zoo.engine.folder import read_manifest
 from cl_zoo.errors import PluginError
+from cl_zoo.recipe.budget import beside_projector, budget_notes
 from cl_zoo.report.rows import Row
 from cl_zoo.report.table import Table
 from cl_zoo.runs.restore import Restored, restore
@@ -119,7 +120,7 @@ class Result:
             trained=self.ledger["trained"],
             stored=sum(self.ledger["stored"].get("inference", {}).values()),
             seconds=self.ledger["seconds"],
-            stamps=(*self._variants(), *self.stamps),
+            stamps=(*self._variants(), *self._budget(), *self.stamps),
         )
 
     def _variants(self) -> tuple[str, ...]:
@@ -128,6 +129,16 @@ class Result:
         return tuple(
             f"{one['name']}: {one['options']['variant']}" for one in stack if "variant" in one["options"]
         )
+
+    def _budget(self) -> tuple[str, ...]:
+        """What a reader has to know of what it trained in one task."""
+        tasks = [task for task in self.ledger["tasks"] if task["trained"]]
+        if (
+            not tasks or "budget" not in self.ledger
+        ):  # it learnt nothing, or was made before budgets were written down
+            return ()
+        most = max(tasks, key=lambda task: beside_projector(task["trained"]))
+        return budget_notes(most["trained"], self.ledger["budget"], most["learning"])
 
     def table(self, scoring: str = "official") -> Table:
         """Its table by the official or the strict rules."""

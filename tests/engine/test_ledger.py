@@ -137,6 +137,7 @@ def test_a_ledger_survives_its_json() -> None:
             TaskCost("colour", steps=3, trained={"adapters": 5}),
             TaskCost("side", steps=4, trained={"adapters": 9}),
         ],
+        7,
         {"inference": {"adapters": 5}},
         5,
         {"loss": 0.5},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,11 +15,10 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.engine.learning import recompute_activations
-from cl_zoo.errors import OptionError
 from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, SharedDown, spread
-from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
+from cl_zoo.nn.placing import KeepsExperts, bank_parts, mixture
 from cl_zoo.nn.still import standing_still
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Task
@@ -650,18 +648,6 @@ def test_parts_name_what_learns() -> None:
     assert set(bank_parts(Tiny())) == set()
 
 
-def test_experts_that_train_together_share_the_rank_of_the_recipe() -> None:
-    backbone = SimpleNamespace(model=tiny_llava(), linears=TARGETS)
-    recipe = SimpleNamespace(adapter=SimpleNamespace(rank=6, scale=2.0, dropout=0.0, init_std=0.02))
-
-    bank = adapters(backbone, recipe, "e0", experts=3)  # type: ignore[arg-type]
-    bank.add("e1")
-
-    assert {layer.bank_up[name].shape[1] for layer in bank.layers for name in ("e0", "e1")} == {2}
-    with pytest.raises(ValueError, match="rank is 6, which 4 experts cannot share evenly"):
-        adapters(backbone, recipe, experts=4)  # type: ignore[arg-type]
-
-
 # --- state ----------------------------------------------------------------------------------------------------------
 
 
@@ -991,20 +977,21 @@ def test_answering_chooses_experts_and_leaves_what_learns() -> None:
     assert [layer.experts for layer in bank.layers] == [["t0"], ["t0", "t2"]]
 
 
-def test_a_mixture_shares_the_rank_and_all_of_it_learns(tiny: Backbone) -> None:
-    recipe = build_recipe({"adapter.rank": 6})
-    apart = mixture(tiny, recipe, ["a", "b", "c"])
-    assert {layer.bank_down[name].shape[0] for layer in apart.layers for name in "abc"} == {2}
-    assert (active(apart), learns(apart)) == (["a", "b", "c"], {"a", "b", "c"})
-    with pytest.raises(OptionError, match=r"adapter\.rank is 6, which 4 experts cannot share"):
-        mixture(tiny.with_model(copy.deepcopy(tiny.model)), recipe, ["a", "b", "c", "d"])
+def test_all_of_a_mixture_learns(tiny: Backbone) -> None:
+    recipe = build_recipe({"adapter.rank": 2, "budget": "published"})
+    apart = mixture(tiny, recipe, published=3)
+    assert {layer.bank_down[name].shape[0] for layer in apart.layers for name in ("e0", "e1", "e2")} == {2}
+    assert (active(apart), learns(apart)) == (["e0", "e1", "e2"], {"e0", "e1", "e2"})
 
 
 def test_a_mixture_on_one_shared_a(tiny: Backbone) -> None:
-    bank = mixture(tiny, build_recipe({"adapter.rank": 4}), ["a", "b"], shared=True)
+    recipe = build_recipe({"adapter.rank": 2, "budget": "published"})
+    bank = mixture(tiny, recipe, 2, published=8, shared=True)
 
-    assert all(list(layer.bank_down) == ["a"] and list(layer.bank_up) == ["a", "b"] for layer in bank.layers)
-    assert learns(bank) == {"a", "b"}
+    assert all(
+        list(layer.bank_down) == ["e0"] and list(layer.bank_up) == ["e0", "e1"] for layer in bank.layers
+    )
+    assert learns(bank) == {"e0", "e1"}
 
 
 class Keeping(KeepsExperts):

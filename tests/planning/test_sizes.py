@@ -43,19 +43,22 @@ def test_a_lora_on_all_linears_of_llava_has_2_498_560_parameters_per_rank(rank: 
 
 def test_experts_on_llava_count_as_coin_counts_them():
     """Eight experts of rank 16, a router of 8 outputs on each of the 224 linears, and the projector: the paper's 350 M."""
-    (size,) = count("moelora[experts=8]", 128)
+    (size,) = count("moelora", 16, budget="published")
 
     assert size.trained == {"adapters": PER_RANK * 128, "routers": 32 * 35_584 * 8, "projector": PROJECTOR}
     assert sum(size.trained.values()) == 349_904_896
+    assert (size.learning.experts, size.learning.rank, size.learning.update_rank) == (8, 16, 128)
+    assert size.notes == ("parameters × 8.2", "8 experts of rank 16, update rank 128")
 
 
 def test_branches_on_llava_count_as_branchlora_counts_them():
     """One A of rank 16, eight B of rank 16, one set of routers, and the projector: the paper's 222 M, 37 % fewer."""
-    (size,) = count("branchlora[experts=8]", 128)
+    (size,) = count("branchlora", 16, budget="published")
 
     assert size.trained["adapters"] == 32 * 16 * (35_584 + 8 * 42_496)
     assert size.trained["keys"] == 2 * 768
     assert sum(size.trained.values()) - size.trained["keys"] == 222_371_840
+    assert (size.learning.experts, size.learning.rank, size.learning.update_rank) == (8, 16, 16)
 
 
 def test_a_method_that_adds_an_expert_per_task_stores_one_more_each_time():
@@ -139,4 +142,27 @@ def test_the_command_prints_the_same_as_json_and_as_text(cli: Callable[..., Any]
         "total": 9_994_240 + PROJECTOR,
     }
     assert "9,994,240" in cli("ledger", "finetune", "--set", "adapter.rank=4").out
-    assert as_sheet([Size({"a": 1000}, {}, {}, {"a": 1})]).splitlines()[3].split() == ["a", "1,000"]
+    assert ["a", "1,000"] in [line.split() for line in as_sheet([Size({"a": 1000}, {}, {}, {})]).splitlines()]
+    assert "3 experts of rank 3, update rank 3 (starved: below 4)" in cli("ledger", "branchlora").out
+
+
+def test_all_methods_stand_side_by_side(cli: Callable[..., Any]):
+    lines = {line.split()[0]: line for line in cli("ledger", "--tasks", "2").out.splitlines() if line.strip()}
+
+    assert {"finetune", "moelora", "l2p", "modeltailor", "zeroshot"} <= lines.keys()
+    assert lines["finetune"].split() == [
+        "finetune",
+        "1",
+        "8",
+        "8",
+        "40,968,192",
+        "1.00",
+        "40,968,192",
+        "40,968,192",
+    ]
+    assert lines["l2p"].split()[1:4] == ["–"] * 3
+    assert "parameters × 0.011" in lines["l2p"]
+    found = json.loads(cli("ledger", "--tasks", "1", "--budget", "published", "--json").out)
+    times = {one["method"]: one["tasks"][0]["learning"]["times"] for one in found}
+    assert times["finetune"] == 1
+    assert times["moelora"] == pytest.approx(8 + 8 * 35_584 / (8 * 78_080))

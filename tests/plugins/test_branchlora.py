@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cl_zoo_branchlora import BranchLoRA, activity, alignment, select, similarity
+from cl_zoo_branchlora import BranchLoRA, alignment, similarity
 from tiny_runs import Watched, learnt
 from torch import Tensor, nn
 
@@ -18,9 +18,9 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch, forward, task_loss
 from cl_zoo.engine.learning import recompute_activations
 from cl_zoo.engine.run import Run
-from cl_zoo.errors import OptionError
-from cl_zoo.nn import FirstToken, Prefill
+from cl_zoo.nn import FirstToken, Prefill, gate_sums, top_gates
 from cl_zoo.nn.layer import BankLayer
+from cl_zoo.processes import drawn
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
@@ -42,13 +42,19 @@ class Branching(Watched):
 
 
 def trained(text: str, folder: Path, root: Path, **recipe: Any) -> Branching:
-    settings = {"adapter.rank": 4, "adapter.dropout": 0, "lr.keys": 0.1, "lr.routers": 0.1, **recipe}
+    settings = {
+        "adapter.rank": 1,
+        "budget": "published",
+        "adapter.dropout": 0,
+        "lr.keys": 0.1,
+        "lr.routers": 0.1,
+    }
     return learnt(
         Branching,
         text,
         STREAM,
         tiny_backbone(folder),
-        build_recipe(BENCHMARK.recipe, settings),
+        build_recipe(BENCHMARK.recipe, settings, recipe),
         root,
         cells="lower",
     )
@@ -67,11 +73,12 @@ Make = Callable[..., BranchLoRA]
 def make(tiny_folder: Path) -> Make:
     """A method that knows some tasks, with random branches and routers and no training behind it."""
 
-    def build(tasks: int = 1, rank: int = 4, **options: Any) -> BranchLoRA:
+    def build(tasks: int = 1, rank: int = 1, **options: Any) -> BranchLoRA:
         torch.manual_seed(0)
         method = BranchLoRA(BranchLoRA.Options(**{"experts": 4, **options}))
         method.build_model(
-            tiny_backbone(tiny_folder), build_recipe({"adapter.rank": rank, "adapter.dropout": 0})
+            tiny_backbone(tiny_folder),
+            build_recipe({"adapter.rank": rank, "budget": "published", "adapter.dropout": 0}),
         )
         for index in range(tasks):
             method.before_task(Task(index, f"task {index}", "", 8))
@@ -116,8 +123,8 @@ def literal_layer(layer: Any, x: Tensor, first: Sequence[int], names: Sequence[s
         for token in sample:
             y = layer.base_layer.weight @ token
             for branch, gate in enumerate(gates):
-                down = layer.bank_down["b0" if "b1" not in layer.bank_down else f"b{branch}"]
-                y = y + SCALE * gate * (layer.bank_up[f"b{branch}"] @ (down @ token))
+                down = layer.bank_down["e0" if "e1" not in layer.bank_down else f"e{branch}"]
+                y = y + SCALE * gate * (layer.bank_up[f"e{branch}"] @ (down @ token))
             rows.append(y)
     return torch.stack(rows).view(*x.shape[:2], -1)
 
@@ -135,16 +142,26 @@ def test_the_gates_of_a_small_case_by_hand() -> None:
     """p = (1, 4, 3, 2) / 10; the two largest are 4/10 and 3/10, of their sum 4/7 and 3/7."""
     p = torch.tensor([[0.1, 0.4, 0.3, 0.2]])
 
-    torch.testing.assert_close(select(p, 2, True), torch.tensor([[0, 4 / 7, 3 / 7, 0]]))
-    torch.testing.assert_close(select(p, 2, False), torch.tensor([[0, 0.4, 0.3, 0]]))
-    torch.testing.assert_close(select(p, 1, True), torch.tensor([[0, 1.0, 0, 0]]))
+    torch.testing.assert_close(top_gates(p, 2), torch.tensor([[0, 4 / 7, 3 / 7, 0]]))
+    torch.testing.assert_close(top_gates(p, 2, renormalise=False), torch.tensor([[0, 0.4, 0.3, 0]]))
+    torch.testing.assert_close(top_gates(p, 1), torch.tensor([[0, 1.0, 0, 0]]))
+
+
+def test_what_comes_first_is_chosen_before_what_is_more_probable() -> None:
+    """Of (1, 4, 3, 2)/10 the first and last come first: 1/3 and 2/3; of one that does, the most probable other fills up."""
+    p = torch.tensor([[0.1, 0.4, 0.3, 0.2]])
+
+    both = top_gates(p, 2, torch.tensor([[1.0, 0, 0, 1.0]]))
+    torch.testing.assert_close(both, torch.tensor([[1 / 3, 0, 0, 2 / 3]]))
+    one = top_gates(p, 2, torch.tensor([[1.0, 0, 0, 0]]))
+    torch.testing.assert_close(one, torch.tensor([[1 / 5, 4 / 5, 0, 0]]))
 
 
 def test_a_layers_gates_come_from_its_first_real_token() -> None:
     """W_r x₀ = (0, ln 2, ln 5) for x₀ = (1, 0), so p = (1, 2, 5)/8; for x₀ = (0, 1) the order turns: p = (5, 2, 1)/8."""
     prefill = Prefill("t")
     layer = BankLayer(nn.Linear(2, 1), "layer", 1.0, 0.0)
-    mix = FirstToken(layer, 3, prefill, lambda p: select(p, 2, renormalise=True))
+    mix = FirstToken(layer, 3, prefill, lambda p, first: top_gates(p, 2, first))
     mix.routers["t"] = torch.tensor([[0, math.log(5)], [math.log(2), math.log(2)], [math.log(5), 0]])
     x = torch.tensor([[[1.0, 0], [9, 9]], [[7, -7], [0, 1.0]]])  # the second row is padded on the left
     prefill.start(torch.tensor([0, 1]))
@@ -156,7 +173,7 @@ def test_a_layers_gates_come_from_its_first_real_token() -> None:
 def test_a_layer_computes_what_a_loop_over_samples_tokens_and_branches_does(
     make: Make, options: dict[str, Any]
 ) -> None:
-    method = make(2, rank=8, **options)
+    method = make(2, rank=2, **options)
     k = options.get("top_k", 2 if options.get("sparse", True) else 4)
     generator = torch.Generator().manual_seed(1)
     for layer in method.bank.layers[:7]:
@@ -176,16 +193,16 @@ def test_a_layer_computes_what_a_loop_over_samples_tokens_and_branches_does(
 
 
 def test_branches_that_are_equal_are_one_lora_whatever_the_router_says(make: Make) -> None:
-    """Σ g = 1, so s Σ g_i B A = s B A of rank r/N, in the sparse and in the dense mixture."""
+    """Σ g = 1, so s Σ g_i B A = s B A, in the sparse and in the dense mixture."""
     for options in ({}, {"sparse": False}):
         method = make(**options)
         layer = method.bank.layers[0]
-        for name in ("b1", "b2", "b3"):
-            layer.bank_up[name].data.copy_(layer.bank_up["b0"].data)
+        for name in ("e1", "e2", "e3"):
+            layer.bank_up[name].data.copy_(layer.bank_up["e0"].data)
         x = torch.randn(2, 3, 32)
         method.model.prefill.start(torch.tensor([0, 1]))
 
-        plain = x @ (layer.base_layer.weight + SCALE * layer.bank_up["b0"] @ layer.bank_down["b0"]).T
+        plain = x @ (layer.base_layer.weight + SCALE * layer.bank_up["e0"] @ layer.bank_down["e0"]).T
         torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-5)
 
 
@@ -416,7 +433,7 @@ def test_the_route_of_every_answer_is_the_one_task_that_was_chosen(whole: Branch
 
 
 def test_the_branches_with_the_largest_mean_p_are_frozen_layer_by_layer(make: Make) -> None:
-    """p is added up from each layer's own input, sample by sample, over the first five samples of the task."""
+    """p is added up from each layer's own input, sample by sample, over five samples drawn from the task."""
     method = make()
     backbone, bank = method.model._backbone, method.bank
     samples = [*questions(), *STREAM[0].train[:3]]
@@ -424,21 +441,26 @@ def test_the_branches_with_the_largest_mean_p_are_frozen_layer_by_layer(make: Ma
     inputs: dict[str, Tensor] = {}
     for layer in bank.layers:
         layer.register_forward_pre_hook(lambda module, given: inputs.__setitem__(module.path, given[0]))
+    torch.manual_seed(3)
+    chosen = [sample for batch in drawn(batches, 5) for sample in batch.samples]
+    assert len(chosen) == 5
     used = torch.zeros(14, 4)
     with torch.no_grad():
-        for sample in samples[:5]:
+        for sample in chosen:
             forward(method.model.eval(), backbone.batch([sample], answers=True))
             for place, layer in enumerate(bank.layers):
                 first = inputs[layer.path][0, 0]
                 used[place] += torch.tensor(literal_gates(layer.bank_mix.routers["t0"], first, 4))
     method.model.train()
 
-    torch.testing.assert_close(activity(method.model, batches, 5), used, rtol=1e-4, atol=1e-4)
+    p, g = gate_sums(method.model, method.model.mixes, batches, 5)
+    torch.testing.assert_close(p, used, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(g.sum(1), torch.full((14,), 5.0))
     method.options = method.options.model_copy(update={"samples": 5})
-    assert method.after_task(batches) == {"branchlora/free": 2.0}
+    assert method.after_task(batches) == {"branchlora/free": 2.0, "branchlora/idle": 0.0}
     for place, layer in enumerate(bank.layers):
         busiest = sorted(range(4), key=lambda branch: -used[place][branch])[:2]
-        assert set(method.frozen[layer.path]) == {f"b{branch}" for branch in busiest}
+        assert set(method.frozen[layer.path]) == {f"e{branch}" for branch in busiest}
     assert len({tuple(names) for names in method.frozen.values()}) > 1
     assert method.model.training
 
@@ -446,13 +468,13 @@ def test_the_branches_with_the_largest_mean_p_are_frozen_layer_by_layer(make: Ma
 def test_what_is_frozen_gets_no_gradient_and_the_trunk_does(make: Make) -> None:
     method = make()
     for layer in method.bank.layers:
-        method.frozen[layer.path] = ["b0", "b2"]
+        method.frozen[layer.path] = ["e0", "e2"]
 
     method.before_task(Task(1, "next", "", 8))
 
     for layer in method.bank.layers:
         learning = {name for name, weight in layer.named_parameters() if weight.requires_grad}
-        assert learning == {"bank_down.b0", "bank_up.b1", "bank_up.b3", "bank_mix.routers.t1"}
+        assert learning == {"bank_down.e0", "bank_up.e1", "bank_up.e3", "bank_mix.routers.t1"}
 
 
 def test_over_a_stream_frozen_branches_stand_still_and_the_trunk_moves(whole: Branching) -> None:
@@ -504,6 +526,49 @@ def test_a_task_without_samples_freezes_nothing(make: Make) -> None:
     assert make().after_task(()) == {"branchlora/free": 4.0}
 
 
+def test_layers_whose_router_picks_frozen_branches_only_are_counted_as_idle(make: Make) -> None:
+    """The router of every other layer is made to pick branches 0 and 2, which are frozen; the rest picks 1 and 3."""
+    method = make(2)
+    batches = [method.model._backbone.batch([BARE, STREAM[0].train[1]], answers=True)]
+    for place, layer in enumerate(method.bank.layers):
+        method.frozen[layer.path] = ["e0", "e2"]
+        picked = [0, 2] if place % 2 else [1, 3]
+        layer.bank_mix.first["t1"] = nn.Parameter(torch.tensor([float(i in picked) for i in range(4)]))
+
+    assert method.after_task(batches)["branchlora/idle"] == 0.5
+
+
+def test_free_first_lets_a_task_pick_free_branches_and_remembers_them_in_answering(make: Make) -> None:
+    """The first task freezes two of four branches; the second one's router can only pick the other two, and does so for good."""
+    method = make(1, choose="free-first")
+    batches = [method.model._backbone.batch([BARE, STREAM[0].train[1]], answers=True)]
+    assert method.after_task(batches) == {"branchlora/free": 2.0, "branchlora/idle": 0.0}
+    taken = {path: list(names) for path, names in method.frozen.items()}
+    method.before_task(Task(1, "next", "", 8))
+    assert method.after_task(batches) == {"branchlora/free": 0.0, "branchlora/idle": 0.0}
+
+    answering = method.model.eval()
+    x = torch.randn(2, 3, 32)
+    for layer in (one for one in method.bank.layers if one.in_features == 32):
+        answering.prefill.start(torch.tensor([0, 0]), ["t0", "t1"], torch.tensor([0, 1]))
+        _, new = (layer.bank_mix.gates(x) > 0).tolist()
+        assert {n for n, on in zip(method.branches, new, strict=True) if on}.isdisjoint(taken[layer.path])
+
+
+def test_without_free_first_later_routers_find_frozen_branches(make: Make) -> None:
+    """Over ten tasks with four branches the default ends with idle layers everywhere, as nothing is free."""
+    method = make(0)
+    batches = [method.model._backbone.batch(STREAM[0].train[:2], answers=True)]
+    idle = []
+    for index in range(10):
+        method.before_task(Task(index, "task", "", 2))
+        idle.append(method.after_task(batches)["branchlora/idle"])
+
+    assert idle[0] == 0
+    assert idle[-1] == 1
+    assert any(0 < share < 1 for share in idle)
+
+
 # --- the ablation ---------------------------------------------------------------------------------------------------
 
 
@@ -521,34 +586,34 @@ def parts_learning(method: BranchLoRA) -> dict[str, int]:
 
 
 def test_what_learns_and_what_answers_by_closed_form(make: Make) -> None:
-    """Two layers with 240 in- and 256 out-features each, rank 8 over N = 4: A 2·480, four B 2·512, W_r 4·480, keys 2·8.
+    """Two layers with 240 in- and 256 out-features each, rank 2 and N = 4: A 2·480, four B 2·512, W_r 4·480, keys 2·8.
 
     With two of the four branches 960 + 2·1024 of the adapters answer.
     """
-    method = make(rank=8)
+    method = make(rank=2)
 
     assert parts_learning(method) == {"A": 960, "B": 4 * 1024, "routers": 1920, "keys": 16}
     assert method.model.active() == {"adapters": 960 + 2 * 1024, "routers": 1920}
-    method = make(3, rank=8)
+    method = make(3, rank=2)
     assert parts_learning(method) == {"A": 960, "B": 4 * 1024, "routers": 1920, "keys": 16}
     assert method.model.active() == {"adapters": 960 + 2 * 1024, "routers": 1920}
 
 
 def test_without_the_shared_trunk_each_branch_has_an_a_that_is_frozen_with_it(make: Make) -> None:
-    method = make(rank=8, shared=False)
+    method = make(rank=2, shared=False)
     assert parts_learning(method)["A"] == 4 * 960
     assert method.model.active()["adapters"] == 2 * (960 + 1024)
 
-    method.frozen = {layer.path: ["b1"] for layer in method.bank.layers}
+    method.frozen = {layer.path: ["e1"] for layer in method.bank.layers}
     method.before_task(Task(1, "next", "", 8))
 
     for layer in method.bank.layers:
-        assert not layer.bank_down["b1"].requires_grad
-        assert layer.bank_down["b0"].requires_grad
+        assert not layer.bank_down["e1"].requires_grad
+        assert layer.bank_down["e0"].requires_grad
 
 
 def test_dense_branches_all_answer(make: Make) -> None:
-    method = make(rank=8, sparse=False)
+    method = make(rank=2, sparse=False)
     method.model.prefill.start(torch.tensor([0]))
     gates = method.bank.layers[0].bank_mix.gates(torch.randn(1, 3, 32))
 
@@ -589,12 +654,10 @@ def test_only_task_routers_need_a_feature_encoder(tiny: Backbone) -> None:
     BranchLoRA(BranchLoRA.Options(task_router=False)).build_model(tiny, build_recipe())
 
 
-def test_options_say_what_is_out_of_range(tiny: Backbone) -> None:
+def test_options_say_what_is_out_of_range() -> None:
     bad: list[dict[str, Any]] = [{"top_k": 9}, {"top_k": 0}, {"experts": 0}, {"strength": -1}, {"k": 2}]
     for options in bad:
         with pytest.raises(ValueError, match="validation error"):
             BranchLoRA.Options(**options)
     with pytest.raises(ValueError, match="top_k is 2, but there are only 1 experts; lower it"):
         BranchLoRA.Options(experts=1)
-    with pytest.raises(OptionError, match=r"adapter\.rank is 8, which 3 experts cannot share"):
-        BranchLoRA(BranchLoRA.Options(experts=3)).build_model(tiny, build_recipe())

@@ -19,12 +19,13 @@ from cl_zoo.batches import forward
 from cl_zoo.nn.bank import ExpertBank
 from cl_zoo.nn.layer import BankLayer
 from cl_zoo.nn.mixes import PerToken
+from cl_zoo.processes import drawn
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task, TaskData
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
 
 BENCHMARK = tiny_benchmark(3, size=8)
-RECIPE = build_recipe(BENCHMARK.recipe, {"adapter.dropout": 0})
+RECIPE = build_recipe(BENCHMARK.recipe, {"adapter.rank": 2, "budget": "published", "adapter.dropout": 0})
 BARE = Sample("t", None, "Say one colour .", "red")
 
 
@@ -62,16 +63,18 @@ def router(layer: BankLayer) -> Tensor:
 
 
 def test_mean_gates_are_those_of_the_real_tokens_of_samples_one_by_one(tiny: Backbone) -> None:
-    """Samples of three lengths in one padded batch, against each alone, token by token; the fourth is one too many."""
+    """Samples of three lengths in one padded batch, against each alone, token by token; three of the four are drawn."""
     _, bank = method(tiny)
     samples = [BENCHMARK.tasks[0].train[0], BARE, BENCHMARK.tasks[2].train[1], BENCHMARK.tasks[0].train[3]]
 
-    found = mean_gates(
-        bank, [tiny.batch(samples[:2], answers=True), tiny.batch(samples[2:], answers=True)], 3
-    )
+    batches = [tiny.batch(samples[:2], answers=True), tiny.batch(samples[2:], answers=True)]
+    chosen = [sample for batch in drawn(batches, 3) for sample in batch.samples]
+    assert len(chosen) == 3
+
+    found = mean_gates(bank, batches, 3)
 
     sums, tokens = torch.zeros(len(bank.layers), 4), 0
-    for sample in samples[:3]:
+    for sample in chosen:
         seen: list[Tensor] = []
         handles = [
             layer.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
@@ -151,7 +154,7 @@ def test_experts_go_back_by_their_momentum_and_nothing_else_does(tiny: Backbone)
     rates = torch.full((len(bank.layers), 4), 0.7)
     rates[3, 1] = 0.3
 
-    made._merge(rates)
+    learnt, left = made._merge(rates)
 
     for place, layer in enumerate(bank.layers):
         assert torch.equal(router(layer), routers[place])
@@ -160,6 +163,12 @@ def test_experts_go_back_by_their_momentum_and_nothing_else_does(tiny: Backbone)
             for weight in (layer.bank_down[f"e{i}"], layer.bank_up[f"e{i}"]):
                 torch.testing.assert_close(weight.detach(), torch.full_like(weight, value))
                 assert weight.requires_grad
+    # each layer's BA has 2-row products: all entries r·θ², so ‖BA − B'A'‖ = r·(θ² − 1)·√(d_out·d_in), θ = 2 before the merge
+    sizes = [math.sqrt(layer.in_features * layer.out_features) for layer in bank.layers]
+    assert float(learnt) == pytest.approx(2 * (4 - 1) * 4 * sum(sizes))
+    assert float(left) == pytest.approx(
+        2 * ((1.3**2 - 1) * (4 * sum(sizes) - sizes[3]) + (1.7**2 - 1) * sizes[3])
+    )
 
 
 def test_roles_are_those_of_the_task_before_and_the_new_one(
@@ -184,6 +193,8 @@ def test_roles_are_those_of_the_task_before_and_the_new_one(
     measured = made.after_task([])
 
     assert measured["clmoe/momentum"].item() == pytest.approx(0.6)
+    # A stands still and B goes from 1 to 2: by 0.3 of its way in three experts, by 0.7 in one that are equally large on average
+    assert 0.3 < measured["clmoe/left"].item() < 0.7
     for layer in bank.layers:
         found = [float(layer.bank_up[f"e{i}"].detach().mean()) for i in range(4)]
         assert found == pytest.approx([1.3, 1.3, 1.7, 1.3])

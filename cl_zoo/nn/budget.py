@@ -1,0 +1,134 @@
+"""The budget rule: what may train in one task, and how experts that learn together share it.
+
+One LoRA of the recipe's rank r on every adapted linear of the language model is the measure:
+
+    B = r · Σ (d_in + d_out)                                       summed over the adapted linears
+
+`budget: parameters` (the default) gives every method that much. N experts with a router of their own get the largest rank ρ with
+
+    ρ · N · Σ (d_in + d_out)   + N · Σ d_in + beside  ≤  B         each its own A
+    ρ · Σ (d_in + N · d_out)   + N · Σ d_in + beside  ≤  B         one A for all
+
+where `beside` is what else a method trains in a task, its keys for instance. Unless a user says how many experts there are, it is
+the number of the method's paper, or the largest below it at which ρ is still `LEAST`: an expert of rank 1 is no expert. `budget:
+published` gives each of the paper's experts rank r, whatever they cost together. The projector is in neither: whether it
+learns is the recipe's to say, and it is one for all methods.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from cl_zoo.nn.layer import BankLayer
+from cl_zoo.recipe.budget import LEAST
+
+if TYPE_CHECKING:
+    from cl_zoo.backbones.backbone import Backbone
+    from cl_zoo.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """So many experts, each of that rank."""
+
+    experts: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Σ d_in and Σ d_out of the linears that are adapted."""
+
+    inputs: int
+    outputs: int
+
+    def lora(self, rank: int) -> int:
+        """Parameters of one LoRA on all of them."""
+        return rank * (self.inputs + self.outputs)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What learns in an adapted layer, in the one where it is least.
+
+    Attributes:
+        experts: that learn in one task.
+        rank: of the narrowest of them.
+        update_rank: the largest rank that what is learnt can have there: the rows of all A that the learning experts read.
+    """
+
+    experts: int = 0
+    rank: int = 0
+    update_rank: int = 0
+
+
+def widths(backbone: Backbone) -> Widths:
+    """Of the linears that the bank adapts, whether it does already or not."""
+    found = [
+        module
+        for path, module in backbone.model.named_modules()
+        if isinstance(module, nn.Linear | BankLayer) and re.fullmatch(backbone.linears, path)
+    ]
+    return Widths(sum(one.in_features for one in found), sum(one.out_features for one in found))
+
+
+def budget(backbone: Backbone, recipe: Recipe) -> int:
+    """B: what may train in one task, in parameters, without the projector."""
+    return widths(backbone).lora(recipe.adapter.rank)
+
+
+def mixture_of(
+    backbone: Backbone,
+    recipe: Recipe,
+    experts: int | None,
+    *,
+    published: int,
+    shared: bool = False,
+    beside: int = 0,
+    fewest: int = 2,
+) -> Mixture:
+    """How many experts learn together, and the rank of each.
+
+    Args:
+        experts: as a user says, or `None`.
+        published: of the method's paper or code.
+        shared: all read one A.
+        beside: further parameters that a task trains.
+        fewest: of which the method still makes sense.
+    """
+    if recipe.budget == "published":
+        return Mixture(experts or published, recipe.adapter.rank)
+    found, most = widths(backbone), budget(backbone, recipe)
+
+    def rank(number: int) -> int:
+        one = found.inputs + number * found.outputs if shared else number * (found.inputs + found.outputs)
+        return max(1, (most - number * found.inputs - beside) // one)
+
+    if experts is None:
+        enough = (number for number in range(published, fewest, -1) if rank(number) >= LEAST)
+        experts = next(enough, min(fewest, published))
+    return Mixture(experts, rank(experts))
+
+
+def learning(model: nn.Module) -> Learning:
+    """What learns in the adapted layers of a model at the moment; all zero where there are none."""
+    layers = [_learning(module) for module in model.modules() if isinstance(module, BankLayer)]
+    found = [layer for layer in layers if layer.experts]
+    return min(found, key=lambda layer: (layer.update_rank, layer.rank), default=Learning())
+
+
+def _learning(layer: BankLayer) -> Learning:
+    learners = [
+        name
+        for name in layer.experts
+        if layer.bank_up[name].requires_grad or layer.bank_down[layer.reads[name]].requires_grad
+    ]
+    if not learners:
+        return Learning()
+    rows = sum(layer.bank_down[down].shape[0] for down in {layer.reads[name] for name in learners})
+    narrowest = min(layer.bank_up[name].shape[1] for name in learners)
+    return Learning(len(learners), narrowest, min(rows, layer.in_features, layer.out_features))
