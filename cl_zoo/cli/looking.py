@@ -67,12 +67,8 @@ def ledger(
             for name, one in found.items()
         ]
         print_json(counted[0] if method else counted)
-    elif method:
-        print(as_sheet(found[method]), end="")
-        for note in found[method][-1].notes:
-            print(note)
     else:
-        print(side_by_side(found), end="")
+        print(as_sheet(found[method]) if method else side_by_side(found), end="")
 
 
 def list_(

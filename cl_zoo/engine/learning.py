@@ -115,11 +115,8 @@ class Learner:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: rate(step, self.total, recipe)
         )
-        self.cost = TaskCost(
-            task.name,
-            trained={part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws},
-            learning=asdict(learning(model)),
-        )
+        trained = {part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws}
+        self.cost = TaskCost(task.name, trained=trained, learning=asdict(learning(model)))
 
     def run(self, report: Report) -> TaskCost:
         """All epochs; returns what they cost.

@@ -192,7 +192,7 @@ def side_by_side(found: Mapping[str, Sequence[Size]]) -> str:
 
 
 def as_sheet(found: Sequence[Size]) -> str:
-    """The sizes as plain text: a line per part and use, a column per number of tasks learnt; then what learns in a layer."""
+    """The sizes as plain text: a line per part and use, a column per number of tasks learnt; what learns in a layer stands above, notes below."""
     sections = [_learning_of(found)]
     for title in ("trained", "inference", "continuing", "active"):
         counts: list[Mapping[str, int]] = [getattr(size, title) for size in found]
@@ -204,9 +204,8 @@ def as_sheet(found: Sequence[Size]) -> str:
         lines.append(Line("total", tuple(Entry(f"{sum(count.values()):,}") for count in counts)))
         name = {"inference": "stored for inference", "continuing": "stored for continuing"}.get(title, title)
         sections.append(Section(name, tuple(lines)))
-    return as_text(
-        Sheet(tuple(f"{n + 1} tasks" if n else "1 task" for n in range(len(found))), tuple(sections))
-    )
+    columns = tuple(f"{n + 1} tasks" if n else "1 task" for n in range(len(found)))
+    return as_text(Sheet(columns, tuple(sections))) + "".join(f"{note}\n" for note in found[-1].notes)
 
 
 def _learning_of(found: Sequence[Size]) -> Section:

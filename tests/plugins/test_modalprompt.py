@@ -30,7 +30,7 @@ def built(backbone: Backbone, done: int = 0, **options: Any) -> tuple[ModalPromp
     model = method.build_model(backbone)
     for index in range(done):
         method.before_task(task(index))
-        method.after_task()
+        method.after_task(())
     return method, model
 
 
@@ -92,7 +92,7 @@ def test_the_prototype_is_the_mean_of_the_mapped_tokens(tiny: Backbone) -> None:
     expected = sum(mapped) / LENGTH
 
     torch.testing.assert_close(model.prototype(), expected)
-    method.after_task()
+    method.after_task(())
     torch.testing.assert_close(model.prototypes["t0"].data, expected.detach())
 
 
@@ -258,7 +258,7 @@ def test_after_its_task_a_prototype_stands_for_the_network(tiny: Backbone) -> No
     method.before_task(task(2))
     network = WIDTH * WIDTH + WIDTH + WIDTH * FEATURES + FEATURES
     assert sizes() == {"prompts": 3 * LENGTH * WIDTH, "keys": 2 * FEATURES + network}
-    method.after_task()
+    method.after_task(())
     assert sizes() == {"prompts": 3 * LENGTH * WIDTH, "keys": 3 * FEATURES}
     assert model.active() == {"prompts": 3 * LENGTH * WIDTH}
 
