@@ -50,7 +50,7 @@ class L2P:
         top: int = Field(5, ge=1, description="N: prompts that a sample reads")
         strength: float = Field(0.5, ge=0, description="λ in Eq. 5: how much chosen keys are pulled")
         diversify: bool = Field(
-            True, description="Eq. 4: avoid, while learning, prompts that earlier tasks chose often"
+            False, description="Eq. 4: avoid, while learning, prompts that earlier tasks chose often"
         )
 
         @model_validator(mode="after")

@@ -22,7 +22,7 @@ BLIND = Sample("t", None, "Say one colour .", "red")
 
 def built(backbone: Backbone, **options: Any) -> tuple[L2P, Pool]:
     torch.manual_seed(0)
-    method = L2P(L2P.Options(**{"pool": 6, "length": 2, "top": 2, **options}))
+    method = L2P(L2P.Options(**{"pool": 6, "length": 2, "top": 2, "diversify": True, **options}))
     return method, method.build_model(backbone, build_recipe())
 
 
