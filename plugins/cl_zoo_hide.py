@@ -26,7 +26,7 @@ The rows of the paper's Table 3 (layers counted from 1 to 32), with parameters a
   * Expand (1-32)             expanded=all                     × 5.19   (published: × 5.20)
   * Expand (1-31)             expanded=all, bare=1             × 5.03   (published: × 5.02)
 The published sizes of both (1-31) rows leave nothing for layer 32: it answers without LoRA, though it is trained with one.
-Figure 4 is `modality`, Figure 5 `coefficient`, Figure 7 `temperature`.
+Figure 4 is `modality`, Figure 5 `coefficient`, Figure 7 `temperature`: answers alone read them, so one training serves all values.
 
 The released code's accidents are in neither variant: a gate from the maximum over the batch, a softmax over tasks not
 learnt yet, a literal top layer 31, anchors started at random and counted in bf16, the anchors of one process only, the
