@@ -26,7 +26,7 @@ The rows of the paper's Table 3 (layers counted from 1 to 32), with parameters a
   * Expand (1-32)             expanded=all                     × 5.19   (published: × 5.20)
   * Expand (1-31)             expanded=all, bare=1             × 5.03   (published: × 5.02)
 The published sizes of both (1-31) rows leave nothing for layer 32: it answers without LoRA, though it is trained with one.
-Figure 4 is `modality`, Figure 5 `coefficient`, Figure 7 `temperature`.
+Figure 4 is `modality`, Figure 5 `coefficient`, Figure 7 `temperature`: answers alone read them, so one training serves all values.
 
 The released code's accidents are in neither variant: a gate from the maximum over the batch, a softmax over tasks not
 learnt yet, a literal top layer 31, anchors started at random and counted in bf16, the anchors of one process only, the
@@ -98,15 +98,17 @@ class HiDe(KeepsExperts):
             alone = {"both": (self.alpha, self.beta), "image": (both, 0.0), "text": (0.0, both)}
             return alone[self.modality]
 
+    answering = ("alpha", "beta", "modality", "temperature", "coefficient")
+
     def __init__(self, options: Options) -> None:
         self.options = options
 
     @hookimpl
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
-        (image, text), features = self.options.weights, backbone.features
+        features = backbone.features
         instruction = state_view if self.options.variant == "released" else text_view
-        views = {"images": image_view(features, image), "texts": instruction(features, text)}
-        self.anchors = Anchors(views, self.options.temperature, backbone.device)
+        views = {"images": image_view(features, 1.0), "texts": instruction(features, 1.0)}
+        self.anchors = Anchors(views, 1.0, backbone.device)  # weighed when they route
         self.bank = adapters(backbone, recipe, "t0")
         self.top = self.bank.depth
         return self.bank
@@ -127,7 +129,11 @@ class HiDe(KeepsExperts):
         self.bank.mix(lambda _: gate, where=self._expanded)
         self.bank.use([FUSED] if FUSED in self.bank.experts else [], where=self._fused)
         self.bank.mix(lambda _: fusion, where=self._fused)
-        return Routed(self.bank, gate, self.anchors) if experts else self.bank
+        if not experts:
+            return self.bank
+        image, text = self.options.weights
+        anchors = self.anchors.weighed({"images": image, "texts": text}, self.options.temperature)
+        return Routed(self.bank, gate, anchors)  # Eq. 3, 4
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "anchors": self.anchors.keep()}

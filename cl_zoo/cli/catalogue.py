@@ -110,6 +110,7 @@ class Card:
         probe: it only measures.
         hooks: those it implements, in the order in which they are called.
         options: its `Options`, or none.
+        answering: names of those that answers alone read.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Card:
     probe: bool
     hooks: tuple[str, ...]
     options: type[BaseModel] | None
+    answering: tuple[str, ...]
 
 
 def card(name: str) -> Card:
@@ -138,6 +140,7 @@ def card(name: str) -> Card:
         bool(getattr(plugin, "probe", False)),
         tuple(hook for hook in HOOKS if hasattr(plugin, hook)),
         getattr(plugin, "Options", None),
+        tuple(getattr(plugin, "answering", ())),
     )
 
 
@@ -156,6 +159,11 @@ def describe(name: str) -> str:
         f"from      {found.origin}",
         f"protocol  {found.protocol}",
         f"hooks     {', '.join(found.hooks) or 'none'}",
+        *(
+            [f"answering {', '.join(found.answering)}: options that answers alone read"]
+            if found.answering
+            else []
+        ),
         "options" + ("" if fields else "   none"),
     ]
     lines += [f"  {key} = {field.default!r}   {field.description or ''}" for key, field in fields.items()]

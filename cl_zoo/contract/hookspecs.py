@@ -4,11 +4,14 @@ A plugin is a class. Its instance implements any of the seven hooks below, decor
 the arguments. Besides hooks it may have
 
     Options            a frozen pydantic model; the instance is made with it
+    answering          names of options that answers alone read: what is learnt, kept and measured is the same at any value, so that
+                       runs which differ in nothing else share one training
     protocol           "sequential" (default), "joint" (all tasks at once) or "none" (nothing is trained)
     probe              True for a plugin that only measures
     parts(model)       part -> names of parameters; every trainable tensor belongs to one part
     state_dict()       JSON values and tensors that are not in the model; never pickle
-    load_state_dict()  recreates experts and modules, so that the model's tensors can be filled by name; one needs the other
+    load_state_dict()  recreates experts and modules, so that the model's tensors can be filled by name, in place of whatever
+                       the instance holds; one needs the other
 
 In a stack a hook of several plugins is called in the order in which they are named, the method first; after a task the
 probes come first, so that they see what was trained before a method fuses or prunes it.

@@ -18,6 +18,7 @@ import pluggy
 from pydantic import BaseModel
 
 from cl_zoo.contract import returned
+from cl_zoo.contract.classes import check_hook, check_making, check_options
 from cl_zoo.contract.hookspecs import PROJECT, HookSpecs
 from cl_zoo.errors import ClZooError, PluginError, first_line, nearest
 from cl_zoo.names import METHODS, Choice, installed, load
@@ -58,12 +59,12 @@ def load_class(name: str) -> type[Any]:
     for hook in HOOKS:
         function = getattr(plugin, hook, None)
         if function is not None:
-            _check_hook(name, hook, function)
+            check_hook(name, hook, function)
     if hasattr(plugin, "state_dict") != hasattr(plugin, "load_state_dict"):
         raise PluginError(
             f"{name}: has only one of state_dict and load_state_dict; define both, or an interrupted run cannot go on"
         )
-    _check_options(name, getattr(plugin, "Options", NoOptions))
+    check_options(name, getattr(plugin, "Options", NoOptions), getattr(plugin, "answering", ()))
     _register(_manager(), name, plugin)  # `cl-zoo list --check` finds a misspelt hook without an instance
     return plugin
 
@@ -78,7 +79,7 @@ def make(choice: Choice) -> Any:
     plugin = load_class(choice.name)
     options = validated(getattr(plugin, "Options", NoOptions), choice.options, choice.name)
     given = (options,) if hasattr(plugin, "Options") else ()
-    _check_making(choice.name, plugin, given)
+    check_making(choice.name, plugin, given)
     try:
         return plugin(*given)
     except ClZooError:
@@ -195,12 +196,19 @@ class Plugins:
         kinds = [type(plugin) for plugin in self.instances.values()]
         return {f"{kind.__module__}:{kind.__qualname__}": source_of(kind) for kind in kinds}
 
-    def options(self) -> list[dict[str, Any]]:
-        """Name and complete options of every plugin, defaults included."""
-        return [
-            {"name": choice.name, "probe": choice.probe, "options": _dump(choice, plugin)}
-            for choice, plugin in zip(self.choices, self.instances.values(), strict=True)
-        ]
+    def options(self, *, answering: bool = True) -> list[dict[str, Any]]:
+        """Name and complete options of every plugin, defaults included; those that answers alone read can be left out."""
+        made = []
+        for choice, plugin in zip(self.choices, self.instances.values(), strict=True):
+            left_out = () if answering else getattr(plugin, "answering", ())
+            filled = {name: value for name, value in _dump(choice, plugin).items() if name not in left_out}
+            made.append({"name": choice.name, "probe": choice.probe, "options": filled})
+        return made
+
+    @property
+    def watch_answers(self) -> bool:
+        """Whether some plugin looks at answers, so that what it keeps is that of one run's answers."""
+        return any(self._implementing(hook) for hook in ONLY_FOR_PROBES)
 
     @property
     def probes(self) -> set[str]:
@@ -299,45 +307,6 @@ def _register(manager: pluggy.PluginManager, name: str, plugin: Any) -> None:
         hook = re.search(r"hook '(\w+)'", str(error))
         known = nearest(hook.group(1), HOOKS) if hook and hook.group(1) not in HOOKS else ""
         raise PluginError(f"{name}: {' '.join(str(error).split())}{known}") from None
-
-
-def _check_hook(name: str, hook: str, function: Any) -> None:
-    if not hasattr(function, f"{PROJECT}_impl"):
-        raise PluginError(
-            f"{name}: {hook} is not decorated with @hookimpl; without it the engine never calls it"
-        )
-    gives = list(inspect.signature(getattr(HookSpecs, hook)).parameters)[1:]
-    parameters = inspect.signature(function).parameters.values()
-    takes = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
-    if takes[:1] and takes[0] in gives:
-        raise PluginError(
-            f"{name}: {hook} takes {takes[0]!r} first; write def {hook}(self, {', '.join(takes)})"
-        )
-    if unknown := [argument for argument in takes[1:] if argument not in gives]:
-        raise PluginError(
-            f"{name}: {hook} takes {unknown[0]!r}, which it is not given{nearest(unknown[0], gives)}"
-        )
-
-
-def _check_options(name: str, options: Any) -> None:
-    if not (inspect.isclass(options) and issubclass(options, BaseModel)):
-        raise PluginError(f"{name}: Options is no pydantic model; derive it from pydantic.BaseModel")
-    if not options.model_config.get("frozen") or options.model_config.get("extra") != "forbid":
-        raise PluginError(
-            f'{name}: Options must refuse misspelt names and stay as it is; write class Options(BaseModel, frozen=True, extra="forbid")'
-        )
-
-
-def _check_making(name: str, plugin: type, given: Sequence[Any]) -> None:
-    try:
-        inspect.signature(plugin).bind(*given)
-    except TypeError as error:
-        remedy = (
-            "write __init__(self, options), since it has Options"
-            if given
-            else 'give it a class Options(BaseModel, frozen=True, extra="forbid"), or let __init__ take nothing'
-        )
-        raise PluginError(f"{name}: its __init__ cannot be called: {first_line(error)}; {remedy}") from None
 
 
 def source_of(kind: type) -> str:

@@ -118,22 +118,10 @@ class RunFolder:
         self, done: int, tensors: Mapping[str, Tensor], plugins: Mapping[str, Any], notes: Mapping[str, Any]
     ) -> None:
         """Checkpoint after `done` tasks; the former one goes when this one is complete."""
-        from safetensors.torch import save_file
-
         target, draft = self.partial / f"state-{done}", self.partial / "state.draft"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        flat: dict[str, Tensor] = {}
-        tree = _split_tensors(plugins, "", flat)
-        save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-            draft / "model.safetensors",
-        )
-        save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()},
-            draft / "plugins.safetensors",
-        )
-        write_json(draft / "state.json", {"done": done, "plugins": tree, **notes})
+        write_state(draft, done, tensors, plugins, notes)
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
         for other in self.partial.glob("state-*"):
@@ -208,22 +196,47 @@ def read_state(folder: Path, device: str = "cpu") -> State | None:
     Raises:
         RunError: it is there but cannot be read.
     """
+    states = sorted(folder.glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
+    return read_state_in(states[-1], device) if states else None
+
+
+def write_state(
+    place: Path,
+    done: int,
+    tensors: Mapping[str, Tensor],
+    plugins: Mapping[str, Any],
+    notes: Mapping[str, Any],
+) -> None:
+    """Write the files of a state after `done` tasks into an empty folder."""
+    from safetensors.torch import save_file
+
+    flat: dict[str, Tensor] = {}
+    tree = _split_tensors(plugins, "", flat)
+    for name, held in (("model", tensors), ("plugins", flat)):
+        copies = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in held.items()}
+        save_file(copies, place / f"{name}.safetensors")
+    write_json(place / "state.json", {"done": done, "plugins": tree, **notes})
+
+
+def read_state_in(place: Path, device: str = "cpu") -> State:
+    """What `write_state` wrote.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    states = sorted(folder.glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
-    if not states:
-        return None
     try:
-        notes = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(states[-1] / "model.safetensors", device=device)
-        kept = load_file(states[-1] / "plugins.safetensors", device=device)
+        notes = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(place / "model.safetensors", device=device)
+        kept = load_file(place / "plugins.safetensors", device=device)
         # Copies: in the file a tensor lies anywhere, and matrix products of unaligned memory end in other last bits.
         kept = {name: tensor.clone() for name, tensor in kept.items()}
         plugins = _join_tensors(notes.pop("plugins"), kept)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RunError(
-            f"checkpoint {states[-1]}: {first_line(error)}; delete {folder} to start the run again"
+            f"checkpoint {place}: {first_line(error)}; delete {place.parent} to start the run again"
         ) from None
     return tensors, plugins, notes
 

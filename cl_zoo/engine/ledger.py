@@ -59,6 +59,7 @@ class Ledger:
         hooks: seconds in each hook, over the run.
         evaluation_seconds: generation of all answers.
         peak_memory_mb: of the process, or of the accelerator where one was used.
+        taken: tasks that another run learnt for this one too; what is said of them, seconds and memory, is that run's.
     """
 
     tasks: list[TaskCost] = field(default_factory=list)
@@ -68,6 +69,7 @@ class Ledger:
     hooks: dict[str, float] = field(default_factory=dict)
     evaluation_seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    taken: int = 0
 
     @property
     def seconds(self) -> float:
@@ -93,6 +95,7 @@ class Ledger:
             hooks=dict(values["hooks"]),
             evaluation_seconds=values["evaluation_seconds"],
             peak_memory_mb=values["peak_memory_mb"],
+            taken=values["taken"],
         )
 
 

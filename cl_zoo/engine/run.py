@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -22,8 +22,9 @@ from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
 from cl_zoo.engine.folder import RunFolder, State, cells_of_row, fill
 from cl_zoo.engine.learning import Learner, Report, assign_parts, recompute_activations
-from cl_zoo.engine.ledger import Ledger, active, own_state, peak_memory_mb, stored
+from cl_zoo.engine.ledger import Ledger, TaskCost, active, own_state, peak_memory_mb, stored
 from cl_zoo.engine.streams import Share, TaskBatches, Union, expected
+from cl_zoo.engine.trained import Trained
 from cl_zoo.errors import PluginError
 from cl_zoo.nn.budget import budget
 from cl_zoo.nn.placing import adapters
@@ -42,6 +43,7 @@ class Run:
         backbone: used by this run alone, since methods change its model in place.
         cells: `lower` (all tasks seen so far), `last` (only after the last task) or `full` (future tasks too).
         folder: entered and empty, or holding a checkpoint of the same run.
+        trained: states of a training that other runs share; `None` where this one is alone.
     """
 
     def __init__(
@@ -56,10 +58,11 @@ class Run:
         folder: RunFolder,
         world: World,
         report: Report,
+        trained: Trained | None = None,
     ) -> None:
         self.plugins, self.stream, self.backbone, self.recipe = plugins, tuple(stream), backbone, recipe
         self.seed, self.cells, self.folder, self.world, self.report = seed, cells, folder, world, report
-        self.ledger = Ledger(budget=budget(backbone, recipe))
+        self.trained, self.ledger = trained, Ledger(budget=budget(backbone, recipe))
         self.measured: list[dict[str, float]] = []
         self.model = self._build()
 
@@ -73,7 +76,10 @@ class Run:
             for place, task in enumerate(self.stream):
                 self.folder.write_lines(f"expected/{place}.jsonl", expected(task))
         for lesson in lessons[done:]:
-            self._learn(lesson)
+            if self.trained is None:
+                self._learn(lesson)
+            elif not self._take(lesson, self.trained):
+                self._learn_for_all(lesson, self.trained)
             self._answer(lesson, lessons)
             self._checkpoint(lesson.task.index + 1)
         if not lessons:
@@ -133,6 +139,37 @@ class Run:
                 self.model, task, batches, parts=learner.names, backbone=self.backbone
             )
         self.measured.append({name: float(value) for name, value in measured.items()})  # 0-dim tensors too
+
+    def _take(self, lesson: Lesson, trained: Trained) -> bool:
+        """Take over what another run learnt of this task and what that cost; returns whether it was there, in all processes."""
+        found = trained.load(lesson.task.index + 1, str(self.backbone.device))
+        if self.world.sum(float(found is not None)) < self.world.size or found is None:
+            return False
+        notes = put_back(found, self.plugins, self.model, self.backbone, trained.folder)
+        self.ledger.tasks.append(TaskCost(**notes["cost"]))
+        self.ledger.taken += 1
+        self.ledger.peak_memory_mb = max(self.ledger.peak_memory_mb, notes["peak_memory_mb"])
+        for hook, seconds in notes["hooks"].items():
+            self.plugins.seconds[hook] += seconds
+        self.measured.append(notes["measured"])
+        self.report(phase="taken", task=lesson.task.name, index=lesson.task.index)
+        return True
+
+    def _learn_for_all(self, lesson: Lesson, trained: Trained) -> None:
+        """Learn a task, and keep what was learnt for the runs that share it."""
+        before = dict(self.plugins.seconds)
+        self._learn(lesson)
+        self._account()
+        if trained.keep and self.world.main:
+            notes = {
+                "cost": asdict(self.ledger.tasks[-1]),
+                "measured": self.measured[-1],
+                "hooks": {hook: s - before.get(hook, 0.0) for hook, s in self.plugins.seconds.items()},
+                "peak_memory_mb": self.ledger.peak_memory_mb,
+            }
+            own = own_state(self.model, self.backbone)
+            trained.save(lesson.task.index + 1, own, self.plugins.state_dict(), notes)
+        self.world.wait()
 
     def _answer(self, lesson: Lesson | None, lessons: Sequence[Lesson]) -> None:
         """Write the answers to this row's cells."""

@@ -10,7 +10,7 @@ anchor, and its cosine with every anchor is zero. A task without any image has a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,6 +113,14 @@ class Anchors(nn.Module):
         """The route of each sample, (samples, tasks), rows summing to one."""
         similar = [view.weight * cosines(view.look(samples), self[kind]) for kind, view in self.views.items()]
         return torch.softmax(torch.stack(similar).sum(0) / self.temperature, dim=-1)
+
+    def weighed(self, weights: Mapping[str, float], temperature: float) -> Anchors:
+        """The same anchors, no copies, for a route with these weights by kind and this temperature; those of weight zero are left out."""
+        views = {kind: replace(view, weight=weights[kind]) for kind, view in self.views.items()}
+        made = Anchors(views, temperature, torch.device("cpu"))
+        for kind in made.views:
+            setattr(made, kind, self[kind])
+        return made
 
     def describe(self) -> dict[str, Any]:
         """How a route is made, as JSON; the anchors themselves are in `keep`."""

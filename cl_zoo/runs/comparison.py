@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,10 +25,12 @@ from cl_zoo.engine.folder import IDENTITY, RunFolder
 from cl_zoo.errors import ClZooError, PluginError, full_disk_named
 from cl_zoo.machine import cores
 from cl_zoo.report.table import Table
+from cl_zoo.runs.execute import TRAINED
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
 from cl_zoo.runs.result import Result as Result
 from cl_zoo.runs.result import load_result as load_result
+from cl_zoo.runs.turns import Turns
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.scoring.rules import of_files
 from cl_zoo.scoring.scorer import Scorer
@@ -83,10 +85,10 @@ def compare(
     processes = min(processes or len(devices) or cores(), len(jobs))
     results: dict[int, Result] = {}
     with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
-        workers.check(jobs)
+        trainings = workers.check(jobs)
         if _captions(jobs):
             scorer.warm_up()
-        for place, event in workers.run(jobs):
+        for place, event in workers.run(jobs, trainings):
             job = jobs[place]
             if event["event"] == "answered":
                 event, results[place] = _score(job, event, scorer)
@@ -171,6 +173,7 @@ class Workers:
     def __init__(self, count: int, devices: Sequence[str], out: Path) -> None:
         self._logs, self._devices = out / "logs", devices
         self._closing, self._closed, self._threads = threading.Lock(), False, list[threading.Thread]()
+        self._turns: Turns | None = None
         self._logs.mkdir(parents=True, exist_ok=True)
         for log in self._logs.glob("worker-*.log"):
             log.unlink()
@@ -183,6 +186,8 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         with self._closing:
             self._closed = True  # nothing is started after this
+        if self._turns is not None:
+            self._turns.close()
         for process in self._processes:
             process.terminate()  # files are written under draft names, so nothing is left half-written
         for process in self._processes:
@@ -192,8 +197,11 @@ class Workers:
         for process in self._processes:
             _close(process)
 
-    def check(self, jobs: Sequence[Job]) -> None:
+    def check(self, jobs: Sequence[Job]) -> list[str]:
         """Let one worker look up everything that the jobs name.
+
+        Returns:
+            A key for each job, equal for those that may share one training.
 
         Raises:
             PluginError: something is unknown or does not go together, in the words of whoever found it.
@@ -202,18 +210,23 @@ class Workers:
         event = next(answer)
         if event["event"] != "checked":
             raise PluginError(event["message"])
+        keys: list[str] = event["trainings"]
+        return keys
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Run the jobs in order, as workers become free; yields (place of the job, event)."""
-        waiting, left, lock = deque(range(len(jobs))), len(jobs), threading.Lock()
+    def run(self, jobs: Sequence[Job], trainings: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Run the jobs in order, as workers become free; yields (place of the job, event).
+
+        Args:
+            trainings: keys from `check`; of jobs with an equal one the first learns and the others wait for it.
+        """
+        left, turns = len(jobs), Turns(trainings, Path(jobs[0].out) / TRAINED)
+        self._turns = turns
 
         def serve(worker: int) -> None:
-            while not self._closed:
-                with lock:
-                    if not waiting:
-                        return
-                    place = waiting.popleft()
-                for event in self._ask(worker, {"run": jobs[place].to_json()}):
+            while (turn := turns.next()) is not None:
+                place, training = turn
+                for event in self._ask(worker, {"run": jobs[place].to_json(), "training": training}):
+                    turns.heard(place, event)
                     self._events.put((place, {**event, "worker": worker}))
 
         for worker in range(len(self._processes)):

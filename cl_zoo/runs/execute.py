@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cl_zoo.engine.folder import RunFolder, run_id
-from cl_zoo.runs.identity import environment, identify
+from cl_zoo.runs.identity import environment, identify, training_of
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import Prepared, prepare
 
 if TYPE_CHECKING:
     from cl_zoo.engine.learning import Report
     from cl_zoo.engine.run import Run
+    from cl_zoo.engine.trained import Trained
+    from cl_zoo.processes import World
 
 
-def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
+Training = Literal["own", "kept", "taken"]
+"""Whether a run learns for itself alone, keeps for others what it learns, or only takes what another one has learnt."""
+
+TRAINED = "trained"
+"""The folder, in that of all runs, of trainings that several runs share."""
+
+
+def execute(job: Job, report: Report, training: Training = "own") -> tuple[RunFolder, dict[str, Any]]:
     """Train and answer, or find the finished run; scoring is left to `cl_zoo.runs.manifest`.
+
+    Args:
+        training: one that is kept takes over as well what was kept before.
 
     Returns:
         The run's folder, still to be entered by `cl_zoo.runs.manifest.finish`, and the facts for its manifest (empty for a finished run).
@@ -25,25 +37,16 @@ def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
     Raises:
         ClZooError: the job cannot be run as described.
     """
-    import torch
-
-    from cl_zoo.engine.ledger import forget_memory
     from cl_zoo.engine.run import Run
-    from cl_zoo.processes import World
 
-    prepared = prepare(job)
-    world = World(job.device)
-    if world.device.type == "cpu":
-        # Threads spin at barriers; a run's bits must not depend on the number of cores.
-        torch.set_num_threads(1)
-    forget_memory(world.device)
+    prepared, world = prepare(job), _world(job.device)
     backbone = prepared.load_backbone(world.device)
     identity = identify(prepared, backbone)
     run = run_id(identity, job.label, job.seed)
     folder = RunFolder(Path(job.out), run, identity)
-    report(
-        phase="start", run=run, label=job.label, seed=job.seed, tasks=[task.name for task in prepared.stream]
-    )
+    trained = _trained(prepared, identity, training)
+    name, tasks = trained and trained.folder.name, [task.name for task in prepared.stream]
+    report(phase="start", run=run, label=job.label, seed=job.seed, tasks=tasks, trained=name)
     with folder if world.main else folder.reading():
         if folder.finished:
             return folder, {}
@@ -57,12 +60,41 @@ def execute(job: Job, report: Report) -> tuple[RunFolder, dict[str, Any]]:
             folder=folder,
             world=world,
             report=report,
+            trained=trained,
         )
         running.execute()
+        if trained is not None and trained.whole(len(running.lessons)):
+            report(phase="trained")
         facts = {"id": run, **_facts(prepared, running), "environment": environment(world.device, world.size)}
         if world.main:
             folder.note(facts)
     return folder, facts
+
+
+def _world(device: str) -> World:
+    """The processes of the run, with nothing left of earlier ones."""
+    import torch
+
+    from cl_zoo.engine.ledger import forget_memory
+    from cl_zoo.processes import World
+
+    world = World(device)
+    if world.device.type == "cpu":
+        # Threads spin at barriers; a run's bits must not depend on the number of cores.
+        torch.set_num_threads(1)
+    forget_memory(world.device)
+    return world
+
+
+def _trained(prepared: Prepared, identity: dict[str, Any], training: Training) -> Trained | None:
+    """Where the states of a training that is shared are."""
+    from cl_zoo.engine.trained import Trained
+
+    if training == "own":
+        return None
+    job, stack = prepared.job, "+".join(choice.name for choice in prepared.job.choices)
+    name = run_id(training_of(identity, prepared.plugins), stack, job.seed)
+    return Trained(Path(job.out) / TRAINED / name, keep=training == "kept")
 
 
 def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:

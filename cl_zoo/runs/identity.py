@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from cl_zoo._version import __version__
 from cl_zoo.contract.plugins import source_of
+from cl_zoo.engine.folder import canonical
 from cl_zoo.tasks import source_hash
 
 if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
+    from cl_zoo.contract.plugins import Plugins
     from cl_zoo.runs.prepared import Prepared
 
 DECIDING = (
@@ -73,6 +76,23 @@ def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
         "engine": source_hash(*deciding()),
         "version": __version__,
     }
+
+
+def training_of(identity: Mapping[str, Any], plugins: Plugins) -> dict[str, Any]:
+    """What of a run's identity decides what is learnt; equal for runs that may share one training."""
+    rest = {key: value for key, value in identity.items() if key not in ("stack", "probes", "cells")}
+    return {**rest, "stack": plugins.options(answering=False)}
+
+
+def training_key(prepared: Prepared) -> str:
+    """Equal for jobs whose runs may share one training, told from their names before anything is loaded.
+
+    A stack with a plugin that looks at answers stands alone: what it keeps is that of one run's answers.
+    """
+    job = prepared.job.to_json()
+    if prepared.plugins.watch_answers:
+        return canonical(job)
+    return canonical(training_of({**job, "choices": None}, prepared.plugins))
 
 
 def environment(device: Any, processes: int) -> dict[str, Any]:

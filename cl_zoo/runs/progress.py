@@ -86,6 +86,8 @@ class Bars:
                 done = event["index"] + event["step"] / event["steps"]
                 loss = event["terms"].get("task", 0.0)
                 self._bars.update(bar, completed=done, state=f"{event['task']}, loss {loss:.2f}")
+            elif event["phase"] == "taken":
+                self._bars.update(bar, completed=event["index"] + 1, state=f"{event['task']}, learnt before")
             elif event["phase"] == "answer":
                 self._bars.update(bar, state=f"answering {event['task']}")
         elif event["event"] == "finished":
@@ -100,6 +102,8 @@ def _phase(event: dict[str, Any]) -> str:
     if event["phase"] == "train" and event["step"] == event["steps"]:
         terms = ", ".join(f"{name} {value:.3f}" for name, value in event["terms"].items())
         return f"learnt {event['task']} in {event['steps']} steps ({terms})"
+    if event["phase"] == "taken":
+        return f"took over {event['task']}, which another run has learnt"
     return ""
 
 

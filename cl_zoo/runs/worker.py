@@ -1,7 +1,9 @@
 """A worker process of a comparison: one JSON command per line in, JSON events out.
 
-    {"check": [job, …]}   →  {"event": "checked"} or {"event": "refused", "message": …}
-    {"run": job}          →  {"event": "progress", …} …, then "answered", "finished" or "failed"
+    {"check": [job, …]}                →  {"event": "checked", "trainings": [key, …]} or {"event": "refused", "message": …}
+    {"run": job, "training": "own"}    →  {"event": "progress", …} …, then "answered", "finished" or "failed"
+
+Jobs with one key may share a training; `training` says whether this one does, see `cl_zoo.runs.execute`.
 
 Everything that libraries print goes to standard error, which the parent keeps in a log file.
 """
@@ -12,9 +14,12 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cl_zoo.errors import ClZooError, full_disk_named
+
+if TYPE_CHECKING:
+    from cl_zoo.runs.execute import Training
 
 
 def main() -> None:
@@ -31,10 +36,9 @@ def main() -> None:
         command = json.loads(line)
         try:
             if "check" in command:
-                check(command["check"])
-                send("checked")
+                send("checked", trainings=check(command["check"]))
             else:
-                run(command["run"], send)
+                run(command["run"], command["training"], send)
         except ClZooError as error:
             send("refused" if "check" in command else "failed", message=str(error), user=True)
         except Exception as error:
@@ -42,14 +46,16 @@ def main() -> None:
             send("failed", message=describe(error), user=isinstance(error, OSError))
 
 
-def check(jobs: list[dict[str, Any]]) -> None:
-    """Look up everything that the jobs name, before any of them starts."""
+def check(jobs: list[dict[str, Any]]) -> list[str]:
+    """Look up everything that the jobs name, before any of them starts; returns a key for each, equal where they learn the same."""
     from cl_zoo.backbones.checkpoints import check_folder, read_by
     from cl_zoo.names import BACKBONES, load
     from cl_zoo.processes import World
+    from cl_zoo.runs.identity import training_key
     from cl_zoo.runs.job import Job
     from cl_zoo.runs.prepared import prepare
 
+    keys = []
     for values in jobs:
         job = Job.from_json(values)
         prepared = prepare(job)
@@ -58,20 +64,22 @@ def check(jobs: list[dict[str, Any]]) -> None:
         if path is not None and (kind := read_by(name)):
             check_folder(path, kind)
         World(job.device)
+        keys.append(training_key(prepared))
     for features in {values["features"] for values in jobs if values["features"]}:
         from cl_zoo.features.loading import encoder_source
 
         encoder_source(features)
+    return keys
 
 
-def run(values: dict[str, Any], send: Any) -> None:
+def run(values: dict[str, Any], training: Training, send: Any) -> None:
     """One job; the parent scores its answers."""
     from cl_zoo.runs.execute import execute
     from cl_zoo.runs.job import Job
 
     job = Job.from_json(values)
     with full_disk_named(job.out):
-        folder, facts = execute(job, lambda **progress: send("progress", **progress))
+        folder, facts = execute(job, lambda **progress: send("progress", **progress), training)
     send("answered", run=folder.final.name, facts=facts)
 
 

@@ -71,6 +71,13 @@ def _facts(card: catalogue.Card) -> str:
         ["protocol", f"`{card.protocol}`"],
         ["hooks", ", ".join(f"[`{hook}`](../api.md#hook-{hook})" for hook in card.hooks) or "none"],
     ]
+    if card.answering:
+        rows.append(
+            [
+                "answers alone read",
+                f"{', '.join(map(code, card.answering))}: [one training for all values](../running.md#sweeps)",
+            ]
+        )
     return table(["", ""], rows)
 
 

@@ -468,6 +468,19 @@ class LooseOptions:
     def __init__(self, options: LooseOptions.Options) -> None: ...
 
 
+class ForeignAnswering:
+    answering = ("strenght",)
+
+    class Options(BaseModel, frozen=True, extra="forbid"):
+        strength: float = 1.0
+
+    def __init__(self, options: ForeignAnswering.Options) -> None: ...
+
+
+class OneWordAnswering:
+    answering = "strength"
+
+
 class Adjustable:
     class Options(BaseModel, frozen=True, extra="forbid"):
         strength: float = Field(1.0, ge=0, description="λ")
@@ -492,6 +505,14 @@ class Adjustable:
         ),
         (Broken, "Broken: making the plugin failed with FileNotFoundError: no table; repair its __init__"),
         (HalfState, "HalfState: has only one of state_dict and load_state_dict"),
+        (
+            ForeignAnswering,
+            "ForeignAnswering: answering names 'strenght', which is no option of it; did you mean 'strength'",
+        ),
+        (
+            OneWordAnswering,
+            "OneWordAnswering: answering is 'strength'; write the names of options as a tuple",
+        ),
         (LooseOptions, 'LooseOptions: Options must refuse misspelt names.*extra="forbid"'),
     ],
 )

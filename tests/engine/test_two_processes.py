@@ -29,6 +29,7 @@ from pathlib import Path
 from cl_zoo.names import parse_stack
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.engine.run import Run
+from cl_zoo.engine.trained import Trained
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
@@ -39,11 +40,14 @@ world, benchmark = World("cpu"), tiny_benchmark(2, size=9)
 assert world.size == int(root.name)
 folder_of_run = RunFolder(root, "run", {})
 recipe = {"adapter.dropout": 0, "global_batch": 4, "weight_decay": 0.1, "micro_batch": 1 if "--micro" in sys.argv else None}
+shared = Trained(root.parent / "trained", keep=True) if "--shared" in sys.argv else None
 with folder_of_run if world.main else folder_of_run.reading():
-    Run(
+    run = Run(
         Plugins(parse_stack(method)), benchmark.tasks, tiny_backbone(folder), build_recipe(benchmark.recipe, recipe),
-        seed=0, cells="lower", folder=folder_of_run, world=world, report=lambda **_: None,
-    ).execute()
+        seed=0, cells="lower", folder=folder_of_run, world=world, report=lambda **_: None, trained=shared,
+    )
+    run.execute()
+    print(f"rank {world.rank} took {run.ledger.taken}")
 """
 
 REPEAT = """
@@ -111,7 +115,8 @@ def free_port() -> int:
         return int(asked.getsockname()[1])
 
 
-def launch(program: str, tmp_path: Path, processes: int, *arguments: str) -> None:
+def launch(program: str, tmp_path: Path, processes: int, *arguments: str) -> str:
+    """What it printed."""
     script = tmp_path / "program.py"
     script.write_text(program)
     launcher = [
@@ -125,6 +130,7 @@ def launch(program: str, tmp_path: Path, processes: int, *arguments: str) -> Non
     command = [sys.executable, *(launcher if processes > 1 else []), str(script)]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
 
 
 def outcome(root: Path) -> tuple[dict[str, Tensor], dict[str, list[Any]], dict[str, Any]]:
@@ -166,6 +172,26 @@ def test_two_processes_learn_and_answer_as_one(
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
     if "keys.never" in one:
         assert one["keys.never"].tolist() == two["keys.never"].tolist() == [1, 1, 1]
+
+
+def test_two_processes_take_over_one_training(tiny_folder: Path, tmp_path: Path) -> None:
+    """What two processes of one run have learnt those of another take over, and answer as if they had learnt it."""
+    swept = "hide[coefficient=0.2]"
+
+    def start(method: str, name: str, *options: str) -> str:
+        return launch(RUN, tmp_path, 2, method, str(tiny_folder), str(tmp_path / name / "2"), *options)
+
+    alone = start(swept, "alone")
+    first = start("hide", "first", "--shared")
+    (tmp_path / "second").mkdir()
+    (tmp_path / "first" / "trained").rename(tmp_path / "second" / "trained")
+    second = start(swept, "second", "--shared")
+
+    assert all(f"rank {rank} took 0" in text for text in (alone, first) for rank in (0, 1))
+    assert all(f"rank {rank} took 2" in second for rank in (0, 1))
+    (one, said, _), (other, own, _) = (outcome(tmp_path / name / "2") for name in ("second", "alone"))
+    assert said == own
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
 
 
 def test_a_finished_run_is_found_again_by_all_processes(tiny_folder: Path, tmp_path: Path) -> None:

@@ -82,6 +82,18 @@ def test_a_view_of_no_weight_is_not_looked_at() -> None:
     assert route(anchors, "0 1").tolist() == [[1]]
 
 
+def test_anchors_route_by_other_weights_and_another_temperature_without_a_copy() -> None:
+    """Weight 2 for the one and none for the other at T = 0.5: exponents 0.6 · 2 / 0.5 = 2.4 and 0.8 · 2 / 0.5 = 3.2."""
+    anchors = Anchors({"a": View(planar, 2, 1.0), "b": View(planar, 2, 1.0)}, 1.0, CPU)
+    anchors.restore({"a": torch.eye(2), "b": torch.eye(2).flip(0)})
+    weighed = anchors.weighed({"a": 2.0, "b": 0.0}, 0.5)
+    e = math.exp(3.2 - 2.4)
+
+    torch.testing.assert_close(route(weighed, "3 4"), torch.tensor([[1 / (1 + e), e / (1 + e)]]))
+    assert {kind: kept.data_ptr() for kind, kept in weighed.keep().items()} == {"a": anchors["a"].data_ptr()}
+    assert route(anchors, "3 4").tolist() == [[0.5, 0.5]], "they route as before"
+
+
 def test_processes_share_the_samples_and_add_up_sums_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three batches one process sees (1,0), (3,0) and (2,6), the other (0,8); both must keep (1.5, 3.5)."""
     batches = [batch("1 0", "3 0"), batch("0 8"), batch("2 6")]

@@ -194,7 +194,7 @@ def test_a_worker_that_dies_is_replaced_and_its_log_is_kept(
         "    print(json.dumps({'event': 'answered', 'run': '', 'facts': {}}), flush=True)\n"
     )
     with Workers(1, [], tmp_path) as workers:
-        events = list(workers.run([job("a", tmp_path, seed=seed) for seed in range(3)]))
+        events = list(workers.run([job("a", tmp_path, seed=seed) for seed in range(3)], ["0", "1", "2"]))
 
     assert [(place, event["event"]) for place, event in events] == [
         (0, "answered"),
@@ -216,7 +216,7 @@ def test_an_interrupted_comparison_ends_its_workers(tmp_path: Path, workers_that
     def interrupted() -> None:
         with Workers(2, [], tmp_path) as workers:
             started.append(workers)
-            for _ in workers.run([job("a", tmp_path), job("b", tmp_path)]):
+            for _ in workers.run([job("a", tmp_path), job("b", tmp_path)], ["a", "b"]):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -362,6 +362,52 @@ class ForgetsCount(Sound):
     def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, float]:
         self.learnt += 1
         return super().after_task(model, task, batches)
+
+
+# --- a training that is shared --------------------------------------------------------------------------------------
+
+
+class LearnsFromAnswering(Sound):
+    """Says of an option that answers alone read it, but its loss does."""
+
+    answering = ("strength",)
+
+
+class Sharpened(Sound):
+    """Keeps every promise, and has an option that answers alone read: how sharp a route is."""
+
+    answering = ("sharpness", "by")
+
+    class Options(Sound.Options, frozen=True, extra="forbid"):
+        sharpness: float = Field(1.0, gt=0, le=1, description="factor on the anchors")
+        by: Literal["all", "first"] = Field("all", description="anchors that route")
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.sharpness, self.by = options.sharpness, options.by
+
+    @hookimpl
+    def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module:
+        anchors = self.anchors if self.by == "all" else [self.anchors[0] for _ in self.anchors]
+        return self.answers_by(self.bank, self.backbone, [self.sharpness * anchor for anchor in anchors])
+
+
+class SavesSharpness(Sharpened):
+    """What another value of the option would change is in its state, which others take over."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "sharpness": self.sharpness}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.sharpness = state["sharpness"]
+
+
+class LoadsOnTop(Sharpened):
+    """What it loads comes on top of what it holds: right once, after an interruption, and wrong task after task."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict({**state, "anchors": [*self.anchors, *state["anchors"]]})
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

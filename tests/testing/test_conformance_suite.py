@@ -40,6 +40,9 @@ BREAKS = {
     "KeepsAnObject": "state",
     "ForgetsAnchors": "saving",
     "ForgetsCount": "resuming",
+    "LearnsFromAnswering": "sharing",
+    "SavesSharpness": "sharing",
+    "LoadsOnTop": "sharing",
     "BatchWideRoute": "batches",
     "ReadsPadding": "batches",
     "PeeksAtIds": "identity",
@@ -73,8 +76,8 @@ def broken(name: str, *, slow: bool = False) -> dict[str, str]:
 def test_a_sound_method_keeps_every_promise() -> None:
     found = dict(verdicts(f"{BROKEN}:Sound", {}))
 
-    assert {promise for promise, verdict in found.items() if verdict is not None} == {"probe"}
-    assert isinstance(found["probe"], Undecided)
+    assert {promise for promise, verdict in found.items() if verdict is not None} == {"sharing", "probe"}
+    assert all(isinstance(found[promise], Undecided) for promise in ("sharing", "probe"))
 
 
 ALONE = {promise: name for name, promise in reversed(BREAKS.items())}
@@ -98,6 +101,18 @@ def test_a_broken_promise_is_caught_and_no_other_is_taken_for_broken(name: str) 
 def test_every_promise_is_broken_by_some_method() -> None:
     assert set(BREAKS.values()) == set(PROMISES)
     assert set(ALL) == {*PROMISES, *SLOW}
+
+
+def test_a_training_is_shared_where_answers_alone_read_an_option() -> None:
+    check_promise(f"{BROKEN}:Sharpened", "sharing")
+    with pytest.raises(ConformanceError, match=r"sharing: .*:SavesSharpness.*sharpness differs with"):
+        check_promise(f"{BROKEN}:SavesSharpness", "sharing")
+    with pytest.raises(
+        ConformanceError, match=r"differs with .*LearnsFromAnswering\.strength=0\.05; let answering"
+    ):
+        check_promise(f"{BROKEN}:LearnsFromAnswering", "sharing")
+    with pytest.raises(Undecided, match="routing looks at answers, so that it shares no training"):
+        check_promise(f"{BROKEN}:Sharpened+routing", "sharing")
 
 
 @pytest.mark.slow
@@ -129,7 +144,7 @@ def test_a_broken_promise_is_raised_once_with_its_page_and_what_it_hides() -> No
     with pytest.raises(ConformanceError) as caught:
         check_method(f"{BROKEN}:InfiniteTerm")
 
-    hidden = [promise for promise in PROMISES if promise not in ("options", "terms", "probe")]
+    hidden = [promise for promise in PROMISES if promise not in ("options", "terms", "sharing", "probe")]
     assert (caught.value.promise, caught.value.hides) == ("terms", hidden)
     assert str(caught.value) == (
         f"terms: {BROKEN}:InfiniteTerm, task 0 (colour): the term 'log' is not finite "
@@ -209,7 +224,7 @@ def test_the_command_says_of_each_promise_whether_it_holds(cli: Callable[..., An
     lines = ended.out.splitlines()
     kept = [line.split()[1].rstrip(":") for line in lines if line.startswith("ok ")]
     assert ALONE["batches"] == "BatchWideRoute"
-    assert kept == [promise for promise in PROMISES if promise not in ("batches", "probe")]
+    assert kept == [promise for promise in PROMISES if promise not in ("batches", "sharing", "probe")]
     assert lines[-4:-2] == [
         f"-       probe: {BROKEN}:BatchWideRoute is no probe",
         "BROKEN  batches: an answer depends neither on who else is in the batch, nor on its size or its padding",
@@ -223,7 +238,7 @@ def test_the_command_names_a_cause_once_and_what_it_hides(cli: Callable[..., Any
 
     assert ended.code == 1
     assert ended.out.count("belongs to the frozen backbone") == 1
-    hidden = [promise for promise in PROMISES if promise not in ("options", "frozen", "probe")]
+    hidden = [promise for promise in PROMISES if promise not in ("options", "frozen", "sharing", "probe")]
     assert ended.out.splitlines()[-1] == f"        cannot be told because of it: {', '.join(hidden)}"
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cl_zoo.contract.plugins import HOOKS, Plugins, load_class
 from cl_zoo.engine.ledger import answering_state, own_state, state_tensors, tensors_in
+from cl_zoo.engine.trained import Trained
 from cl_zoo.errors import OptionError
 from cl_zoo.names import Choice
 from cl_zoo.testing.conformance.mistakes import unkept
@@ -31,6 +32,7 @@ from cl_zoo.testing.conformance.moments import (
 )
 from cl_zoo.testing.conformance.subjects import Bare, Reply, Subject, Undecided, agree, asking, filed, said
 from cl_zoo.testing.conformance.trials import STREAM, Watched, trial
+from cl_zoo.testing.conformance.values import otherwise_answering
 
 Promise = Callable[[Subject], None]
 
@@ -202,6 +204,25 @@ def resuming(subject: Subject) -> None:
     same(resumed, whole, "resuming", f"differs after stopping and resuming{lost}")
 
 
+def sharing(subject: Subject) -> None:
+    """options that answers alone read change nothing that is learnt, and a training taken over answers as an own one, bit for bit"""
+    if Plugins(subject.choices).watch_answers:
+        raise Undecided(f"{subject.label} looks at answers, so that it shares no training")
+    choices, what = otherwise_answering(subject.choices)
+    if not what:
+        raise Undecided(f"{subject.label} says of no option that answers alone read it")
+    whole, folder = subject.whole, subject.folder("shared")
+    needs(subject, seeds, saving)
+    other = subject.again(f"with {what}", "sharing", choices=choices, trained=Trained(folder, keep=True))
+    if learnt := unlike(other, whole, answers=False):
+        raise ConformanceError(
+            "sharing",
+            f"{subject.label}{learnt} differs with {what}; let answering name only what build_inference_model alone reads",
+        )
+    taken = subject.again("with a training taken over", "sharing", trained=Trained(folder, keep=False))
+    same(taken, whole, "sharing", "differs when another run's training is taken over")
+
+
 def micro_batches(subject: Subject) -> None:
     """two micro-batches give the gradients and the statistics of one batch (dropout 0, relative 1e-4)"""
     sequential(subject, "none")
@@ -287,13 +308,17 @@ def same(run: Watched, other: Watched, promise: str, sentence: str) -> None:
         raise ConformanceError(promise, f"{run.label}{what} {sentence}")
 
 
-def unlike(run: Watched, other: Watched) -> str:
-    """What two runs first learnt, answered or measured differently, as part of a sentence; of a silent one, its answers only."""
+def unlike(run: Watched, other: Watched, *, answers: bool = True) -> str:
+    """What two runs first learnt, answered or measured differently, as part of a sentence; of a silent one, its answers only.
+
+    Args:
+        answers: whether their answers should be the same, too.
+    """
     for done, (here, there) in enumerate(zip(run.record.moments, other.record.moments, strict=True)):
         if name := differing(here, there):
             return f", after {done + 1} tasks: {name}"
     asked = run.files if run.silent else other.files
-    if name := differing(run.files, {name: other.files.get(name) for name in asked}):
+    if answers and (name := differing(run.files, {name: other.files.get(name) for name in asked})):
         return f": the answers in {name}"
     name = differing(flat(run.measured, "measured"), flat(other.measured, "measured"))
     return f": {name}" if name else ""
@@ -376,6 +401,7 @@ PROMISES: dict[str, Promise] = {
         answering,
         saving,
         resuming,
+        sharing,
         micro_batches,
         checkpointing,
         ledger,

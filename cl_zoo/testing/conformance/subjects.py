@@ -147,7 +147,8 @@ class Subject:
     def again(self, name: str, promise: str, **changes: Any) -> Watched:
         """A further trial; whatever goes wrong in it breaks the given promise."""
         try:
-            return trial(self.choices, changes.pop("root", None) or self.folder(name), **changes)
+            choices, root = changes.pop("choices", self.choices), changes.pop("root", None)
+            return trial(choices, root or self.folder(name.partition(" ")[0]), **changes)
         except Exception as error:
             what = error.sentence if isinstance(error, ConformanceError) else self.told(error)
             said = what.removeprefix(f"{self.label}, ")

@@ -21,6 +21,7 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.engine.ledger import own_state
 from cl_zoo.engine.run import Lesson, Run
+from cl_zoo.engine.trained import Trained
 from cl_zoo.errors import PluginError
 from cl_zoo.names import Choice
 from cl_zoo.nn.still import standing_still
@@ -200,6 +201,7 @@ def trial(
     silent: bool = False,
     run: bool = True,
     files: Path | None = None,
+    trained: Trained | None = None,
     **recipe: Any,
 ) -> Watched:
     """Run a stack on the tiny stream, from the checkpoint in `root` where there is one.
@@ -211,6 +213,7 @@ def trial(
         stop, silent: as in `Watched`.
         run: whether to execute; otherwise it is made only.
         files: the tiny model's, where another process has made them.
+        trained: states of a training that other trials share.
         recipe: replaces values of `RECIPE`.
     """
     world = Observer(follow)
@@ -231,6 +234,7 @@ def trial(
             folder=folder,
             world=world,
             report=report,
+            trained=trained,
         )
         made.stop, made.silent = stop, silent
         if run:

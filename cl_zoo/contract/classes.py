@@ -1,0 +1,64 @@
+"""The rules of the contract that can be seen on a plugin's class, before there is an instance.
+
+Each raises a `PluginError` that says what is wrong and how it is put right.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from cl_zoo.contract.hookspecs import PROJECT, HookSpecs
+from cl_zoo.errors import PluginError, first_line, nearest
+
+
+def check_hook(name: str, hook: str, function: Any) -> None:
+    """A hook is marked as one, and takes nothing that it is not given."""
+    if not hasattr(function, f"{PROJECT}_impl"):
+        raise PluginError(
+            f"{name}: {hook} is not decorated with @hookimpl; without it the engine never calls it"
+        )
+    gives = list(inspect.signature(getattr(HookSpecs, hook)).parameters)[1:]
+    parameters = inspect.signature(function).parameters.values()
+    takes = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+    if takes[:1] and takes[0] in gives:
+        raise PluginError(
+            f"{name}: {hook} takes {takes[0]!r} first; write def {hook}(self, {', '.join(takes)})"
+        )
+    if unknown := [argument for argument in takes[1:] if argument not in gives]:
+        raise PluginError(
+            f"{name}: {hook} takes {unknown[0]!r}, which it is not given{nearest(unknown[0], gives)}"
+        )
+
+
+def check_options(name: str, options: Any, answering: Any) -> None:
+    """Options refuse misspelt names and stay as they are, and those that answers alone read are among them."""
+    if not (inspect.isclass(options) and issubclass(options, BaseModel)):
+        raise PluginError(f"{name}: Options is no pydantic model; derive it from pydantic.BaseModel")
+    if not options.model_config.get("frozen") or options.model_config.get("extra") != "forbid":
+        raise PluginError(
+            f'{name}: Options must refuse misspelt names and stay as it is; write class Options(BaseModel, frozen=True, extra="forbid")'
+        )
+    if not isinstance(answering, tuple | list):
+        raise PluginError(f"{name}: answering is {answering!r}; write the names of options as a tuple")
+    for option in answering:
+        if option not in options.model_fields:
+            raise PluginError(
+                f"{name}: answering names {option!r}, which is no option of it{nearest(str(option), options.model_fields)}"
+            )
+
+
+def check_making(name: str, plugin: type, given: Sequence[Any]) -> None:
+    """An instance can be made with the options, where there are any."""
+    try:
+        inspect.signature(plugin).bind(*given)
+    except TypeError as error:
+        remedy = (
+            "write __init__(self, options), since it has Options"
+            if given
+            else 'give it a class Options(BaseModel, frozen=True, extra="forbid"), or let __init__ take nothing'
+        )
+        raise PluginError(f"{name}: its __init__ cannot be called: {first_line(error)}; {remedy}") from None
