@@ -1,6 +1,7 @@
 """The recipe: everything that decides how a task is trained, and that no method decides.
 
-One recipe holds for all methods of a comparison. It is a frozen pydantic model; `--recipe` (a name, or a YAML file) and
+One recipe holds for all methods of a comparison; what it says of one method alone, a rate or an option, is published for its
+scale. It is a frozen pydantic model; `--recipe` (a name, or a YAML file) and
 `--set key=value` fill it by dotted keys, an unknown key is an error with the nearest known one. The recipes with a name
 lie in `named/`: one file each, with the source of every value.
 """
