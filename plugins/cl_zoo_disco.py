@@ -18,6 +18,12 @@ The released code's accidents are not here: one gate from the batch's mean featu
 learnt yet, a count added to the task's feature where the boundary was meant. Its feature, in one of its versions, is a
 sum and not a mean: the direction, and so the cosine, is the same.
 
+`variant`: in the original federation clients do not say which task they hold. Its code lets a batch whose mean text lies above a cosine
+of 0.9 to an earlier task's m train on in that task's LoRA, and any other in the first free one, so that tasks that read alike,
+two sets of captions, share one. `released` does so sample by sample: each trains the nearest expert above `threshold`, else the
+new task's; m moves to the mean of all that its expert has learnt, and an expert that nothing chose goes. `paper` gives every
+task its own, as the stream says, which is what a later library by the same authors does.
+
 Choices that are left open, and ours:
   * f is CLIP's text state before its projection, of the prompt up to a first " ASSISTANT": what the released code takes
     and its 0.05 belongs to. Images are compared in CLIP's joint space. Texts are cut at CLIP's context length.
@@ -31,10 +37,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, Field
+from torch import Tensor
+from torch.nn import functional as F
 
-from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl
-from cl_zoo.nn import Anchors, ExpertBank, KeepsExperts, PerSample, Routed, adapters, image_view, state_view
+from cl_zoo import Backbone, Batch, Recipe, Sample, Task, hookimpl, share, total
+from cl_zoo.nn import (
+    Anchors,
+    Around,
+    ExpertBank,
+    KeepsExperts,
+    PerSample,
+    Routed,
+    adapters,
+    cosines,
+    image_view,
+    name_of,
+    state_view,
+)
 
 WEIGHTS = {"text": (0.0, 1.0), "image": (1.0, 0.0), "both": (0.5, 0.5)}
 """Of image and text similarity in (b), by modality."""
@@ -44,39 +65,131 @@ class DISCO(KeepsExperts):
     """An expert per task, mixed at all layers by the similarity of texts."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
+        variant: Literal["paper", "released"] = Field(
+            "paper", description="an expert for every task, or shared by tasks that read alike"
+        )
         modality: Literal["text", "image", "both"] = Field("text", description="f in (a) and (b)")
         temperature: float = Field(0.05, gt=0, description="temperature of the softmax in (b)")
+        threshold: float = Field(
+            0.9,
+            ge=-1,
+            le=1,
+            description="cosine above which a sample trains an earlier task's expert; released only",
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.counts: dict[str, Tensor] = {}  # released: samples in each anchor, by kind of features
 
     @hookimpl
-    def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
+    def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank | Sharing:
         image, text = WEIGHTS[self.options.modality]
         features = backbone.features
         views = {"images": image_view(features, image), "texts": state_view(features, text)}
         self.anchors = Anchors(views, self.options.temperature, backbone.device)
         self.bank = adapters(backbone, recipe, "t0")
-        return self.bank
+        if self.options.variant == "paper":
+            return self.bank
+        self.model = Sharing(self.bank, self.anchors, self.options.threshold)
+        return self.model
 
     @hookimpl
     def before_task(self, task: Task) -> None:
-        self.bank.learn(task)  # alone on the frozen model
+        new = self.bank.learn(task)  # alone on the frozen model
+        if self.options.variant == "released":
+            self.model.learn([*self.bank.earlier(task), new])
 
     @hookimpl
     def after_task(self, batches: Sequence[Batch]) -> None:
-        self.anchors.add(batches)  # (a)
+        if self.options.variant == "paper":
+            self.anchors.add(batches)  # (a)
+        elif not self._shared(batches):
+            self.bank.remove(self.model.names.pop())
 
     @hookimpl
     def build_inference_model(self, tasks_seen: Sequence[Task]) -> Routed:
         gate = PerSample()
-        self.bank.answer(tasks_seen)
+        names = self.bank.answer(tasks_seen)
         self.bank.mix(lambda _: gate)  # (c)
-        return Routed(self.bank, gate, self.anchors)
+        own = [name_of(task) in names for task in tasks_seen]
+        return (
+            Routed(self.bank, gate, self.anchors) if all(own) else Fewer(self.bank, gate, self.anchors, own)
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "anchors": self.anchors.keep()}
+        return {**super().state_dict(), "anchors": self.anchors.keep(), "counts": self.counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.anchors.restore(state["anchors"])
+        self.counts = dict(state["counts"])
+
+    def _shared(self, batches: Sequence[Batch]) -> bool:
+        """(a) by expert instead of by task, over all that each has learnt; whether the newest one has learnt anything."""
+        experts, views = len(self.model.names), self.anchors.views
+        sums = {kind: self.anchors[kind].new_zeros(experts, view.width) for kind, view in views.items()}
+        seen = {kind: self.anchors[kind].new_zeros(experts) for kind in views}
+        learnt = torch.zeros(experts, device=self.bank.layers[0].made["device"])
+        for batch in share(batches):
+            owners = self.model.owners(batch.samples)
+            learnt += owners.sum(0)
+            for kind, view in views.items():
+                rows = view.look(batch.samples)
+                sums[kind] = sums[kind] + owners.T @ rows
+                seen[kind] = seen[kind] + owners.T @ rows.any(1).float()
+        new = not len(batches) or bool(total(learnt)[-1] > 0)
+        kept, last = {}, experts if new else experts - 1
+        for kind in views:
+            before = F.pad(self.counts.get(kind, seen[kind][:0]), (0, 1))
+            now = before + total(seen[kind])
+            whole = F.pad(self.anchors[kind], (0, 0, 0, 1)) * before[:, None] + total(sums[kind])
+            kept[kind], self.counts[kind] = (whole / now.clamp(min=1)[:, None])[:last], now[:last]
+        self.anchors.restore(kept)
+        return new
+
+
+class Sharing(Around):
+    """The bank while it learns: every sample through one expert, that of the task it reads like or the newest.
+
+    Args:
+        anchors: m of the experts before the newest, in their order.
+        threshold: cosine that has to be exceeded.
+    """
+
+    def __init__(self, bank: ExpertBank, anchors: Anchors, threshold: float) -> None:
+        super().__init__(bank)
+        self.anchors, self.threshold, self.gate = anchors, threshold, PerSample()
+
+    def learn(self, names: Sequence[str]) -> None:
+        """Let these experts learn, the newest last; what no sample chooses has a gradient of zero and stays."""
+        self.names = list(names)
+        self.bank.use(names, trainable=names)
+        self.bank.mix(lambda _: self.gate)
+
+    def prepare(self, batch: Batch) -> None:
+        self.gate.weights = self.owners(batch.samples)
+
+    def owners(self, samples: Sequence[Sample]) -> Tensor:
+        """Ones and zeros (batch, experts)."""
+        views, experts = self.anchors.views, len(self.names)
+        near = [view.weight * cosines(view.look(samples), self.anchors[kind]) for kind, view in views.items()]
+        alike = torch.stack(near).sum(0)
+        best = F.pad(alike, (0, experts - alike.shape[1]), value=-torch.inf).max(1)
+        return F.one_hot(
+            torch.where(best.values > self.threshold, best.indices, experts - 1), experts
+        ).float()
+
+
+class Fewer(Routed):
+    """As `Routed`, with a column in the route for every task: zero for one that has no expert of its own."""
+
+    def __init__(self, bank: ExpertBank, gate: PerSample, anchors: Anchors, own: Sequence[bool]) -> None:
+        super().__init__(bank, gate, anchors)
+        self.own = own
+
+    def prepare(self, batch: Batch) -> None:
+        self.gate.weights = weights = self.anchors(batch.samples)
+        columns = iter(weights.T)
+        self.route = torch.stack(
+            [next(columns) if has else torch.zeros_like(weights[:, 0]) for has in self.own], 1
+        )

@@ -5,7 +5,7 @@ Li & Hoiem, "Learning without Forgetting", TPAMI 2017 (https://arxiv.org/abs/160
 The model as it stood after the previous task looks at the new task's samples, and its answers are soft labels: whoever
 learns the new answers must not stop giving the old ones.
 
-    L = L_task + λ_o · T² · Σ_v y'_o(v) log(y'_o(v) / ŷ'_o(v)),   y'_o(v) = softmax(z_o / T)_v             (Eq. 2-4)
+    L = L_task + λ_o · Σ_v y'_o(v) log(y'_o(v) / ŷ'_o(v)),        y'_o(v) = softmax(z_o / T)_v             (Eq. 2-4)
 
 with z_o the old model's logits (teacher), ŷ'_o the same of the learning model (student), v over the vocabulary.
 
@@ -13,7 +13,8 @@ Choices the paper leaves open for language models, and ours:
   * Positions: the answer tokens of the new task's samples, teacher-forced; each has the teacher's distribution over the
     whole vocabulary. The term is averaged over answer tokens as the task's own loss is.
   * Divergence: KL in place of the cross-entropy; they differ by the teacher's entropy, which has no gradient.
-  * T²: keeps the size of the gradient the same for every T (Hinton et al., 2015); the paper has T = 2, λ_o = 1 without it.
+  * λ_o = 1 and T = 2 as in the paper, which has no factor T²; that of Hinton et al. (2015), which keeps the size of the gradient
+    the same for every T, is `strength` = T².
   * Teacher: adapters, projector and whatever else learnt, as they stood after the previous task, and the experts that
     answered then, on the same frozen model. It runs without dropout and draws no random number. The route, prompts or gates that
     `prepare` has set for a batch are the student's and stand for both.
@@ -93,10 +94,10 @@ class LwF:
 
 
 def distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)) in fp32: logits (batch, K, V) to (batch, K)."""
+    """KL(softmax(teacher / T) ‖ softmax(student / T)) in fp32: logits (batch, K, V) to (batch, K)."""
     soft = F.log_softmax(teacher.float() / temperature, dim=-1)
     mine = F.log_softmax(student.float() / temperature, dim=-1)
-    return temperature**2 * F.kl_div(mine, soft, log_target=True, reduction="none").sum(-1)
+    return F.kl_div(mine, soft, log_target=True, reduction="none").sum(-1)
 
 
 @contextmanager

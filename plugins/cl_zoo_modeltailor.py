@@ -20,9 +20,11 @@ Where we differ from the original, which tailors one fully fine-tuned model once
     plus s·BA of the new one, a fresh LoRA per task on top of the patch. Its entries compete anew after every task.
   * The original trains and tailors the top 12 of 32 decoder layers; here every adapted linear.
   * The original puts the projector back to pre-trained; here it learns on over the tasks, as for every method.
-  * The released code adds the compensation where Optimal Brain Surgeon subtracts it, which widens the gap that it
-    should close; we subtract.
-As there: w in the sensitivity is the whole tuned weight, not its change; ω is 0.5 (0.8 in a second copy of the code).
+As there: w in the sensitivity is the whole tuned weight, not its change.
+
+`variant`: the released code adds the compensation where Optimal Brain Surgeon subtracts it, so that what stays moves away from what
+it should make up for, and weighs salience by 0.8; `released` does both. `paper` subtracts, ω is 0.5, that of a second copy of
+the code which its main script does not use.
 
 The patch is stored as places and values beside the frozen weight; its number of entries does not change with the tasks.
 Values count as adapters, places beside them.
@@ -31,7 +33,7 @@ Values count as adapters, places beside them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from pydantic import BaseModel, Field
@@ -42,18 +44,33 @@ from torch.utils.checkpoint import checkpoint
 from cl_zoo import Backbone, Batch, Recipe, Task, forward, hookimpl, share, total
 from cl_zoo.nn import BankLayer, ExpertBank, KeepsExperts, adapters, evaluating, full_precision
 
+OMEGA = {"paper": 0.5, "released": 0.8}
+SIGN = {"paper": 1.0, "released": -1.0}
+"""Of what is taken off the entries that make up for a removed one."""
+
 
 class ModelTailor(KeepsExperts):
     """A sparse patch on the pre-trained weights in place of all that was learnt."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
+        variant: Literal["paper", "released"] = Field(
+            "paper", description="the compensation is subtracted as in the equations, or added as in the code"
+        )
         keep: float = Field(0.1, ge=0, le=1, description="share of Δ's entries that stay in the patch")
-        salience: float = Field(
-            0.5, ge=0, le=1, description="ω: weight of |Δ| in the score, against w²/[H⁻¹]_mm"
+        salience: float | None = Field(
+            None,
+            ge=0,
+            le=1,
+            description="ω: weight of |Δ| in the score, against w²/[H⁻¹]_mm; default: 0.5, with variant=released 0.8",
         )
         samples: int = Field(128, ge=1, description="calibration samples per task for H")
         damping: float = Field(0.01, gt=0, description="added to H's diagonal, in units of its mean")
         block: int = Field(128, ge=1, description="columns that are scored together")
+
+        @property
+        def omega(self) -> float:
+            """ω, the variant's where none is given."""
+            return OMEGA[self.variant] if self.salience is None else self.salience
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -189,31 +206,32 @@ def tailored(change: Tensor, tuned: Tensor, H: Tensor, options: ModelTailor.Opti
     kept = torch.zeros_like(change, dtype=torch.bool)
     for block in blocks(change.shape[1], options.block):
         sensitivity = w[:, block] ** 2 / U.diagonal()[block] ** 2
-        score = options.salience * z(salience[:, block]) + (1 - options.salience) * z(sensitivity)
+        score = options.omega * z(salience[:, block]) + (1 - options.omega) * z(sensitivity)
         chosen = score.flatten().topk(round(options.keep * score.numel())).indices
         mask = torch.zeros_like(score, dtype=torch.bool).view(-1).index_fill_(0, chosen, True).view_as(score)
         kept[:, block] = mask
-        shift = decoration(change[:, block], mask, U[block, block.start :])
+        shift = decoration(change[:, block], mask, U[block, block.start :], SIGN[options.variant])
         change[:, block.start :] -= shift
         w[:, block.start :] -= shift
     places = kept.flatten().nonzero().squeeze(1)
     return places, change.flatten()[places]
 
 
-def decoration(change: Tensor, kept: Tensor, U: Tensor) -> Tensor:
+def decoration(change: Tensor, kept: Tensor, U: Tensor, sign: float = 1.0) -> Tensor:
     """What removing a block's entries takes off them and off all columns after them (d_out, columns from the block on).
 
     Args:
         change: the block's columns of Δ (d_out, width).
         kept: those that stay, as a mask.
         U: the block's rows of the root, from its own columns on (width, columns).
+        sign: −1 turns it round.
     """
     width, now = change.shape[1], change.clone()
     errors = torch.zeros_like(now)
     for m in range(width):
         errors[:, m] = now[:, m].masked_fill(kept[:, m], 0) / U[m, m]
-        now[:, m:] -= errors[:, m, None] * U[m, m:width]
-    return errors @ U
+        now[:, m:] -= sign * errors[:, m, None] * U[m, m:width]
+    return sign * errors @ U
 
 
 def root(H: Tensor, damping: float) -> Tensor:

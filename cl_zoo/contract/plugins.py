@@ -11,18 +11,17 @@ import inspect
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
-from pydantic import BaseModel
 
 from cl_zoo.contract import returned
 from cl_zoo.contract.classes import check_hook, check_making, check_options
 from cl_zoo.contract.hookspecs import PROJECT, HookSpecs
+from cl_zoo.contract.options import filled, kind_of
 from cl_zoo.errors import ClZooError, PluginError, first_line, nearest
-from cl_zoo.names import METHODS, Choice, installed, load
-from cl_zoo.recipe.recipe import validated
+from cl_zoo.names import METHODS, Choice, Options, installed, load
 from cl_zoo.tasks import source_hash
 
 if TYPE_CHECKING:
@@ -38,10 +37,6 @@ ONLY_ONE = ("build_model", "build_inference_model")
 NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "build_inference_model")
 ONLY_FOR_PROBES = ("after_answers",)
 HOOKS = tuple(name for name in vars(HookSpecs) if not name.startswith("_"))
-
-
-class NoOptions(BaseModel, frozen=True, extra="forbid"):
-    """The options of a plugin that has none."""
 
 
 def load_class(name: str) -> type[Any]:
@@ -64,20 +59,23 @@ def load_class(name: str) -> type[Any]:
         raise PluginError(
             f"{name}: has only one of state_dict and load_state_dict; define both, or an interrupted run cannot go on"
         )
-    check_options(name, getattr(plugin, "Options", NoOptions), getattr(plugin, "answering", ()))
+    check_options(name, kind_of(plugin), getattr(plugin, "answering", ()))
     _register(_manager(), name, plugin)  # `cl-zoo list --check` finds a misspelt hook without an instance
     return plugin
 
 
-def make(choice: Choice) -> Any:
+def make(choice: Choice, defaults: Mapping[str, Any] | None = None) -> Any:
     """An instance of the chosen plugin with its options filled.
+
+    Args:
+        defaults: options that the recipe gives, weaker than the choice's own.
 
     Raises:
         PluginError: it cannot be loaded or made.
         OptionError: an option is unknown or out of range.
     """
     plugin = load_class(choice.name)
-    options = validated(getattr(plugin, "Options", NoOptions), choice.options, choice.name)
+    options = filled(plugin, choice, defaults or {})
     given = (options,) if hasattr(plugin, "Options") else ()
     check_making(choice.name, plugin, given)
     try:
@@ -108,21 +106,24 @@ class Plugins:
 
     Args:
         choices: the method first, then what runs with it, then the probes.
+        options: what the recipe says of options, by name of the plugin; a choice's own are stronger, plugins that are not in
+            the stack are passed over.
 
     Raises:
         PluginError: one cannot be loaded, or they do not go together.
         OptionError: an option is unknown or out of range.
     """
 
-    def __init__(self, choices: Sequence[Choice]) -> None:
+    def __init__(self, choices: Sequence[Choice], options: Options | None = None) -> None:
         self.choices = tuple(choices)
+        self._defaults = {choice.name: (options or {}).get(choice.name, {}) for choice in self.choices}
         self.manager = _manager()
         self.seconds: dict[str, float] = defaultdict(float)
         self.instances: dict[str, Any] = {}
         for choice in self.choices:
             if choice.name in self.instances:
                 raise PluginError(f"{choice.name} stands twice in the stack; name it once")
-            self.instances[choice.name] = make(choice)
+            self.instances[choice.name] = make(choice, self._defaults[choice.name])
         for name in reversed(self.instances):  # pluggy calls the last one registered first
             _register(self.manager, name, self.instances[name])
         self._check_composition()
@@ -172,11 +173,22 @@ class Plugins:
     def parts(self, model: nn.Module) -> dict[str, list[str]]:
         """What the plugins say about the parts of their parameters, merged."""
         parts: dict[str, list[str]] = defaultdict(list)
-        for owner, plugin in self.instances.items():
-            if hasattr(plugin, "parts"):
-                for part, names in returned.parts(owner, plugin.parts(model)).items():
-                    parts[part].extend(names)
+        for said in self._said_of_parts(model).values():
+            for part, names in said.items():
+                parts[part].extend(names)
         return dict(parts)
+
+    def owners(self, model: nn.Module) -> dict[str, str]:
+        """Name of the plugin for every parameter that a plugin's `parts` speaks of; all others are the method's."""
+        said = self._said_of_parts(model)
+        return {name: owner for owner, parts in said.items() for names in parts.values() for name in names}
+
+    def _said_of_parts(self, model: nn.Module) -> dict[str, Mapping[str, Iterable[str]]]:
+        return {
+            owner: returned.parts(owner, plugin.parts(model))
+            for owner, plugin in self.instances.items()
+            if hasattr(plugin, "parts")
+        }
 
     def state_dict(self, *, probes: bool = True) -> dict[str, Mapping[str, Any]]:
         """State of every plugin that has one, by its name in the stack; without probes, what learning on needs."""
@@ -201,8 +213,8 @@ class Plugins:
         made = []
         for choice, plugin in zip(self.choices, self.instances.values(), strict=True):
             left_out = () if answering else getattr(plugin, "answering", ())
-            filled = {name: value for name, value in _dump(choice, plugin).items() if name not in left_out}
-            made.append({"name": choice.name, "probe": choice.probe, "options": filled})
+            given = {name: value for name, value in self._filled(choice).items() if name not in left_out}
+            made.append({"name": choice.name, "probe": choice.probe, "options": given})
         return made
 
     @property
@@ -214,6 +226,10 @@ class Plugins:
     def probes(self) -> set[str]:
         """Names of the plugins that only measure."""
         return {choice.name for choice in self.choices if choice.probe}
+
+    def _filled(self, choice: Choice) -> dict[str, Any]:
+        kind = type(self.instances[choice.name])
+        return filled(kind, choice, self._defaults[choice.name]).model_dump(mode="json")
 
     def _implementing(self, hook: str) -> list[str]:
         """Who implements a hook, under whatever name its function has."""
@@ -285,11 +301,6 @@ class Plugins:
                     owner[key], joined[key] = name, value
         self.seconds[hook] += time.perf_counter() - started
         return joined
-
-
-def _dump(choice: Choice, plugin: Any) -> dict[str, Any]:
-    filled: BaseModel = validated(getattr(type(plugin), "Options", NoOptions), choice.options, choice.name)
-    return filled.model_dump(mode="json")
 
 
 def _manager() -> pluggy.PluginManager:

@@ -111,12 +111,18 @@ class Learner:
             raise PluginError(
                 f"task {task.name}: nothing requires a gradient; let before_task choose what learns"
             )
-        self.optimizer = make_optimizer(self.parts, recipe)
+        self.optimizer = make_optimizer(self.parts, recipe, self._method_of())
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: rate(step, self.total, recipe)
         )
         trained = {part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws}
         self.cost = TaskCost(task.name, trained=trained, learning=asdict(learning(model)))
+
+    def _method_of(self) -> Callable[[nn.Parameter], str]:
+        """Whose part a weight is in: the plugin's that says so, else the method's."""
+        named, method = dict(self.model.named_parameters()), next(iter(self.plugins.instances), "")
+        owners = {id(named[name]): owner for name, owner in self.plugins.owners(self.model).items()}
+        return lambda weight: owners.get(id(weight), method)
 
     def run(self, report: Report) -> TaskCost:
         """All epochs; returns what they cost.
@@ -251,12 +257,24 @@ def reduce_term(
     )
 
 
-def make_optimizer(parts: Mapping[str, Sequence[nn.Parameter]], recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW with one group per part at the recipe's rate for it."""
-    groups = [
-        {"params": list(weights), "lr": recipe.rate(part)} for part, weights in parts.items() if weights
+def make_optimizer(
+    parts: Mapping[str, Sequence[nn.Parameter]],
+    recipe: Recipe,
+    method_of: Callable[[nn.Parameter], str] = lambda weight: "",
+) -> torch.optim.Optimizer:
+    """AdamW with one group per part and method at the recipe's rate for it.
+
+    Args:
+        method_of: name of the method whose part a weight is in.
+    """
+    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
+    for part, weights in parts.items():
+        for weight in weights:
+            groups.setdefault((part, method_of(weight)), []).append(weight)
+    rated = [
+        {"params": weights, "lr": recipe.rate(part, method)} for (part, method), weights in groups.items()
     ]
-    return torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(rated, betas=recipe.betas, weight_decay=recipe.weight_decay)
 
 
 def recompute_activations(model: Any) -> None:

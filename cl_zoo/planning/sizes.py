@@ -146,7 +146,7 @@ def sizes(choices: Sequence[Choice], backbone: Backbone, recipe: Recipe, tasks: 
     Raises:
         PluginError: a hook needs values or data to size its tensors.
     """
-    plugins = Plugins(choices)
+    plugins = Plugins(choices, recipe.options)
     try:
         return list(_sizes(plugins, backbone, recipe, tasks))
     except ClZooError:

@@ -1,6 +1,7 @@
 """The recipe: everything that decides how a task is trained, and that no method decides.
 
-One recipe holds for all methods of a comparison. It is a frozen pydantic model; `--recipe` (a name, or a YAML file) and
+One recipe holds for all methods of a comparison; what it says of one method alone, a rate or an option, is published for its
+scale. It is a frozen pydantic model; `--recipe` (a name, or a YAML file) and
 `--set key=value` fill it by dotted keys, an unknown key is an error with the nearest known one. The recipes with a name
 lie in `named/`: one file each, with the source of every value.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -19,6 +21,9 @@ from cl_zoo.recipe.keys import flatten
 Model = TypeVar("Model", bound=BaseModel)
 Rate = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+UNUSED: dict[str, Any] = {"tasks": {}, "max_tokens": None, "options": {}}
+"""Keys that a recipe is written without where they say nothing, with the value that says nothing."""
 
 
 class Adapter(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -59,7 +64,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
     lr: dict[str, Rate] = Field(
         default_factory=lambda: {"adapters": 2e-4, "projector": 2e-5},
-        description="learning rate by part; a part without its own takes that of `adapters`",
+        description="learning rate by part, or by `method.part` for one method alone; a part without its own takes that of `adapters`",
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's β1, β2")
@@ -86,6 +91,10 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     tasks: dict[str, ForTask] = Field(
         default_factory=dict, description="epochs and global_batch of single tasks, by name of the task"
     )
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="options of methods that belong to this recipe's scale, by name of the method; what a user says with -o is stronger",
+    )
 
     def for_task(self, name: str) -> Self:
         """The recipe with what it says of one task in place of what holds for all."""
@@ -105,17 +114,17 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A recipe that treats all tasks alike, or bounds no prompt, is written, and hashed into a run's id, without the word."""
+        """What a recipe leaves unsaid of tasks, prompts and methods is written, and hashed into a run's id, without the word."""
         values: dict[str, Any] = dump(self)
-        if not self.tasks:
-            values.pop("tasks", None)
-        if self.max_tokens is None:
-            values.pop("max_tokens", None)
+        for word in UNUSED:
+            if not getattr(self, word):
+                values.pop(word, None)
         return values
 
-    def rate(self, part: str) -> float:
-        """Learning rate of a part; a part without its own learns at the adapters' rate."""
-        return self.lr.get(part, self.lr["adapters"])
+    def rate(self, part: str, method: str = "") -> float:
+        """Learning rate of a method's part: its own, else the part's, else that of the adapters."""
+        keys = (f"{method}.{part}", part, "adapters")
+        return next(self.lr[key] for key in keys if key in self.lr)
 
 
 def build_recipe(*layers: Mapping[str, Any]) -> Recipe:
@@ -124,7 +133,7 @@ def build_recipe(*layers: Mapping[str, Any]) -> Recipe:
     Raises:
         OptionError: a key is unknown or a value out of range.
     """
-    values: dict[str, Any] = {**Recipe().model_dump(), "tasks": {}, "max_tokens": None}
+    values: dict[str, Any] = {**Recipe().model_dump(), **deepcopy(UNUSED)}
     for key, value in layered(*layers).items():
         _assign(values, key, value)
     return validated(Recipe, values, "recipe")
@@ -133,13 +142,16 @@ def build_recipe(*layers: Mapping[str, Any]) -> Recipe:
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """One layer that says what several say, by dotted key.
 
-    Who sets `global_batch` means it: it also replaces what an earlier layer says of single tasks.
+    Who sets `global_batch` means it: it also replaces what an earlier layer says of single tasks; `lr.prompts` likewise what it
+    says of single methods' prompts.
     """
     values: dict[str, Any] = {}
     for layer in layers:
         flat = flatten(layer)
         for key in list(values):
-            if key.startswith("tasks.") and key.rpartition(".")[2] in flat:
+            first, _, rest = key.partition(".")
+            general = {"tasks": "", "lr": "lr."}.get(first)
+            if general is not None and general + rest.rpartition(".")[2] in flat:
                 del values[key]
         values.update(flat)
     return values
@@ -168,6 +180,9 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     parents, leaf = _parts(key)
     place = values
     known = flatten(values)
+    if parents[:1] == ["options"] and len(parents) == 2:  # which options there are is the method's to say
+        values["options"].setdefault(parents[1], {})[leaf] = value
+        return
     if parents[:1] == ["tasks"] and len(parents) == 2:  # which tasks there are is the benchmark's to say
         values["tasks"].setdefault(parents[1], dict.fromkeys(ForTask.model_fields))
         known = {".".join((*parents, field)): None for field in ForTask.model_fields}
@@ -177,17 +192,29 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
             raise OptionError(f"recipe has no key {key!r}{nearest(key, known)}")
         place = inner
     # Learning rates are by part, and parts are the methods' own: only what looks like a misspelt one is refused.
-    free = parents == ["lr"] and not difflib.get_close_matches(leaf, place, n=1, cutoff=0.8)
+    free = parents == ["lr"] and not _misspelt(leaf, place)
     if leaf not in place and not free:
         raise OptionError(f"recipe has no key {key!r}{nearest(key, known)}")
     place[leaf] = value
 
 
+def _misspelt(key: str, known: Mapping[str, Any]) -> bool:
+    """Whether `part` or `method.part` looks like one that has a rate already, in either word."""
+    method, _, part = key.rpartition(".")
+    methods, parts = ({other.rpartition(".")[place] for other in known} - {""} for place in (0, 2))
+    if part not in parts and (part in methods or difflib.get_close_matches(part, parts, n=1, cutoff=0.8)):
+        return True
+    # `olora` is no misspelt `moelora`
+    return method not in methods and bool(difflib.get_close_matches(method, methods, n=1, cutoff=0.85))
+
+
 def _parts(key: str) -> tuple[list[str], str]:
-    """A dotted key to where it stands and its last word; the name of a task may have dots of its own."""
+    """A dotted key to where it stands and its last word; the name of a task or of a method may have dots of its own."""
     first, _, rest = key.partition(".")
-    task, _, leaf = rest.rpartition(".")
-    if first == "tasks" and task:
-        return [first, task], leaf
+    name, _, leaf = rest.rpartition(".")
+    if first == "lr" and name:
+        return [first], rest
+    if first in ("tasks", "options") and name:
+        return [first, name], leaf
     *parents, leaf = key.split(".")
     return parents, leaf

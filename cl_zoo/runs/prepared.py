@@ -79,7 +79,7 @@ def prepare(job: Job) -> Prepared:
     benchmark = load_benchmark(job.benchmark, job.data)
     stream = benchmark.stream(job.order, job.limit)
     recipe = build_recipe(benchmark.recipe, job.recipe)
-    plugins = Plugins(job.choices)
+    plugins = Plugins(job.choices, recipe.options)
     backbone = backbone_parts(job.backbone or benchmark.default_backbone)
     prepared = Prepared(job, benchmark, stream, recipe, plugins, backbone, template)
     preflight(prepared)

@@ -142,7 +142,7 @@ def restore(
         raise RunError(
             f"{folder} holds no checkpoint (state-{len(tasks)}); put it back, or delete the folder and run again"
         )
-    plugins = Plugins(job.choices)
+    plugins = Plugins(job.choices, recipe.options)
     loaded = _backbone(folder, manifest, job, recipe, backbone, features, world)
     seed_phase(job.seed, "build")
     model = placed(plugins, loaded, recipe)

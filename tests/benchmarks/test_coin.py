@@ -11,6 +11,7 @@ from cl_zoo_bench_coin import load as coin
 from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.errors import DataError, OptionError
 from cl_zoo.names import Choice, load
+from cl_zoo.recipe.keys import read_recipe
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import prepare
@@ -65,9 +66,14 @@ def test_a_count_that_is_not_official_is_not_given():
     assert set(counts.values()) == {(None, None)}
 
 
-def test_its_recipe_can_be_read():
+def test_its_recipe_is_that_of_coin_at_batch_24():
+    """L2P's rates go with the batch: 0.03 · 24 / 256."""
     recipe = build_recipe(coin.description.recipe)
+    rates = {f"lr.l2p.{part}": 0.0028125 for part in ("prompts", "keys")}
 
+    assert recipe == build_recipe(
+        read_recipe("coin"), {"max_tokens": None, "global_batch": 24, "micro_batch": None, **rates}
+    )
     assert (recipe.adapter.rank, recipe.clip, recipe.clip_norm) == (128, "norm", 1.0)
 
 

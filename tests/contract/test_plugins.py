@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cl_zoo import names
 from cl_zoo.cli import catalogue
 from cl_zoo.contract.plugins import Plugins, load_class
-from cl_zoo.errors import PluginError
+from cl_zoo.errors import OptionError, PluginError
 from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, Choice, find, installed, load, parse_stack, split
 
 MINE = '''
@@ -338,6 +338,41 @@ def test_options_stand_in_a_label_in_one_order_only():
     one: dict[str, Any] = {"beta": 1, "alpha": 0.5}
 
     assert Choice("hide", one).label == "hide[alpha=0.5,beta=1]"
+
+
+# What the recipe says of options
+
+
+def test_an_option_of_the_recipe_is_weaker_than_the_users_and_stands_in_no_label():
+    said = {"olora": {"strength": 0.05, "penalty": "squared"}, "ewc": {"samples": 3}, "absent": {"odd": 1}}
+    plugins = Plugins(parse_stack("olora[strength=0.1]+ewc"), said)
+
+    assert [choice.label for choice in plugins.choices] == ["olora[strength=0.1]", "ewc"]
+    olora, ewc = (one["options"] for one in plugins.options())
+    assert (olora["strength"], olora["penalty"], ewc["samples"]) == (0.1, "squared", 3)
+    assert (plugins.method.options.strength, plugins.method.options.penalty) == (0.1, "squared")
+
+
+@pytest.mark.parametrize(
+    ("stack", "said", "sentence"),
+    [
+        (
+            "olora",
+            {"strenght": 1},
+            r"recipe\.options\.olora has no option 'strenght'; did you mean 'strength'",
+        ),
+        (
+            "olora",
+            {"strength": -1},
+            r"recipe\.options\.olora\.strength: .*greater than or equal to 0, got -1",
+        ),
+        ("olora[strenght=1]", {"strength": 1}, r"^olora has no option 'strenght'"),
+        ("olora[strength=-1]", {"strength": 1}, r"^olora\.strength: .*got -1"),
+    ],
+)
+def test_a_wrong_option_is_told_of_whoever_gave_it(stack: str, said: dict[str, Any], sentence: str):
+    with pytest.raises(OptionError, match=sentence):
+        Plugins(parse_stack(stack), {"olora": said})
 
 
 def test_a_package_that_is_here_but_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -260,6 +260,34 @@ def test_a_part_without_a_rate_learns_as_the_adapters_do() -> None:
     }
 
 
+def test_two_plugins_may_give_one_part_a_rate_each(tiny: Backbone) -> None:
+    """The rate of a plugin's own pools goes before that of pools; what no plugin speaks of is the method's, here the first plugin's."""
+
+    class Others(Words):
+        """Another plugin."""
+
+    model = Extended(Extended(adapters(tiny, recipe())))
+    plugins = stack(Words(pools=["pool"]), Others(pools=["inner.pool"]))
+    chosen = recipe(lr__pools=0.3, lr__Words__pools=0.5, lr__Words__adapters=0.7, lr__Others__adapters=0.9)
+    made = Learner(
+        model,
+        Task(0, "side", "", 12),
+        SAMPLES,
+        backbone=tiny,
+        plugins=plugins,
+        recipe=chosen,
+        world=World("cpu"),
+        seed=0,
+    )
+
+    rates = {
+        id(weight): group["initial_lr"] for group in made.optimizer.param_groups for weight in group["params"]
+    }
+    assert rates[id(model.pool)] == 0.5
+    assert rates[id(model.inner.pool)] == 0.3
+    assert {rates[id(weight)] for weight in made.parts["adapters"]} == {0.7}
+
+
 def test_the_first_step_is_adamw_with_the_gradient_of_the_objective(tiny: Backbone) -> None:
     """AdamW's first step is −η·g/(|g| + ε), whatever the size of the gradient."""
     teacher = learner(tiny, global_batch=12, schedule="constant", warmup=0)

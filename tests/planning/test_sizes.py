@@ -68,6 +68,16 @@ def test_a_method_that_adds_an_expert_per_task_stores_one_more_each_time():
     assert [size.trained["adapters"] for size in found] == [2_498_560 * 8] * 3
 
 
+def test_options_of_the_recipe_are_counted():
+    """Twice the entries in the patch of Model Tailor, up to the rounding of each block of columns."""
+    once, twice = (
+        count("modeltailor", 1, **{"options.modeltailor.keep": keep})[0].inference["adapters"]
+        for keep in (0.125, 0.25)
+    )
+
+    assert twice == 2 * once
+
+
 @pytest.mark.parametrize(
     ("name", "projector"),
     [

@@ -18,6 +18,7 @@ from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import Learner
 from cl_zoo.engine.run import Run
 from cl_zoo.names import parse_stack
+from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task
@@ -99,6 +100,52 @@ def test_the_fisher_of_batches_cuts_the_last_one_too() -> None:
     fisher = diagonal_fisher(Logistic(), batches(3), samples=2, per="batch")
 
     torch.testing.assert_close(fisher["w"], gradients[:2].mean(0) ** 2)
+
+
+def test_a_batch_for_the_fisher_has_at_most_eight_samples() -> None:
+    """Of 9 like samples the first 8 have one mean gradient, the last one its own: the same, so F is one squared gradient."""
+    model, sample = Logistic(), batches(3)[0].rows([2])
+    nine = sample.rows([0] * 9)
+    squares: list[int] = []
+    model.register_forward_pre_hook(
+        lambda module, arguments, given: squares.append(len(given["x"])), with_kwargs=True
+    )
+
+    fisher = diagonal_fisher(model, [nine], samples=9, per="batch")
+
+    assert squares == [8, 1]
+    torch.testing.assert_close(fisher["w"], diagonal_fisher(Logistic(), [sample], samples=1)["w"])
+
+
+def test_the_fisher_of_b_samples_together_is_a_bth_where_the_mean_gradient_is_zero() -> None:
+    """x = 1 and y = 1, 0, 1 are fitted by σ(w) = 2/3: gradients −1/3, 2/3, −1/3, mean square 2/9. Over all nine ordered pairs the
+    square of the mean is 1/9 on average."""
+    model = Logistic()
+    model.w.data = torch.tensor([2.0, 1.0]).log()
+    three = Batch(
+        tuple(Sample(str(i), None, "?", "!") for i in range(3)),
+        {"x": torch.tensor([[1.0, 0.0]] * 3), "input_ids": torch.zeros(3, 1, dtype=torch.long)},
+        Y[:, None],
+    )
+    pairs = [three.rows([i, j]) for i in range(3) for j in range(3)]
+
+    assert diagonal_fisher(model, [three], samples=3)["w"][0].item() == pytest.approx(2 / 9)
+    assert diagonal_fisher(model, pairs, samples=18, per="batch")["w"][0].item() == pytest.approx(1 / 9)
+
+
+@pytest.mark.parametrize(
+    ("options", "strength"),
+    [({}, 625), ({"fisher": "batch"}, 5000), ({"strength": 3}, 3), ({"fisher": "batch", "strength": 0}, 0)],
+)
+def test_the_strength_belongs_to_the_fisher(options: dict[str, Any], strength: float) -> None:
+    """With F = (1, 0) and θ − θ* = (2, 5) the penalty is λ/2 · 4."""
+    model, method = Logistic(), EWC(EWC.Options(**options))
+    F, anchor = torch.tensor([1.0, 0.0]), model.w.detach() - torch.tensor([2.0, 5.0])
+    method.importance, method.pull, method.offset = {"w": F}, {"w": F * anchor}, {"w": (F * anchor**2).sum()}
+
+    terms = method.loss(model)
+
+    assert (terms["ewc"].item() if terms else 0) == pytest.approx(2 * strength, rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["summed", "online"])
@@ -261,8 +308,6 @@ def test_a_method_that_trains_new_weights_only_can_stand_beside_it(tiny_folder: 
 
 def test_the_fisher_of_a_real_model_is_that_of_samples_one_by_one(tiny: Backbone) -> None:
     """Squared gradients of each sample's own batch, unpadded, averaged."""
-    from cl_zoo.nn.placing import adapters
-
     torch.manual_seed(0)
     model = adapters(tiny, build_recipe({"adapter.rank": 2, "adapter.dropout": 0}))
     for layer in model.layers:
@@ -281,6 +326,31 @@ def test_the_fisher_of_a_real_model_is_that_of_samples_one_by_one(tiny: Backbone
     for name in expected:
         torch.testing.assert_close(fisher[name], expected[name], rtol=1e-3, atol=1e-9)
     assert max(float(value.max()) for value in fisher.values()) > 0
+
+
+def test_the_fisher_of_a_real_model_by_eights_is_an_eighth_and_the_mean_gradient_squared(
+    tiny: Backbone,
+) -> None:
+    """E (Σ g_i / b)² = E g² / b + (1 − 1/b) (E g)² over random eights: traces on the tiny model before it has learnt anything,
+    where E g is not zero yet; the answers all have one length, so that means over tokens are means over samples."""
+    torch.manual_seed(0)
+    data = list(tiny_benchmark(1, size=24).tasks[0].train)
+    model = adapters(tiny, build_recipe({"adapter.dropout": 0}))
+    for layer in model.layers:
+        nn.init.normal_(layer.bank_up["shared"], std=0.05)
+    eights = [[data[i] for i in torch.randint(len(data), (8,)).tolist()] for _ in range(60)]
+
+    def trace(pieces: list[list[Sample]], per: Literal["sample", "batch"]) -> float:
+        made = [tiny.batch(piece, answers=True) for piece in pieces]
+        return sum(float(F.sum()) for F in diagonal_fisher(model, made, 10_000, per).values())
+
+    by_sample, by_eights = trace([data], "sample"), trace(eights, "batch")
+
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    mean = torch.autograd.grad(task_loss(model.eval(), tiny.batch(data, answers=True)), weights)
+    together = sum(float((gradient**2).sum()) for gradient in mean)
+    assert by_eights == pytest.approx(by_sample / 8 + 7 / 8 * together, rel=0.15)
+    assert by_eights < 0.7 * by_sample
 
 
 def test_the_penalty_is_a_scalar_that_counts_once_per_step(tiny: Backbone) -> None:

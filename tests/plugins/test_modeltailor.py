@@ -123,6 +123,32 @@ def test_a_column_in_the_middle_is_made_up_for_by_those_after_it() -> None:
     torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_the_released_code_adds_what_the_equations_subtract() -> None:
+    """H = [[2, 1], [1, 2]], so [H⁻¹]_01 / [H⁻¹]_00 = −1/2. Of the changes 4 and 10 the second stays: 10 + 4 / 2 = 12, which least
+    squares gives too, and with the sign turned round 10 − 4 / 2 = 8."""
+    change, H = torch.tensor([[4.0, 10.0]]), torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+
+    for variant, value in (("paper", 12.0), ("released", 8.0)):
+        places, values = tailored(change, change, H, options(keep=0.5, salience=1, variant=variant))
+        assert places.tolist() == [1]
+        assert values.tolist() == pytest.approx([value])
+
+
+def test_the_weight_of_salience_is_the_variants_unless_it_is_given() -> None:
+    """z of the changes (5, 4, 0, 0) is 1.21 at the first, −0.99 at the last; z of w² (0, 0, 0, 6) is −0.58 and 1.73. The last wins by
+    0.37 to 0.32 at ω = 0.5, the first by 0.85 to −0.44 at 0.8."""
+    change, tuned = torch.tensor([[5.0, 4.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0, 6**0.5]])
+
+    for settings, stays in (
+        ({}, 3),
+        ({"variant": "released"}, 0),
+        ({"variant": "released", "salience": 0.5}, 3),
+        ({"salience": 0.8}, 0),
+    ):
+        places, _ = tailored(change, tuned, torch.eye(4), options(keep=0.25, **settings))
+        assert places.tolist() == [stays], settings
+
+
 def test_the_root_is_that_of_the_damped_inverse() -> None:
     """UᵀU = (H + 0.1 · mean diag)⁻¹; an input that is always zero has a diagonal of 1 before that."""
     x = random(20, 4)
@@ -141,6 +167,7 @@ def test_the_root_is_that_of_the_damped_inverse() -> None:
 def literal(change: Tensor, tuned: Tensor, H: Tensor, o: ModelTailor.Options) -> Tensor:
     """Row by row, column by column, with the inverse Hessian of the columns still to come inverted anew for each."""
     rows, columns = change.shape
+    omega, sign = {"paper": (0.5, 1), "released": (0.8, -1)}[o.variant]
     H = H + o.damping * H.diagonal().mean() * torch.eye(columns)
     now, weight, out = change.clone(), tuned.clone(), torch.zeros_like(change)
     for start in range(0, columns, o.block):
@@ -154,9 +181,7 @@ def literal(change: Tensor, tuned: Tensor, H: Tensor, o: ModelTailor.Options) ->
         for row in range(rows):
             for m in range(stop - start):
                 a, b = salience[row], sensitivity[row]
-                fused = (
-                    o.salience * (a[m] - a.mean()) / a.std() + (1 - o.salience) * (b[m] - b.mean()) / b.std()
-                )
+                fused = omega * (a[m] - a.mean()) / a.std() + (1 - omega) * (b[m] - b.mean()) / b.std()
                 scores.append((float(fused), row, start + m))
         stays = {(row, m) for _, row, m in sorted(scores, reverse=True)[: round(o.keep * len(scores))]}
         for m in range(start, stop):
@@ -166,16 +191,17 @@ def literal(change: Tensor, tuned: Tensor, H: Tensor, o: ModelTailor.Options) ->
                     out[row, m] = now[row, m]
                 else:
                     step = now[row, m] / inverse[0, 0] * inverse[0]
-                    now[row, m:] -= step
-                    weight[row, m:] -= step
+                    now[row, m:] -= sign * step
+                    weight[row, m:] -= sign * step
     return out
 
 
+@pytest.mark.parametrize("variant", ["paper", "released"])
 @pytest.mark.parametrize(("block", "keep"), [(4, 0.4), (11, 0.25), (8, 0.5), (128, 0.1)])
-def test_tailoring_is_its_literal_transcription(block: int, keep: float) -> None:
+def test_tailoring_is_its_literal_transcription(block: int, keep: float, variant: str) -> None:
     change, tuned = random(5, 11), random(5, 11, seed=1)
     x = random(40, 11, seed=2) @ random(11, 11, seed=3)
-    o = options(block=block, keep=keep, damping=0.01)
+    o = options(block=block, keep=keep, damping=0.01, variant=variant)
 
     places, values = tailored(change, tuned, 2 * x.T @ x, o)
 

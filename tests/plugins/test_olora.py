@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -87,6 +87,31 @@ def literal_logits(folder: Path, weights: dict[str, Tensor], names: Sequence[str
 
 def parameters(bank: ExpertBank) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in bank.named_parameters()}
+
+
+# --- how an expert starts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("init", "deviation"),
+    [("kaiming", lambda width: 1 / (3 * width) ** 0.5), ("recipe", lambda width: 0.01)],
+)
+def test_every_new_a_is_drawn_as_asked(
+    tiny: Backbone, init: Literal["kaiming", "recipe"], deviation: Callable[[int], float]
+) -> None:
+    """Uniform within ±b has deviation b/√3; both the first expert and a later one are looked at."""
+    method = OLoRA(OLoRA.Options(init=init))
+    bank = method.build_model(tiny, build_recipe({"adapter.rank": 64}))
+    for place in (0, 1):
+        method.before_task(task(place))
+        for layer in bank.layers:
+            A, width = layer.bank_down[f"t{place}"], layer.in_features
+            assert float(A.detach().std()) == pytest.approx(deviation(width), rel=0.06)
+            assert (float(A.abs().max()) <= width**-0.5) or init == "recipe"
+            assert not layer.bank_up[f"t{place}"].any()
+    drawn = bank.layers[0].bank_down["t1"].detach().clone()
+    method.before_task(task(1))  # as on resuming: what is there already stays
+    assert torch.equal(bank.layers[0].bank_down["t1"], drawn)
 
 
 # --- the penalty ----------------------------------------------------------------------------------------------------
@@ -232,7 +257,7 @@ def test_old_experts_take_part_in_the_training_forward_only_where_it_is_stacked(
 
 def test_on_one_task_it_is_fine_tuning_bit_for_bit(tiny_folder: Path, tmp_path: Path) -> None:
     plain = trained("finetune", tiny_folder, tmp_path / "plain", BENCHMARK.tasks[:1]).kept[0]
-    for text in ("olora[strength=0]", "olora", "olora[trains=new]"):
+    for text in ("olora[init=recipe,strength=0]", "olora[init=recipe]", "olora[init=recipe,trains=new]"):
         mine = trained(text, tiny_folder, tmp_path / text, BENCHMARK.tasks[:1]).kept[0]
 
         assert len(mine) == len(plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cl_zoo.contract.plugins import Plugins
 from cl_zoo.errors import OptionError
+from cl_zoo.names import Choice
 from cl_zoo.recipe.keys import flatten, parse_pairs, read_recipe, recipe_settings, recipes
 from cl_zoo.recipe.recipe import Recipe, build_recipe
 
@@ -45,6 +48,53 @@ def test_a_part_learns_at_its_own_rate_or_at_that_of_the_adapters():
 
     assert recipe.rate("prompts") == 0.03
     assert recipe.rate("routers") == 1e-3
+
+
+def test_a_methods_own_rate_goes_before_the_parts_and_that_before_the_adapters():
+    recipe = build_recipe({"lr": {"adapters": 1e-3, "prompts": 0.03, "l2p": {"prompts": 0.5}}})
+
+    assert recipe.lr == {"adapters": 1e-3, "projector": 2e-5, "prompts": 0.03, "l2p.prompts": 0.5}
+    assert recipe.rate("prompts", "l2p") == 0.5
+    assert recipe.rate("prompts", "modalprompt") == 0.03
+    assert recipe.rate("keys", "l2p") == 1e-3
+    assert recipe.rate("prompts") == 0.03
+
+
+def test_who_sets_the_rate_of_a_part_means_it_for_all_methods():
+    """`--recipe paper --set lr.prompts=0.1` also replaces what the recipe says of L2P's prompts; the rate of adapters is no part's."""
+    file = {"lr.l2p.prompts": 0.5, "lr.l2p.keys": 0.2, "lr.prompts": 0.3}
+
+    asked = build_recipe(file, {"lr.prompts": 0.1, "lr.adapters": 1e-3})
+    assert (asked.rate("prompts", "l2p"), asked.rate("keys", "l2p")) == (0.1, 0.2)
+    assert build_recipe(file, {"lr.l2p.prompts": 0.1}).rate("prompts", "l2p") == 0.1
+    assert build_recipe({"lr.prompts": 0.1, "lr.l2p.prompts": 0.5}).rate("prompts", "l2p") == 0.5
+
+
+def test_a_method_in_a_file_may_have_a_rate_and_options_of_its_own():
+    recipe = build_recipe({"lr.my.file.py:Mine.keys": 0.5, "options.my.file.py:Mine.strength": 2})
+
+    assert recipe.rate("keys", "my.file.py:Mine") == 0.5
+    assert recipe.options == {"my.file.py:Mine": {"strength": 2}}
+    assert build_recipe(flatten(recipe.model_dump(mode="json"))) == recipe
+
+
+def test_like_names_of_two_methods_are_not_taken_for_one():
+    recipe = build_recipe({"lr.moelora.adapters": 0.1, "lr.olora.adapters": 0.2, "lr.l2p.keys": 0.3})
+
+    assert [recipe.rate("adapters", name) for name in ("moelora", "olora", "hide")] == [0.1, 0.2, 2e-4]
+
+
+def test_a_recipe_without_options_of_methods_is_written_without_the_word():
+    """What is hashed into a run's id does not change because methods' options may be named."""
+    assert "options" not in build_recipe({"epochs": 2}).model_dump(mode="json")
+    written = build_recipe({"options": {"olora": {"strength": 0.05, "trains": "new"}}}).model_dump(
+        mode="json"
+    )
+    assert written["options"] == {"olora": {"strength": 0.05, "trains": "new"}}
+    later = build_recipe(
+        {"options.olora.strength": 0.05}, {"options.olora.strength": 0.1, "options.ewc.samples": 3}
+    )
+    assert later.options == {"olora": {"strength": 0.1}, "ewc": {"samples": 3}}
 
 
 def test_a_recipe_is_frozen():
@@ -83,6 +133,17 @@ def test_a_recipe_survives_its_dotted_keys(epochs: int, batch: int, dropout: flo
         ({"adapters.rank": 1}, r"recipe has no key 'adapters.rank'; did you mean 'adapter.rank'\?"),
         ({"lr.projecto": 1}, r"recipe has no key 'lr.projecto'; did you mean 'lr.projector'\?"),
         ({"lr.adapter": 1}, r"recipe has no key 'lr.adapter'; did you mean 'lr.adapters'\?"),
+        ({"lr.l2p.prompts": 1, "lr.l2p.prompt": 1}, r"recipe has no key 'lr.l2p.prompt'; .*'lr.l2p.prompts'"),
+        ({"lr.l2p.keys": 1, "lr.key": 1}, r"recipe has no key 'lr.key'"),
+        (
+            {"lr.modalprompt.keys": 1, "lr.modalpromt.keys": 2},
+            r"'lr.modalpromt.keys'; .*'lr.modalprompt.keys'",
+        ),
+        ({"lr.olora.adapter": 1}, r"recipe has no key 'lr.olora.adapter'"),
+        ({"lr.l2p.keys": 1, "lr.l2p": 2}, r"recipe has no key 'lr.l2p'"),
+        ({"lr.l2p.keys": -1}, r"recipe.lr.l2p.keys: .*greater than or equal to 0, got -1"),
+        ({"options.olora": 1}, r"recipe has no key 'options.olora'"),
+        ({"options": 1}, r"recipe.options: .*dictionary, got 1"),
         ({"epochs.more": 1}, r"recipe has no key 'epochs.more'"),
         ({"epochs": 0}, r"recipe.epochs: .*greater than or equal to 1, got 0"),
         ({"epochs": "few"}, r"recipe.epochs: .*valid integer.*, got 'few'"),
@@ -260,9 +321,9 @@ def test_every_value_of_a_named_recipe_has_a_source():
     """Nothing is left to a default, so that nothing stands without a source."""
     for name, about in recipes().items():
         settings = recipe_settings(name)
-        keys = {setting.key for setting in settings if not setting.key.startswith("tasks.")}
+        of_all = {one.key for one in settings if not re.match(r"tasks\.|options\.|lr\.\w+\.", one.key)}
 
-        assert keys == {*flatten(Recipe().model_dump()), "max_tokens"}
+        assert of_all == {*flatten(Recipe().model_dump()), "max_tokens"}
         assert all(len(setting.source) > 20 for setting in settings), name
         assert about.endswith(".")
         build_recipe(read_recipe(name))
@@ -291,10 +352,44 @@ def test_the_named_recipes_hold_the_numbers_of_their_sources():
         "OCRVQA": 10,
     }
     for one in (paper, released, mcitlib, coin):
-        assert one.lr == {"adapters": 2e-4, "projector": 2e-5}
-        assert (one.epochs, one.schedule, one.warmup, one.weight_decay) == (1, "cosine", 0.03, 0.0)
+        assert one.lr["adapters"] == 2e-4
+        assert (one.epochs, one.warmup, one.weight_decay) == (1, 0.03, 0.0)
         assert one.max_tokens == 2048
         assert (one.precision, one.checkpointing, one.adapter.dropout) == ("bf16", True, 0.05)
+
+
+def test_the_file_that_coin_gives_deepspeed_leaves_neither_cosine_nor_a_rate_of_the_projector():
+    settings = {name: build_recipe(read_recipe(name)) for name in ("paper", "released", "mcitlib", "coin")}
+
+    assert {name: (one.lr["projector"], one.schedule) for name, one in settings.items()} == {
+        "paper": (2e-5, "cosine"),
+        "released": (2e-5, "cosine"),
+        "mcitlib": (2e-5, "cosine"),
+        "coin": (2e-4, "constant"),
+    }
+
+
+def test_named_recipes_have_the_rates_of_the_authors_of_prompts_and_keys():
+    """L2P's 0.03 is for a batch of 256: 0.03 · 96 / 256 = 0.01125."""
+    settings = {name: build_recipe(read_recipe(name)) for name in ("paper", "released", "mcitlib", "coin")}
+
+    for part in ("prompts", "keys"):
+        assert {name: one.rate(part, "l2p") for name, one in settings.items()} == {
+            "paper": 0.0028125,
+            "released": 0.01125,
+            "mcitlib": 0.0075,
+            "coin": 0.045,
+        }
+        assert {one.rate(part, "modalprompt") for one in settings.values()} == {2e-4}
+
+
+def test_the_options_in_named_recipes_are_those_of_installed_methods():
+    for name in recipes():
+        recipe = build_recipe(read_recipe(name))
+        for method, options in recipe.options.items():
+            filled = Plugins([Choice(method)], recipe.options).options()[0]["options"]
+            assert {key: filled[key] for key in options} == options, name
+        assert recipe.options["olora"]["strength"] == 0.05
 
 
 def test_a_file_may_name_its_sources(tmp_path: Path):

@@ -419,6 +419,18 @@ def test_an_encoder_that_nothing_looks_through_is_not_asked_for(make: Make, tmp_
     assert answers == result.generate([None], [QUESTION])
 
 
+def test_options_of_the_recipe_are_in_the_runs_identity_and_come_back_with_it(make: Make):
+    said = {"options.hide.variant": "released", "options.ewc.samples": 3}
+    result, plain = make("hide", recipe=said), make("hide")
+
+    assert result.label == "hide"
+    assert [one.manifest["identity"]["stack"][0]["options"]["variant"] for one in (result, plain)] == [
+        "released",
+        "paper",
+    ]
+    assert result.restored.plugins.method.options.variant == "released"
+
+
 def test_a_run_made_with_relative_paths_answers_from_anywhere(
     make: Make, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -167,7 +167,7 @@ class Planner:
         """
         backbone, looked = self.backbone.with_model(deepcopy(self.backbone.model)), Watched(self.backbone)
         vars(backbone)["features"] = looked
-        protocol = Plugins(choices).protocol
+        protocol = Plugins(choices, self.recipe.options).protocol
         found = sizes(choices, backbone, self.recipe, len(self.stream))
         tasks = self._learnt(protocol, found, backbone)
         language = training_flops(backbone, 1, 0) / 4
