@@ -202,7 +202,9 @@ def tailored(change: Tensor, tuned: Tensor, H: Tensor, options: ModelTailor.Opti
         tuned: W_pre + Δ.
         H: (d_in, d_in).
     """
-    U, salience, w, change = root(H, options.damping), change.abs(), tuned.clone(), change.clone()
+    # In fp64: what the released sign adds grows from column to column, and rounding with it.
+    U, w, change = root(H, options.damping).double(), tuned.double(), change.double()
+    salience = change.abs()
     kept = torch.zeros_like(change, dtype=torch.bool)
     for block in blocks(change.shape[1], options.block):
         sensitivity = w[:, block] ** 2 / U.diagonal()[block] ** 2
@@ -214,7 +216,7 @@ def tailored(change: Tensor, tuned: Tensor, H: Tensor, options: ModelTailor.Opti
         change[:, block.start :] -= shift
         w[:, block.start :] -= shift
     places = kept.flatten().nonzero().squeeze(1)
-    return places, change.flatten()[places]
+    return places, change.flatten()[places].float()
 
 
 def decoration(change: Tensor, kept: Tensor, U: Tensor, sign: float = 1.0) -> Tensor:

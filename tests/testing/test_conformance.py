@@ -10,7 +10,15 @@ from cl_zoo.names import METHODS, installed
 from cl_zoo.testing import PROMISES, SLOW, check_promise
 
 NAMES = [one.name for one in installed(METHODS) if one.distribution == "cl-zoo"]
-STACKS = ["moelora+ewc[samples=4]", "olora+lwf", "hide+replay", "hide[variant=released]", "hide+cka"]
+STACKS = [
+    "moelora+ewc[samples=4]",
+    "olora+lwf",
+    "hide+replay",
+    "hide[variant=released]",
+    "hide+cka",
+    "disco[variant=released]",
+    "modeltailor[variant=released]",
+]
 
 
 def group(name: str) -> Any:
