@@ -139,11 +139,12 @@ class Bare:
 
 @torch.no_grad()
 def stirred(bank: ExpertBank, seed: int = 0) -> ExpertBank:
-    """Everything of the bank at random, so that it matters: experts, and what their mixes learn."""
-    generator = torch.Generator().manual_seed(seed)
+    """Everything of the bank at random, so that it matters: experts, and what their mixes learn; a name always gets the same numbers."""
     for layer in bank.layers:
         for name, weight in layer.named_parameters():
             if name.startswith("bank_"):
+                number = random.Random(f"{seed} {layer.path} {name}").getrandbits(48)
+                generator = torch.Generator().manual_seed(number)
                 weight.copy_(0.7 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
     return bank
 

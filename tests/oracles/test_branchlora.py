@@ -145,6 +145,24 @@ def test_an_answer_comes_from_the_router_of_the_task_with_the_nearest_keys(
     torch.testing.assert_close(ours, theirs, **EXACT)
 
 
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=str)
+def test_beams_follow_the_choice_of_their_sample(shape: Shape) -> None:
+    """Each sample stands in the batch as often as it has beams, and what was decided for it holds for all of them."""
+    method, x = placed(shape, tasks=2), shape.states()
+    model = method.build_inference_model([task(0), task(1)]).eval()
+    batch = shape.batch(x, samples(shape.rows))
+
+    ours = []
+    for beams in (1, 3):
+        model.prepare(batch)
+        ours.append(model(x=x.repeat_interleave(beams, 0)).logits)
+
+    routers = [f"t{chosen}" for chosen in model.route.argmax(1).tolist()]
+    theirs = through(method.bank, paper(method, shape.scale, shape.padding, routers), x)
+    torch.testing.assert_close(ours[0], theirs, **EXACT)
+    torch.testing.assert_close(ours[1], theirs.repeat_interleave(3, 0), **EXACT)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_alignment_and_what_it_says_to_the_keys(shape: Shape) -> None:
     """Σ (1 − cos(e_img, k_img)) + (1 − cos(e_txt, k_txt)), weighed by λ; without an image the latter alone."""
