@@ -44,9 +44,10 @@ Held against:
             (λB + μB′)(λA + μA′) = λ² BA + μ² B′A′ + λμ (BA′ + B′A), μ = 1 − λ; at λ = 0.7 the old update counts 0.49, the new one
             0.09, and 0.42 are products of an old and a new matrix, so a merged expert lies between both only as long as neither
             has moved far
-  differs   counts: theirs counts the two largest gates of each token, over all layers together and in one second of a minute (in any
-            other the forward ends in an error), and keeps the 8 most frequent of 4, ours takes mean gates in each layer; as
-            published an expert is a task's own only where the other task never counted it
+  differs   counts: theirs counts the two largest gates of each token while a task is learnt, over all layers together and in one
+            second of a minute (in any other the forward ends in an error), and keeps the 8 most frequent of 4, ours takes mean
+            gates in each layer when it has been learnt; as published an expert is a task's own only where the other task never
+            counted it
   differs   second router: theirs is commented out, with a list of weights that nothing fills, ours answers with both; as published
             answers are those of the token's router
   differs   dropout: theirs draws a mask for each expert, ours one for all experts of a layer; nothing at dropout 0
