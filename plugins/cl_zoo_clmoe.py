@@ -36,7 +36,7 @@ Held against:
   code      ECNU-ICALK/EasyCL@cbc5bea, src/easycl/cl/clmoe/clmoe_workflow.py, the same merge in a later library of the group
   verdict   equal but for the accidents below: layer outputs and gradients in learning, roles and merged weights in both variants,
             weights of both routers (tests/oracles/test_clmoe.py)
-  differs   roles: the paper lets an expert of the new task alone take most of the new, both released scripts one of the old task
+  differs   roles: the paper, as we read it, lets an expert of the new task alone take most of the new, both scripts one of the old task
             alone, ours is the paper's; which experts move, and how far
   differs   merge: theirs looks for names that begin with an expert's, which no parameter's does, so the new checkpoint is copied (the
             later library's finds them), ours merges; as published the code has no momentum and is a plain mixture of experts
