@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cl_zoo_docs import pages
+from cl_zoo_docs import cards, pages
 from mkdocs.structure.files import File, Files
 
 CARDS = "methods/"
@@ -16,11 +16,12 @@ def on_files(files: Files, config: Any) -> Files:
     made = pages.pages()
     for path, content in made.items():
         files.append(File.generated(config, path, content=content))
-    methods = [path for path in made if path.startswith(CARDS) and path != f"{CARDS}index.md"]
+    first = [f"{CARDS}index.md", {"held against": cards.HELD}]
+    methods = [path for path in made if path.startswith(CARDS) and path not in (first[0], cards.HELD)]
     for entry in config.nav:
         if CARDS in entry.values():
             (title,) = entry
-            entry[title] = [f"{CARDS}index.md", *({Path(path).stem: path} for path in sorted(methods))]
+            entry[title] = [*first, *({Path(path).stem: path} for path in sorted(methods))]
     return files
 
 

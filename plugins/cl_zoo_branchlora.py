@@ -1,7 +1,7 @@
 """BranchLoRA: one trunk, several branches, few of which answer.
 
 Zhang et al., "Enhancing Multimodal Continual Instruction Tuning with BranchLoRA", ACL 2025
-(https://arxiv.org/abs/2506.02041). No code was released.
+(https://arxiv.org/abs/2506.02041).
 
 The experts of a mixture share A, the trunk, and keep a B each, the branches. Every linear layer has a router per task that
 sees the first token x₀ only and picks k of the N branches; after a task its busiest branches are frozen; keys that were
@@ -16,7 +16,6 @@ The paper's ablation adds shared A, sparse selection, freezing and task routers 
 `freezing` and `task_router` switch them. Without task routers one router learns on over all tasks, and there are no keys.
 
 Choices the paper leaves open, and ours:
-  * Where: on all linears of the language model, as its 222 M parameters for rank 128 say; its text says feed-forward.
   * Gates: the k largest of p, divided by their sum, so that Σ g = 1 as in the dense mixture; `renormalise=false` takes p.
   * First token: the first real one of the layer's input; padding stands left of it. Under causal attention it sees only
     itself. Where all prompts begin alike, a layer thus has one choice per task, whatever the sample. We keep it so, as the
@@ -34,6 +33,17 @@ Choices the paper leaves open, and ours:
     cosines. A sample without an image has no image term, and its text alone decides.
   * Keys start small, N(0, init_std²) as A does, so that few steps turn them. Routers start as any linear layer does.
   * Sums over samples in L_align are averages over the batch, as in L_task.
+
+Held against:
+  paper     arXiv 2506.02041
+  code      none released
+  verdict   from the paper alone: gates, layer outputs and gradients, alignment, choice of a task's router, branches that are frozen
+            (tests/oracles/test_branchlora.py)
+  differs   place: its text puts branches into the feed-forward layers, its 222 M parameters at rank 128 are those of all linears, and
+            ours are on all linears; the budget is that of its figures
+  differs   first token: theirs is taken as the first of the sequence, ours as the first that is no padding, and in generation the
+            choice of the prefill holds; an answer does not depend on who else is in the batch
+  variants  none
 """
 
 from __future__ import annotations

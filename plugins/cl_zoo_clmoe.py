@@ -20,10 +20,6 @@ Dual router: an answer adds the weights G^T(t) that the experts had in the task 
     others keep most of the old, λ = γ.
   * released: the script's condition is the other way round, λ = 1 − γ for an expert in S_{t−1} and not in S_t.
 
-The released code does none of it: its merge looks for names that no parameter has, so the new checkpoint is copied; its
-counts of experts are written only in one second of every minute, and with 4 experts it keeps "8 most frequent", that is all;
-the second router is commented out. So it runs as a plain mixture of experts, and is in neither variant.
-
 Choices the paper leaves open, and ours:
   * The most active experts of a task are those with the largest mean gate over the real tokens of `samples` of it,
     drawn at random, in each layer by itself: experts of two layers have nothing but a number in common. G^T(t) is this mean gate
@@ -34,10 +30,32 @@ Choices the paper leaves open, and ours:
     first task has no θ_{t−1} and stays as trained.
   * β = 0.5, γ = 0.7, 4 experts and the top 2 as in the released code, or as many of the 4 as the recipe's budget feeds.
 
-What follows from it: with γ = 0.7 an expert that is not the task's own gives back 70 % of the way it came in A and in B. As A and B
-are mixed each by itself, the update is not the mixture of both updates: of B'A' and BA it makes 0.49 B'A' + 0.09 BA and cross terms
-0.21 (B'A + BA') that no task has learnt. Where most experts are shared little of a task is left: `clmoe/left` is the share,
-Σ‖B_tA_t − B_{t−1}A_{t−1}‖ after the merge over the same before it; 1 is all that was learnt. `clmoe/momentum` is the mean λ.
+What follows from it: with γ = 0.7 an expert that is not the task's own gives back 70 % of the way it came in A and in B, so where
+most experts are shared little of a task is left. `clmoe/left` is the share, Σ‖B_tA_t − B_{t−1}A_{t−1}‖ after the merge over the same
+before it: 1 is all that was learnt. `clmoe/momentum` is the mean λ.
+
+Held against:
+  paper     arXiv 2503.00413
+  code      ECNU-ICALK/CL-MoE@a9eff1c, CLMoE/peft/tuners/clitmoelora.py, params.py, statistic.py and scripts/CLMoE/Train_MOE
+  code      ECNU-ICALK/EasyCL@cbc5bea, src/easycl/cl/clmoe/clmoe_workflow.py, the same merge in a later library of the group
+  verdict   equal but for the accidents below: layer outputs and gradients in learning, roles and merged weights in both variants,
+            weights of both routers (tests/oracles/test_clmoe.py)
+  differs   roles: the paper, as we read it, lets an expert of the new task alone take most of the new, both scripts one of the old task
+            alone, ours is the paper's; which experts move, and how far
+  differs   merge: theirs looks for names that begin with an expert's, which no parameter's does, so the new checkpoint is copied (the
+            later library's finds them), ours merges; as published the code has no momentum and is a plain mixture of experts
+  differs   cross terms: A and B are mixed each by itself in theirs and in ours, which is no mixture of the updates B A, since
+            (λB + μB′)(λA + μA′) = λ² BA + μ² B′A′ + λμ (BA′ + B′A), μ = 1 − λ; at λ = 0.7 the old update counts 0.49, the new one
+            0.09, and 0.42 are products of an old and a new matrix, so a merged expert lies between both only as long as neither
+            has moved far
+  differs   counts: theirs counts the two largest gates of each token while a task is learnt, over all layers together and in one
+            second of a minute (in any other the forward ends in an error), and keeps the 8 most frequent of 4, ours takes mean
+            gates in each layer when it has been learnt; as published an expert is a task's own only where the other task never
+            counted it
+  differs   second router: theirs is commented out, with a list of weights that nothing fills, ours answers with both; as published
+            answers are those of the token's router
+  differs   dropout: theirs draws a mask for each expert, ours one for all experts of a layer; nothing at dropout 0
+  variants  `variant=released` has the roles of both scripts; `momentum=0,top=4,beta=1` is what the published code computes
 """
 
 from __future__ import annotations

@@ -21,7 +21,13 @@ Choices the paper leaves open, and ours:
   * Dense: no top-k, no noise, no term that balances the load; the released code has none either.
   * The router starts as any linear layer does and learns at the rate of the adapters, unless `lr.routers` says otherwise.
 
-The released code draws a dropout mask per expert; here all experts of a layer share one, and the router sees x without it.
+Held against:
+  paper     arXiv 2403.08350
+  code      zackschen/CoIN@4122465, CoIN/peft/tuners/coinmoelora.py and scripts/LLaVA/Train_MOE
+  verdict   equal: layer outputs and gradients, the start of A, B and routers (tests/oracles/test_moelora.py)
+  differs   dropout: theirs draws a mask for each expert, ours one for all experts of a layer, and the router sees x without it in
+            both; nothing at dropout 0, above it the experts of a layer are given the same part of x
+  variants  none
 """
 
 from __future__ import annotations

@@ -9,23 +9,34 @@ LoRAs of the past are added up:
     L(t) = L_task + λ1 Σ_i<t Σ_jk |A_i A_tᵀ|_jk  (+ λ2 (‖A_t‖₂ + ‖B_t‖₂))         summed over the adapted linears
     y = W x + s Σ_i≤t B_i A_i x                                        no routing, no task identity
 
-Where paper and released code differ:
-  * The paper squares the entries of the overlap, the code sums their absolute values. The default is the code's, because
-    λ1 = 0.5 of its scripts belongs to it; `penalty="squared"` is the paper's.
-  * The paper writes the update A_t B_t, so that its A is the matrix next to the output; the code, and this module,
-    penalise the A that reads the input.
-  * λ2 is in the code only, where it is 0 by default; its norms are those of whole matrices, not squared.
-
 `trains` is where the released code and a later library for multimodal models differ:
   * stacked (released code): the frozen earlier LoRAs take part in the training forward.
   * new (later library): the new LoRA trains alone on the frozen model, and the sum is formed in answering only.
-That library lets the penalty move the earlier A as well; in neither mode here do they receive a gradient.
-
-`init`: the released code draws every new A uniformly, with deviation 1/√(3 d_in), which is 0.0090 at 4096 inputs and grows as layers
-get narrower; `init=recipe` draws it normally with the recipe's `adapter.init_std`, 0.01, as the later library does.
 
 Choices the paper leaves open, and ours: all linears of the language model instead of query and value projections, for which
 named recipes have a λ1 of their own, and the projector learns on from task to task, as for every method here.
+
+Held against:
+  paper     arXiv 2310.14152
+  code      cmnfriend/O-LoRA@07117e1, src/uie_trainer_lora.py, src/peft/tuners/lora.py and src/peft/utils/save_and_load.py
+  code      Ghy0501/MCITlib@2956dfd, OLoRA/llava/train/llava_trainer.py and OLoRA/CoIN/peft/tuners/clitmoelora.py, the later library
+  verdict   equal: overlap and norms with their gradients, layer outputs and gradients in learning and in answering, merged weights
+            (tests/oracles/test_olora.py)
+  differs   overlap: the paper squares its entries, both codes sum their absolute values, and ours does by default; λ1 = 0.5 of the
+            authors' scripts belongs to absolute values
+  differs   letters: the paper writes the update A_t B_t, so that its A is next to the output, both codes and ours penalise the A that
+            reads the input; what is kept apart is what experts read
+  differs   norms: λ2 is in the authors' code only, 0 by default, on norms of whole matrices, not squared, and ours is the same;
+            nothing at 0
+  differs   old A: the later library lets the overlap move the earlier A as well, the authors' code and ours give them no gradient;
+            old tasks keep their experts
+  differs   start of A: the authors' is uniform within ±1/√d_in, the later library's N(0, 0.01²), ours the one that `init` names; nearly
+            the same spread where d_in = 4096 (1/√(3 d_in) = 0.009), in narrower models a larger A in the authors', so a larger
+            overlap at the start
+  differs   place: the authors' is on query and value projections, ours on all linears of the language model; more is summed in the
+            overlap, so one λ1 weighs more, and named recipes take the 0.05 of its port to LLaVA
+  differs   scale: the authors' s is α/r = 32/8 = 4 and its dropout 0.1, ours are the recipe's; another step, the same function
+  variants  `penalty=squared` is the paper's overlap; `trains=new,init=recipe,strength=0.05` is the later library's training
 """
 
 from __future__ import annotations

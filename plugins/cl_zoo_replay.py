@@ -13,6 +13,17 @@ Choices, and ours:
     others keep, would need to drop old samples as tasks come.
   * The number of optimiser steps stays that of the task, so batches grow; the ledger counts what is seen in addition.
   * Images in files stay files: their path is kept. Images in memory are kept as pixels, which the ledger counts.
+
+Held against:
+  paper     arXiv 2403.08350
+  code      zackschen/CoIN@586087e, playground/Instructions/Grounding/memory_create.py, playground/Instructions/Memory/memory_create.py
+            and llava/train/train.py, from its history
+  verdict   equal: what can be drawn and how likely, none twice, and whose memory a task learns (tests/oracles/test_replay.py)
+  differs   steps: theirs appends the memory to the task, which then takes more steps, ours keeps the number of steps and batches grow;
+            the budget stays equal over methods
+  differs   seed: theirs draws from numpy's generator without a seed, ours from the run's; other samples, the same ones again
+  differs   small tasks: theirs fails where a data set has fewer samples than are to be kept, ours keeps all; nothing elsewhere
+  variants  none
 """
 
 from __future__ import annotations

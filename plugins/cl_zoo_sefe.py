@@ -10,16 +10,30 @@ where that task's knowledge is taken to stand; later updates are kept small ther
     L(t) = L_task + λ · mean over linears of mean over (i, j) in K_1 … K_t−1 of |(B_t A_t)_ij|
     y = W x + s Σ_i≤t B_i A_i x                                                    in training and in answering
 
-Not here: answer style diversification, the paper's part against superficial forgetting. It has a fifth of the training
-questions rewritten into five answer formats by a large language model, so it is a matter of the data.
-
-Choices, and where the released code differs (M, λ and the form of the term are the released code's):
-  * A merged task is a frozen expert beside W, never written into W: the same function in answering, exact in any precision and free to
-    be looked at. What it costs, a training step that grows with the tasks, merging into W does not. Where the recipe has dropout,
-    merged tasks see the same dropped input as the learning one; a weight in W would see all of it.
+Choices, and ours (M, λ and the form of the term are the released code's):
   * A place that several tasks hold counts once for each, as in the released code, whose lists are joined with repeats.
   * B A is formed whole, one product of r · d_out · d_in, and the places are read from it: gathering a row of B and a column
     of A for each place would move r numbers where this moves one. It is formed again in the backward pass.
+
+Held against:
+  paper     arXiv 2505.02486
+  code      jinpeng0528/SEFE@2f61efe, key_elements_identification.py, llava/model/language_model/modeling_llama.py and llava_llama.py,
+            scripts/merge_lora_weights.py and scripts/Train
+  verdict   equal: key elements, the term and its gradients, merged weights and outputs (tests/oracles/test_sefe.py)
+  differs   data: theirs has a fifth of the training questions rewritten into five answer formats by a large language model (answer style
+            diversification, the paper's part against superficial forgetting), ours has the benchmark's questions; half of the
+            method is not here, as it is a matter of the data
+  differs   merging: theirs writes a finished update into W, ours keeps it as a frozen expert beside W; the same function in answering,
+            exact in any precision and free to be looked at, but a training step that grows with the tasks
+  differs   dropout: in theirs a merged task sees all of x, in ours what the learning one sees; nothing at dropout 0, above it noise on
+            the merged tasks while the next one learns
+  differs   start of A: theirs is uniform within ±1/√d_in, ours N(0, `adapter.init_std`²) of the recipe; at 0.01 nearly the same spread
+            where d_in = 4096 (1/√(3 d_in) = 0.009), a smaller one in narrower models
+  differs   linears: theirs divides the sum over linears by 224, those of a 7B model, ours by their number; the same there, and λ means
+            the same on any other model
+  differs   smallest share: theirs rounds M down, to no place at all in a small matrix, ours keeps at least one; nothing from 50
+            entries on
+  variants  none
 """
 
 from __future__ import annotations

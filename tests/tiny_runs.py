@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
@@ -15,8 +14,6 @@ from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.engine.run import Run
 from cl_zoo.names import parse_stack
-from cl_zoo.nn.bank import ExpertBank
-from cl_zoo.nn.layer import BankLayer
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, TaskData
@@ -89,15 +86,3 @@ def questions(backbone: Backbone) -> Batch:
     """Two samples with an image and one without, of different lengths."""
     samples = [*tiny_benchmark().tasks[0].train[:2], Sample("t", None, "Say one colour .", "red")]
     return backbone.batch(samples, answers=True)
-
-
-@torch.no_grad()
-def assert_every_token_is(literal: Callable[[BankLayer, Tensor], Tensor], bank: ExpertBank) -> None:
-    """Each layer of the bank answers every token of random states as `literal(layer, x)` does for one token."""
-    for layer in bank.layers:
-        x = torch.randn(2, 3, layer.in_features)
-        y = layer(x)
-        for row in range(2):
-            for token in range(3):
-                expected = literal(layer, x[row, token])
-                torch.testing.assert_close(y[row, token], expected, rtol=1e-4, atol=1e-5)

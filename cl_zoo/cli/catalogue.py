@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from cl_zoo.contract.held import HEADING, Held, parted
 from cl_zoo.contract.plugins import HOOKS, load_class
 from cl_zoo.data.benchmarks import benchmark_loader, load_benchmark
 from cl_zoo.errors import ClZooError, OptionError, nearest
@@ -104,7 +106,8 @@ class Card:
     """What a method says of itself.
 
     Attributes:
-        about: its documentation, the docstring of its module.
+        about: its documentation, the docstring of its module without what follows.
+        held: how it stands to its authors' code, the last section of that docstring; none where it has no such section.
         where: `module:Class`.
         origin: distribution and version; where it is not installed, the name it was asked for by.
         probe: it only measures.
@@ -115,6 +118,7 @@ class Card:
 
     name: str
     about: str
+    held: Held | None
     where: str
     origin: str
     protocol: str
@@ -128,12 +132,14 @@ def card(name: str) -> Card:
     """A method's card.
 
     Raises:
-        PluginError: there is no such method, or it cannot be imported.
+        PluginError: there is no such method, it cannot be imported, or what it is held against cannot be read.
     """
     plugin = load_class(name)
+    about, held = parted(documentation(name), name)
     return Card(
         name,
-        documentation(name),
+        about,
+        held,
         f"{plugin.__module__}:{plugin.__qualname__}",
         name if ":" in name else f"{find(METHODS, name).distribution} {find(METHODS, name).version}",
         getattr(plugin, "protocol", "sequential"),
@@ -145,16 +151,17 @@ def card(name: str) -> Card:
 
 
 def describe(name: str) -> str:
-    """A method's documentation, options, hooks and origin.
+    """A method's documentation, what it is held against, options, hooks and origin.
 
     Raises:
-        PluginError: there is no such method, or it cannot be imported.
+        PluginError: there is no such method, it cannot be imported, or what it is held against cannot be read.
     """
     found = card(name)
     fields = found.options.model_fields if found.options else {}
     lines = [
         found.about,
         "",
+        *([HEADING, *_hanging(found.held.rows()), ""] if found.held else []),
         f"class     {found.where}",
         f"from      {found.origin}",
         f"protocol  {found.protocol}",
@@ -168,6 +175,22 @@ def describe(name: str) -> str:
     ]
     lines += [f"  {key} = {field.default!r}   {field.description or ''}" for key, field in fields.items()]
     return "\n".join(lines)
+
+
+def _hanging(rows: Sequence[tuple[str, str]], width: int = 120) -> list[str]:
+    """Keys in a column, and beside it their texts on lines of at most `width` letters."""
+    column = max(len(key) for key, _ in rows) + 4
+    return [
+        textwrap.fill(
+            text,
+            width,
+            initial_indent=f"  {key}".ljust(column),
+            subsequent_indent=" " * column,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for key, text in rows
+    ]
 
 
 def show(what: str, name: str | None) -> str:

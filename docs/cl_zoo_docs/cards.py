@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cl_zoo.cli import catalogue
+from cl_zoo.contract.held import NONE_RELEASED, Held, Source
 from cl_zoo.names import METHODS, installed, stack
 from cl_zoo.planning.sizes import Size, shapes, sizes
 from cl_zoo.recipe.recipe import build_recipe
@@ -13,23 +14,30 @@ MODEL, TASKS = "llava-1.5-7b", 6
 """The model and the length of the stream on which sizes are counted."""
 
 
+HELD = "methods/held-against.md"
+"""The page on how every method stands to its authors' code."""
+
+
 def bundled() -> list[catalogue.Card]:
     """The cards of the methods and probes of this distribution, by name."""
     return [catalogue.card(one.name) for one in installed(METHODS) if one.distribution == catalogue.OURS]
 
 
 def pages(tasks: int = TASKS) -> dict[str, str]:
-    """`methods/NAME.md` for each method and probe and `methods/index.md` with all of them."""
+    """`methods/NAME.md` for each method and probe, `methods/index.md` with all of them, and what each is held against."""
     cards = bundled()
     counted = {one.name: _sizes(one.name, tasks) for one in cards if not one.probe}
     found = {f"methods/{one.name}.md": page(one, counted.get(one.name, [])) for one in cards}
-    return {"methods/index.md": index(cards, counted, tasks), **found}
+    return {"methods/index.md": index(cards, counted, tasks), HELD: held_against(cards), **found}
 
 
 def page(card: catalogue.Card, counted: list[Size]) -> str:
     """One method: its documentation, what it implements, its options, what it costs."""
     title, _, rest = card.about.partition("\n")
-    lines = [f"# {escaped(title.rstrip('.'))}", _facts(card), markdown(rest), "## Options", _options(card)]
+    lines = [f"# {escaped(title.rstrip('.'))}", _facts(card), markdown(rest)]
+    if card.held:
+        lines += ["## Held against", _held(card.held)]
+    lines += ["## Options", _options(card)]
     if not card.probe:
         lines += ["## Parts and their size", _parts(counted)]
         lines += [fenced(f"$ cl-zoo ledger {card.name} --backbone {MODEL} --tasks {TASKS}", "console")]
@@ -50,6 +58,7 @@ def index(cards: list[catalogue.Card], counted: dict[str, list[Size]], tasks: in
             "# Methods and probes",
             "Each has a card: its paper, its equations, the choices that the paper leaves open, its options. "
             "`cl-zoo show NAME` prints the same; `cl-zoo list --markdown` prints the first two columns.",
+            "How each stands to its authors' code: [held against](held-against.md).",
             f"Parameters are counted on the shapes of `{MODEL}` at the default recipe (rank 8 per task), the projector included.",
             table(header, methods),
             "## Probes",
@@ -57,6 +66,57 @@ def index(cards: list[catalogue.Card], counted: dict[str, list[Size]], tasks: in
             table(["probe", "what it is", "hooks"], probes) + "\n",
         ]
     )
+
+
+def held_against(cards: list[catalogue.Card]) -> str:
+    """How every method stands to its authors' code: verdicts in one table, deviations in another."""
+    held = [(f"[`{one.name}`]({one.name}.md)", one.held) for one in cards if one.held]
+    verdicts = [
+        [name, escaped(one.paper), _code(one), escaped(one.verdict), escaped(one.variants)]
+        for name, one in held
+    ]
+    deviations = [
+        [name, escaped(way.topic), escaped(way.says), escaped(way.effect)]
+        for name, one in held
+        for way in one.differs
+    ]
+    return "\n\n".join(
+        [
+            "# Held against",
+            "Every method is compared with its paper and with its authors' code, read at the commit that is named. The equations of both "
+            "are written out once more in `tests/oracles/`, as loops in fp64, and a test holds ours against them: outputs, gradients, "
+            "penalties, routes, merged weights. What the verdict is and what differs stands in the method's own docstring; "
+            "`cl-zoo show NAME` prints it.",
+            table(["method", "paper", "code", "verdict", "options that switch to theirs"], verdicts),
+            "## What differs",
+            "On purpose, and what it changes.",
+            table(["method", "what", "theirs and ours", "what it changes"], deviations) + "\n",
+        ]
+    )
+
+
+def _held(held: Held) -> str:
+    rows = [
+        ["paper", escaped(held.paper)],
+        ["code", _code(held)],
+        ["verdict", escaped(held.verdict)],
+        ["options that switch to theirs", escaped(held.variants)],
+    ]
+    parts = [table(["", ""], rows)]
+    if held.differs:
+        ways = [[escaped(one.topic), escaped(one.says), escaped(one.effect)] for one in held.differs]
+        parts.append(table(["what differs", "theirs and ours", "what it changes"], ways))
+    return "\n\n".join(parts)
+
+
+def _code(held: Held) -> str:
+    """What was read of it, each repository with a link to the commit."""
+
+    def shown(one: Source) -> str:
+        commit = f"https://github.com/{one.repository}/tree/{one.commit}"
+        return f"[{escaped(one.repository)}]({commit}) at `{one.commit}`: {escaped(one.files)}"
+
+    return "<br>".join(shown(one) for one in held.code) or NONE_RELEASED
 
 
 def _named(card: catalogue.Card) -> list[str]:

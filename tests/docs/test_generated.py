@@ -77,6 +77,38 @@ def test_a_card_says_what_the_method_says_word_for_word(card: catalogue.Card, si
         ]
 
 
+@pytest.mark.parametrize("card", cards.bundled(), ids=lambda card: card.name)
+def test_a_card_and_the_page_of_all_say_what_a_method_is_held_against(
+    card: catalogue.Card, site: dict[str, str]
+) -> None:
+    page, every = site[f"methods/{card.name}.md"], site[cards.HELD]
+    name = f"[`{card.name}`]({card.name}.md)"
+    if card.held is None:
+        assert "## Held against" not in page
+        assert name not in every
+        return
+    verdict, *ways = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in every.split("\n")
+        if line.startswith(f"| {name} |")
+    ]
+    assert [verdict[1], *verdict[3:]] == [
+        escaped(card.held.paper),
+        escaped(card.held.verdict),
+        escaped(card.held.variants),
+    ]
+    for source in card.held.code:
+        assert f"(https://github.com/{source.repository}/tree/{source.commit})" in verdict[2]
+        assert escaped(source.files) in verdict[2]
+    assert card.held.code or verdict[2] == "none released"
+    assert [way[1:] for way in ways] == [
+        [escaped(one.topic), escaped(one.says), escaped(one.effect)] for one in card.held.differs
+    ]
+    assert cells(page, "verdict")[1:] == verdict[3:4]
+    for way in ways:
+        assert cells(page, way[1])[1:] == way[2:]
+
+
 def test_a_card_counts_what_the_ledger_counts(site: dict[str, str]) -> None:
     from cl_zoo.names import stack
 

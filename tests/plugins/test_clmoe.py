@@ -1,4 +1,4 @@
-"""CL-MoE: statistics, momentum and both routers against loops over samples, tokens and experts."""
+"""CL-MoE: statistics over samples and tokens, momentum by hand, both routers in a run."""
 
 from __future__ import annotations
 
@@ -226,58 +226,6 @@ def test_the_first_task_trains_as_a_plain_mixture_of_experts(
 
 
 # --- answering ------------------------------------------------------------------------------------------------------
-
-
-def literal_task(backbone: Backbone, sample: Sample, tasks: Sequence[TaskData]) -> int:
-    """The task whose mean image and text features lie nearest, by the sum of both cosines."""
-
-    def cosine(a: Tensor, b: Tensor) -> float:
-        norms = float(a.norm() * b.norm())
-        return float(a @ b) / norms if norms else 0.0
-
-    scores = []
-    for task in tasks:
-        images = sum(backbone.features.images([one.image])[0] for one in task.train) / len(task.train)
-        texts = sum(backbone.features.texts([one.prompt])[0] for one in task.train) / len(task.train)
-        image = backbone.features.images([sample.image])[0]
-        text = backbone.features.texts([sample.prompt])[0]
-        scores.append(cosine(image, images) + cosine(text, texts))
-    return scores.index(max(scores))
-
-
-def literal(layer: BankLayer, x: Tensor, task: Tensor) -> Tensor:
-    """y = W x + s Σ_i (β G^I(x)_i + (1 − β) G^T_i) B_i A_i x with β = 0.5, s = 2, for one token."""
-    token = softmax([float(row @ x) for row in router(layer)])
-    y = layer.base_layer.weight @ x
-    for i in range(4):
-        gate = 0.5 * token[i] + 0.5 * float(task[i])
-        y = y + 2.0 * gate * (layer.bank_up[f"e{i}"] @ (layer.bank_down[f"e{i}"] @ x))
-    return y
-
-
-def test_answers_add_the_weights_of_the_nearest_task_to_those_of_the_token(
-    tiny: Backbone,
-) -> None:
-    made, bank = method(tiny)
-    for task in BENCHMARK.tasks[:2]:
-        made.anchors.add([tiny.batch(list(task.train), answers=True)])
-    made.gates = [task_gates(torch.rand(len(bank.layers), 4).softmax(1), 2) for _ in range(2)]
-    samples = [BENCHMARK.tasks[1].test[0], BENCHMARK.tasks[0].test[1], BARE]
-    answering = made.build_inference_model().eval()
-
-    with torch.no_grad():
-        answering.prepare(tiny.batch(samples, answers=False))
-
-        chosen = [literal_task(tiny, sample, BENCHMARK.tasks[:2]) for sample in samples]
-        assert answering.route.tolist() == [[float(t == i) for i in range(2)] for t in chosen]
-        assert set(chosen) == {0, 1}
-        for place, layer in enumerate(bank.layers):
-            x = torch.randn(3, 2, layer.in_features)
-            y = layer(x)
-            for row, t in enumerate(chosen):
-                for token in range(2):
-                    expected = literal(layer, x[row, token], made.gates[t][place])
-                    torch.testing.assert_close(y[row, token], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_with_beta_one_the_token_alone_decides(tiny: Backbone) -> None:

@@ -82,17 +82,6 @@ def literal_logits(folder: Path, weights: dict[str, Tensor], names: Sequence[str
     return forward(backbone.model, questions(backbone)).logits
 
 
-def parameters(bank: ExpertBank) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in bank.named_parameters()}
-
-
-def largest(update: Tensor, share: float) -> set[tuple[int, int]]:
-    """Places (i, j) of the largest entries, found by sorting all of them."""
-    places = [(i, j) for i in range(update.shape[0]) for j in range(update.shape[1])]
-    places.sort(key=lambda place: -abs(float(update[place])))
-    return set(places[: int(share * len(places))])
-
-
 # --- key elements and their size ------------------------------------------------------------------------------------
 
 
@@ -130,28 +119,6 @@ def test_the_size_at_places_is_its_value_by_hand() -> None:
     assert up.grad.flatten().tolist() == pytest.approx([1, 2 / 3, 0])
     assert down.grad is not None
     assert down.grad.flatten().tolist() == pytest.approx([1 / 3, -4 / 3])
-
-
-def test_the_term_is_a_mean_over_linears_of_means_over_the_key_elements_of_all_earlier_tasks(
-    tiny: Backbone,
-) -> None:
-    """Without the scale s, and a place that both earlier tasks hold counts twice."""
-    method, bank = at_task(tiny, 2, share=0.1, strength=30)
-
-    term = method.loss(task(2))
-
-    means, repeated = [], 0
-    for layer in bank.layers:
-        new = layer.bank_up["t2"] @ layer.bank_down["t2"]
-        held = [largest(layer.bank_up[name] @ layer.bank_down[name], 0.1) for name in ("t0", "t1")]
-        repeated += len(held[0] & held[1])
-        sizes = [abs(float(new[place].detach())) for places in held for place in places]
-        means.append(sum(sizes) / len(sizes))
-    assert term is not None
-    assert term.keys() == {"sefe"}
-    assert term["sefe"].shape == ()
-    assert term["sefe"].item() == pytest.approx(30 * sum(means) / len(means), rel=1e-4)
-    assert repeated
 
 
 def test_the_term_moves_the_new_expert_only(tiny: Backbone) -> None:
@@ -200,18 +167,6 @@ def test_key_elements_are_counted_without_values(tiny: Backbone) -> None:
 
 
 # --- learning and answering -----------------------------------------------------------------------------------------
-
-
-def test_a_task_learns_on_top_of_the_merged_ones(tiny: Backbone, tiny_folder: Path) -> None:
-    _, bank = at_task(tiny, 2)
-
-    with torch.no_grad():
-        logits = forward(bank, questions(tiny)).logits
-
-    expected = literal_logits(tiny_folder, parameters(bank), ["t0", "t1", "t2"])
-    alone = literal_logits(tiny_folder, parameters(bank), ["t2"])
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
-    assert not torch.allclose(logits, alone, atol=1e-2)
 
 
 def test_answers_come_from_the_merged_model(run: Watched, tiny_folder: Path) -> None:
