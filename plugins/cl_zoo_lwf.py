@@ -93,10 +93,10 @@ class LwF:
 
 
 def distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)) in fp32: logits (batch, K, V) to (batch, K)."""
+    """KL(softmax(teacher / T) ‖ softmax(student / T)) in fp32: logits (batch, K, V) to (batch, K)."""
     soft = F.log_softmax(teacher.float() / temperature, dim=-1)
     mine = F.log_softmax(student.float() / temperature, dim=-1)
-    return temperature**2 * F.kl_div(mine, soft, log_target=True, reduction="none").sum(-1)
+    return F.kl_div(mine, soft, log_target=True, reduction="none").sum(-1)
 
 
 @contextmanager
