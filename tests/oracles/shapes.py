@@ -43,7 +43,7 @@ def assert_equal(found: Tensor, literal: Tensor, tolerance: float = 1e-10) -> No
 
 
 class Decoder(nn.Module):
-    """Decoder layers of two linears each; a test gives every linear an input of its own."""
+    """Decoder layers of two linears each, to which a test gives inputs of its own, and a table of token embeddings."""
 
     def __init__(self, layers: int, d_in: int, d_out: int) -> None:
         super().__init__()
@@ -56,6 +56,10 @@ class Decoder(nn.Module):
             )
             for _ in range(layers)
         )
+        self.tokens = nn.Embedding(13, d_in, dtype=torch.float64)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.tokens
 
 
 class Drawn:
