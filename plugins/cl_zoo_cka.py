@@ -26,18 +26,31 @@ https://arxiv.org/abs/2010.15327), so that no more than a block and a batch of r
     cka/shuffled/<layer>/<earlier>~<task>    the same with the pairing of samples shuffled, mean of `permutations` draws
 
 CKA compares representations of paired rows, but samples of different tasks come in no pairs: the i-th of one meets the
-i-th of the other, here as in the released script. A value that does not stand out from its shuffled baseline speaks of
-the two shapes and of n, not of anything that the tasks share.
-
-The released script computes rbf CKA on 50 samples where the paper says linear, takes the output of each layer's
-`mlp.down_proj` where the paper says the layer's, and averages over the prompt's tokens; `kernel=rbf`, `reads=mlp`,
-`samples=50` gives that. It reads test questions, a probe sees only training ones.
+i-th of the other. A value that does not stand out from its shuffled baseline speaks of the two shapes and of n, not of
+anything that the tasks share.
 
 Choices the paper leaves open, and ours:
   * A row is the mean over the real tokens of the question, image included; padding never counts. Prompts
     that a method puts before the question or behind its first token are left out, and that token with them.
   * Tasks of unequal size are compared on the samples that both have. A layer that gives one row for all samples has CKA 0.
   * The model is looked at as training leaves it, before its method fuses or prunes anything, in evaluation mode.
+
+Held against:
+  paper     arXiv 1905.00414, and arXiv 2503.12941 for its use
+  code      Ghy0501/HiDe-LLaVA@4dd0793, test_CKA_sim.py
+  verdict   equal: both kernels, both estimators, blocks, the shuffled baseline and the value of the released
+            script (tests/oracles/test_cka.py)
+  differs   kernel: theirs is rbf, with the linear calls commented out, ours linear as the paper says; other
+            values
+  differs   layer: theirs is the output of `mlp.down_proj`, which is that of the MLP, ours that of the whole
+            layer; the residual stream is not in theirs
+  differs   models: theirs are six, each trained on its task alone, ours the one of the stream after each
+            task; what was forgotten since is not in either
+  differs   questions: theirs are the first 50 of each task's test set, ours the first 64 of its training set;
+            a probe sees no test question
+  differs   pairs: theirs and ours compare the i-th question of a task with the i-th of another, ours with a
+            baseline of shuffled pairs beside it; a reader sees how much of a value is chance
+  variants  kernel=rbf, reads=mlp, samples=50, block=50: the released script's measure
 """
 
 from __future__ import annotations

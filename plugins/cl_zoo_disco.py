@@ -11,12 +11,7 @@ on the rank axis, at all layers, with a block-diagonal matrix between A and B th
     w   = softmax_t(cos(f(x), m_t) / 0.05)                                                                 (b)
     y   = W h + s · [B_1 … B_T] diag(w_1 I_r, …, w_T I_r) [A_1; …; A_T] h  =  W h + s · Σ_t w_t B_t A_t h  (c)
 
-The equations are those of the released code, which routes by text alone; half image and half text stand there commented
-out and are `modality=both` here.
-
-The released code's accidents are not here: one gate from the batch's mean feature, a softmax over slots of tasks not
-learnt yet, a count added to the task's feature where the boundary was meant. Its feature, in one of its versions, is a
-sum and not a mean: the direction, and so the cosine, is the same.
+The equations are those of the released code, which routes by text alone.
 
 `variant`: in the original federation clients do not say which task they hold. Its code lets a batch whose mean text lies above a cosine
 of 0.9 to an earlier task's m train on in that task's LoRA, and any other in the first free one, so that tasks that read alike,
@@ -27,9 +22,37 @@ task its own, as the stream says, which is what a later library by the same auth
 Choices that are left open, and ours:
   * f is CLIP's text state before its projection, of the prompt up to a first " ASSISTANT": what the released code takes
     and its 0.05 belongs to. Images are compared in CLIP's joint space. Texts are cut at CLIP's context length.
-  * All linears of the language model, as every method here; the original adapts the feed-forward layers.
+  * All linears of the language model, as every method here.
   * The projector learns on from task to task; the last one answers for all.
   * A prompt without an image adds nothing to image anchors; in `modality=image` its route is even.
+
+Held against:
+  paper     arXiv 2503.12897
+  code      Ghy0501/FCIT@9b10259, ETrain/Models/LLaVA/llava_arch.py, CoIN/peft/tuners/coinmoelora.py,
+            ETrain/Fed_utils/model_aggregation.py, ETrain/Train/LLaVA/train.py
+  code      Ghy0501/MCITlib@2956dfd, DISCO/llava/model/llava_arch.py, DISCO/CoIN/peft/tuners/clitmoelora.py
+  verdict   equal but for the accidents below: route, block-diagonal matrix, layer outputs and gradients
+            (tests/oracles/test_disco.py)
+  differs   which expert learns: FCIT's is the one of the known task whose feature has a cosine above 0.9 with
+            the batch's mean text, else the first empty one, ours is always a fresh one; tasks whose prompts
+            read alike share an expert there
+  differs   route in a batch: theirs is one, from the mean feature of the batch, ours one for each sample;
+            equal for a batch of one
+  differs   tasks not learnt yet: theirs has all slots in the softmax, those not learnt with a feature of
+            zeros, ours has only tasks learnt; at 0.05 the weight that is lost is small
+  differs   mean of a task met again: FCIT's is old mean · old count + new sum / all, where brackets were
+            meant, ours is the mean over the task's samples; theirs hardly turns towards new samples
+  differs   feature of a task: MCITlib's is a sum in bf16, since the count that divides it stays one, and the
+            count is added to the feature, which is then written anew, ours is a mean in fp32; the same cosine
+            up to what bf16 loses of late batches
+  differs   layers: FCIT's adapts the feed-forward layers, MCITlib's and ours all linears; size, and what
+            routes
+  differs   image: theirs has half image and half text commented out, ours is modality=both; nothing at the
+            default
+  differs   federation: theirs averages many clients by clusters and rounds, ours has one client; clustering
+            has nothing to do where the stream says when a task begins
+  variants  variant=released: a task whose texts have a cosine above 0.9 with a known one's learns its expert
+            on; modality=both: half image, half text
 """
 
 from __future__ import annotations

@@ -21,6 +21,13 @@ Choices, since no paper fixes them:
     its training ended.
   * An expert whose A is shared moves when the A moves, even where its own B is frozen.
   * Tensors are kept in fp32, and a norm is over a whole part; the ledger counts how many weights that is.
+
+Held against:
+  paper     none, a probe of this project
+  code      none released
+  verdict   equal: the definition above, over W-sized matrices and entry by entry
+            (tests/oracles/test_drift.py)
+  variants  none
 """
 
 from __future__ import annotations

@@ -14,14 +14,35 @@ Choices the paper leaves open for multimodal models, and ours:
     weights that leave the model take their penalty with them.
   * Fisher: squared gradient of the mean answer-token log-likelihood under the data's labels ("empirical"), in evaluation
     mode, over `samples` of the task, drawn at random, one by one. `fisher="batch"` squares the gradient of the mean of up to 8
-    samples instead, as a public implementation (Prism) does. Of b gradients whose mean is zero, as after training, the square
-    of the mean is 1/b of the mean square, so that F is about 8 times smaller.
+    samples instead. Of b gradients whose mean is zero, as after training, the square of the mean is 1/b of the mean square, so
+    that F is about 8 times smaller.
   * Past tasks: one penalty each, summed, as the paper writes it. A sum of parabolas is itself a parabola, so ΣF, ΣFθ*
     and ΣFθ*² are kept in place of one pair per task: the same value at a size that does not grow.
   * λ: the continual-learning papers for multimodal models give none. Prism's 5000 belongs to its F over 8 samples of UCIT on one
-    GPU, so by sample the default is 5000 / 8. (Launched as it is there, by ZeRO-2, F finds no gradients and no penalty acts.)
+    GPU, so by sample the default is 5000 / 8.
   * γ: a hyper-parameter of each experiment in the online paper; 1 lets no task fade. The γ that the paper also puts before
     F̃ in the penalty is part of λ here, and no task's F is normalised, so that λ means the same in both modes.
+
+Held against:
+  paper     arXiv 1612.00796
+  code      LAMDA-CL/Prism@7154be2, method/custom/ewc/integration.py, config/methods/ewc.py
+  code      ECNU-ICALK/EasyCL@cbc5bea, src/easycl/cl/ewc/ewc.py, src/easycl/cl/ewc/ewc_trainer.py
+  verdict   equal: Fisher information per sample and per batch, penalty and gradient, summed and online
+            (tests/oracles/test_ewc.py)
+  differs   Fisher information: Prism's squares the gradient of each batch's mean, over 50 batches of 4 to 12
+            samples, ours that of each sample, over 128; F is smaller there by about the batch size, which λ
+            makes up for: 5000 there, 625 here
+  differs   ZeRO-2: launched as its scripts do, Prism's finds no gradient where it looks for them, ours is the
+            same on any hardware; as launched there neither F nor a penalty acts
+  differs   weights: Prism's and EasyCL's are LoRA alone, and Prism's projector is frozen, ours are all that
+            train; a projector that learns on is held back here
+  differs   penalty: Prism's adds λ F (θ − θ*) to the gradients after the backward pass, and keeps F and θ* of
+            every task, ours is a term of the loss and keeps three sums; the same gradient, a size that does
+            not grow, and a value that is recorded
+  differs   EasyCL: theirs takes the penalty of `param.data`, keeps the last task's F only, on one process,
+            and divides squared gradients of batches by the number of samples, ours has none of it; no
+            gradient comes of a penalty there, so that it is fine-tuning
+  variants  fisher=batch: squared gradients of batches, to which Prism's λ belongs
 """
 
 from __future__ import annotations

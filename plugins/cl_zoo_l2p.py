@@ -2,8 +2,8 @@
 
 Wang et al., "Learning to Prompt for Continual Learning", CVPR 2022 (https://arxiv.org/abs/2112.08654).
 
-The model stays frozen. A pool of M prompts P_i with keys k_i serves all tasks; a sample reads the N prompts whose keys
-lie nearest to its query q(x), and pulls these keys towards itself:
+The language model stays frozen. A pool of M prompts P_i with keys k_i serves all tasks; a sample reads the N prompts
+whose keys lie nearest to its query q(x), and pulls these keys towards itself:
 
     K_x = argmin_{s_1…s_N} Σ_i γ(q(x), k_{s_i}),  γ = 1 − cos                                             (Eq. 3)
     K_x = argmin_{s_1…s_N} Σ_i γ(q(x), k_{s_i}) · h_{s_i}          while learning, h_i: how often P_i was
@@ -14,7 +14,8 @@ Choices the paper, which is about image classifiers, leaves open for a multimoda
   * q(x): the projected image feature of the frozen CLIP. A sample without an image asks with its text feature, which lies
     in the same joint space.
   * The prompts stand among the language model's embeddings, behind the first token, nearest key first. Nothing else of
-    the language model learns: the budget of adapters is not used, the ledger counts prompts and keys in its place.
+    the language model learns: the budget of adapters is not used, the ledger counts prompts and keys in its place. The
+    projector learns on from task to task, as for every method, unless the recipe says `projector: frozen`.
   * P_i starts as copies of random token embeddings, since uniform numbers in (−1, 1) are far larger than what a language
     model reads; k_i starts small, N(0, init_std²) as A does, so that few steps of Adam turn it: γ sees no scale, and from
     uniform numbers in (−1, 1) a key hardly turns at all. `l2p/cosine` is the mean cosine of query and chosen key after a task.
@@ -24,9 +25,27 @@ Choices the paper, which is about image classifiers, leaves open for a multimoda
     as in the public code: a sample then answers by prompts that it was taught with (one seed on the validation splits of
     `mini`: Last 28.7 without Eq. 4, 25.9 with it).
 
-Differences from published code: there the batch chooses by majority vote, in testing too, so that an answer depends on
-who else is asked; here every sample chooses for itself. Eq. 4 is left out there, or prompts are dealt out to the tasks
-beforehand. λ is 0.1, 0.5 or 1 from one configuration to the next; we take 0.5.
+Held against:
+  paper     arXiv 2112.08654
+  code      google-research/l2p@dd8836e, models/prompt.py, models/vit.py, train_continual.py,
+            configs/cifar100_l2p.py
+  code      JH-LEE-KR/l2p-pytorch@f7bc994, prompt.py, engine.py, vision_transformer.py,
+            configs/cifar100_l2p.py
+  verdict   equal but per sample: choice over all subsets, pull and its gradient, frequency; for one sample
+            the choice and pull of the public code (tests/oracles/test_l2p.py)
+  differs   choice in a batch: theirs is the majority's among all samples, in testing too, ours each sample's
+            own; an answer there depends on who else is asked, for one sample both are equal
+  differs   Eq. 4: neither code has it, one of their options deals prompts t N to (t + 1) N − 1 out to task t
+            while it learns, ours has it; prompts that earlier tasks chose are avoided here
+  differs   pull: theirs is −λ Σ cos with λ 0.1, 0.5 or 1 from one configuration to the next, ours λ Σ γ with
+            λ 0.5; the same gradient for the same λ
+  differs   start: theirs draws prompts and keys uniformly, from (0, 0.01) in Google's code and (−1, 1) in the
+            port, ours copies prompts from token embeddings; a language model reads them at its own scale
+  differs   task: theirs classifies images with a head behind the prompts, which stand before the patches,
+            ours answers in words with prompts behind the first token; there is no head here
+  differs   query: theirs is the class token of the frozen backbone, ours the feature of a frozen CLIP; keys
+            are as wide as CLIP's joint space
+  variants  diversify=false: Eq. 3 while learning too, as in both codes
 """
 
 from __future__ import annotations

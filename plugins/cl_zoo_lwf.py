@@ -13,16 +13,32 @@ Choices the paper leaves open for language models, and ours:
   * Positions: the answer tokens of the new task's samples, teacher-forced; each has the teacher's distribution over the
     whole vocabulary. The term is averaged over answer tokens as the task's own loss is.
   * Divergence: KL in place of the cross-entropy; they differ by the teacher's entropy, which has no gradient.
-  * λ_o = 1 and T = 2 as in the paper, which has no factor T²; that of Hinton et al. (2015), which keeps the size of the gradient
-    the same for every T, is `strength` = T².
+  * λ_o = 1 and T = 2 as in the paper. The factor T² of Hinton et al. (2015), which keeps the size of the gradient the same for
+    every T, is `strength` = T².
   * Teacher: adapters, projector and whatever else learnt, as they stood after the previous task, and the experts that
     answered then, on the same frozen model. It runs without dropout and draws no random number. The route, prompts or gates that
     `prepare` has set for a batch are the student's and stand for both.
-  * No heads per task, hence neither the warm-up of a new head nor the extra decay of the paper.
 
 The teacher takes with it what a method replaces or removes in `after_task` (an expert that is fused, a patch that is folded
 in), so it stays what had just been learnt. What a method changes in place (CL-MoE's momentum) the teacher has as changed, and
 where the forward itself asks a router of the task at hand (BranchLoRA), that router answers for the teacher too.
+
+Held against:
+  paper     arXiv 1606.09282
+  code      ECNU-ICALK/EasyCL@cbc5bea, src/easycl/cl/lwf/lwf.py, src/easycl/cl/lwf/lwf_trainer.py
+  verdict   equal but for the heads: the term and its gradient at each answer token
+            (tests/oracles/test_lwf.py)
+  differs   T²: EasyCL's multiplies the term by it, as Hinton et al. do, and by α = 0.5, ours has the paper's
+            λ_o alone; at T = 2 theirs is strength=2
+  differs   positions: EasyCL's pairs the logits at a token with that token's own label, ours with the next
+            one; there the first answer token is not distilled and one behind the answer is
+  differs   task loss: EasyCL's adds (1 − α) times a cross-entropy on those unshifted pairs to the model's own
+            loss, ours has the model's own once; the model learns there to repeat the token that it reads
+  differs   mean: EasyCL's is over the answer tokens of a process's batch, ours over those of the global
+            batch; nothing with one process and no accumulation
+  differs   heads: the paper's has one per task, a warm-up of the new one and an extra weight decay, ours has
+            none of them; a language model has one head for all
+  variants  none
 """
 
 from __future__ import annotations

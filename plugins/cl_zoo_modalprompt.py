@@ -3,8 +3,8 @@
 Zeng et al., "ModalPrompt: Towards Efficient Multimodal Continual Instruction Tuning with Dual-Modality Guided Prompt",
 EMNLP 2025 (https://arxiv.org/abs/2410.05849). Letters are ours, the steps those of the paper and its released code.
 
-The model stays frozen. Task t learns soft tokens P_t (length L) and a small network g_t that maps them into CLIP's joint
-space, where their mean, the prototype, is drawn to the task's images and instructions and later says whom P_t suits:
+The language model stays frozen. Task t learns soft tokens P_t (length L) and a small network g_t that maps them into CLIP's
+joint space, where their mean, the prototype, is drawn to the task's images and instructions and later says whom P_t suits:
 
     p_t = mean g_t(P_t),  g_t = linear ∘ SiLU ∘ linear                                prototype                (1)
     G_t(x) = λ cos(f_v(x_v), p_t) + (1 − λ) cos(f_ins(x_ins), p_t)                    guidance                 (2)
@@ -18,11 +18,33 @@ prompts are read. P_t starts as copies of random token embeddings; gradients rea
 Choices the paper leaves open, and ours:
   * f_v and f_ins are the projected image and text features of one CLIP, the text is the whole prompt.
   * A sample without an image is guided by its text: the image's cosine is 0 in (2) and its term in (4) is left out.
-  * g_t serves to place p_t. It goes when its task is learnt and p_t is kept in its place, where the released code keeps
-    and runs all networks to get the same vectors.
+  * g_t serves to place p_t. It goes when its task is learnt and p_t is kept in its place.
+  * The projector learns on from task to task, as for every method, unless the recipe says `projector: frozen`.
 
-The released code's accidents are not reproduced: the whole embedding table learns and old rows are put back after each
-step, all tasks' networks are made before the first task, lists of candidate answers are added to the text that guides.
+Held against:
+  paper     arXiv 2410.05849
+  code      AuroraZengfh/ModalPrompt@c7bee7c, llava/model/llava_arch.py,
+            llava/model/language_model/ModalPrompt.py, llava/train/llava_trainer.py,
+            llava/model/multimodal_encoder/clip_encoder.py
+  code      Ghy0501/MCITlib@2956dfd, ModalPrompt/llava/model/llava_arch.py
+  verdict   equal but for the text's feature: prototypes, guidance, choice while learning and answering,
+            losses and their gradients (tests/oracles/test_modalprompt.py)
+  differs   f_ins: theirs is CLIP's state at the end token before its text projection, of the prompt behind
+            its first newline, ours the projected text feature of the whole prompt; a prototype is compared
+            there with features of two spaces
+  differs   networks: theirs are all made before the first task, kept, and run for every batch, ours goes when
+            its task is learnt and its prototype stays; the same vectors, without knowing the number of tasks
+  differs   embeddings: theirs trains the whole table and puts all rows but the task's back before each step,
+            ours trains the prompt alone; there the last task's own rows are put back too, since the slice
+            that should spare them ends at −0, and its prompt stays as it began
+  differs   projector: theirs is frozen where the lines that the README names are taken out, and learns
+            otherwise, ours learns on unless the recipe freezes it; how images look to old prompts
+  differs   a sample without an image: theirs has the feature of a black image while learning and no prompt at
+            all in answering, ours a cosine of zero in (2) and no term in (4); its text alone guides it here
+  differs   text that guides: theirs has the list of candidate answers in it when ImageNet is evaluated, ours
+            is the prompt; answers to that task are easier there
+  differs   k: MCITlib's is 1, theirs and ours 3; no transfer between tasks there
+  variants  transfer=1: MCITlib's k
 """
 
 from __future__ import annotations

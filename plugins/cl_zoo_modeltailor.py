@@ -15,19 +15,39 @@ H⁻¹ is that of the columns that are still to come: with UᵀU = H⁻¹, U upp
 blocks (SparseGPT); scores are compared within a block, z is over a row of the block. Decoder layers go from bottom to
 top, each seeing inputs that the tailored ones below it produce.
 
-Where we differ from the original, which tailors one fully fine-tuned model once:
-  * Only LoRA learns here, so Δ is what all tasks so far have left in the adapted linears: the patch of the earlier tasks
-    plus s·BA of the new one, a fresh LoRA per task on top of the patch. Its entries compete anew after every task.
-  * The original trains and tailors the top 12 of 32 decoder layers; here every adapted linear.
-  * The original puts the projector back to pre-trained; here it learns on over the tasks, as for every method.
-As there: w in the sensitivity is the whole tuned weight, not its change.
+Over a stream of tasks Δ is what all tasks so far have left in the adapted linears: the patch of the earlier tasks plus
+s·BA of the new one, a fresh LoRA per task on top of the patch. Its entries compete anew after every task. w in the
+sensitivity is the whole tuned weight, not its change.
 
-`variant`: the released code adds the compensation where Optimal Brain Surgeon subtracts it, so that what stays moves away from what
-it should make up for, and weighs salience by 0.8; `released` does both. `paper` subtracts, ω is 0.5, that of a second copy of
-the code which its main script does not use.
+`variant`: `released` adds the compensation where Optimal Brain Surgeon subtracts it, and ω is 0.8; `paper` subtracts, ω is 0.5.
 
 The patch is stored as places and values beside the frozen weight; its number of entries does not change with the tasks.
 Values count as adapters, places beside them.
+
+Held against:
+  paper     arXiv 2402.12048
+  code      didizhu-zju/Model-Tailor@e24dafe, main_model_tailor.py, llava/sparsegpt.py,
+            llava/train/sparsegpt.py
+  verdict   equal but for the sign: scores, patch and compensation against a surgeon with explicit inverses
+            and least squares, and the released loop with the surgeon's sign
+            (tests/oracles/test_modeltailor.py)
+  differs   sign: theirs adds the compensation, and has the line that subtracts it commented out, ours
+            subtracts it as Optimal Brain Surgeon does; theirs widens the gap in the outputs that it should
+            close
+  differs   ω: theirs is 0.8 in the copy of the code that runs and 0.5 in the other, ours 0.5; |Δ| counts for
+            more
+  differs   what is tailored: theirs is one fully fine-tuned model, once, in the top 12 of 32 decoder layers,
+            ours the LoRA of all linears after every task; the patch is a tenth of more weights
+  differs   number kept: theirs removes int(0.9 n) + 1 of a block's n scores, ours keeps round(0.1 n); one
+            entry of a block
+  differs   z: theirs divides by the standard deviation of a sample, ours by that of the row itself; the same
+            order of scores
+  differs   H: theirs is 2/n Σ x xᵀ over 128 batches with their padding, through decoder layers that are
+            called without an attention mask, ours 2 Σ x xᵀ over the real tokens of 128 samples; a factor
+            changes nothing, but their tokens may see what comes after them
+  differs   projector: theirs has its weights, not its biases, put back to pre-trained, ours learns on over
+            the tasks unless the recipe freezes it; how images look to the patched model
+  variants  variant=released: the sign of the compensation, and ω of the copy that runs
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""EWC: the Fisher information and the penalty against their closed forms; what it leaves alone."""
+"""EWC: what it looks at, what it leaves alone, and what it keeps. Its Fisher information and penalty: `tests/oracles/test_ewc.py`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
 
-import cl_zoo_ewc
 import pytest
 import torch
 from cl_zoo_ewc import EWC, diagonal_fisher
@@ -60,46 +59,6 @@ def closed_form(count: int) -> Tensor:
     """For a logistic model the gradient of −log p is (σ(w·x) − y)·x, so F_i = mean (σ − y)² x_i²."""
     model = Logistic()
     return (((X @ model.w).sigmoid() - Y)[:, None] * X)[:count].pow(2).mean(0).detach()
-
-
-@pytest.mark.parametrize(
-    "sizes", [(1, 1, 1), (3,), (2, 1)]
-)  # all batches of a task but the last have one size
-def test_the_fisher_is_its_closed_form_sample_by_sample(sizes: tuple[int, ...]) -> None:
-    fisher = diagonal_fisher(Logistic(), batches(*sizes), samples=10)
-
-    torch.testing.assert_close(fisher["w"], closed_form(3))
-    assert fisher["unused"].tolist() == [0]
-    assert set(fisher) == {"w", "unused"}  # frozen weights have none
-
-
-@pytest.mark.parametrize("sizes", [(3,), (1, 1, 1), (2, 1)])
-def test_only_the_first_samples_count(sizes: tuple[int, ...]) -> None:
-    torch.testing.assert_close(diagonal_fisher(Logistic(), batches(*sizes), samples=2)["w"], closed_form(2))
-
-
-@pytest.mark.parametrize("sizes", [(2, 1), (1, 1, 1), (3,)])
-def test_the_fisher_of_batches_squares_the_gradient_of_each_batchs_mean(sizes: tuple[int, ...]) -> None:
-    """Mean over batches of (mean over the batch of (σ(w·x) − y) x)²; with one sample per batch both are the same."""
-    model = Logistic()
-    gradients = (((X @ model.w).sigmoid() - Y)[:, None] * X).detach()
-    squares = [piece.mean(0) ** 2 for piece in gradients.split(list(sizes))]
-
-    fisher = diagonal_fisher(Logistic(), batches(*sizes), samples=10, per="batch")
-
-    torch.testing.assert_close(fisher["w"], torch.stack(squares).mean(0))
-    if sizes == (1, 1, 1):
-        torch.testing.assert_close(fisher["w"], closed_form(3))
-
-
-def test_the_fisher_of_batches_cuts_the_last_one_too() -> None:
-    """Two samples of a batch of three."""
-    model = Logistic()
-    gradients = (((X @ model.w).sigmoid() - Y)[:, None] * X).detach()
-
-    fisher = diagonal_fisher(Logistic(), batches(3), samples=2, per="batch")
-
-    torch.testing.assert_close(fisher["w"], gradients[:2].mean(0) ** 2)
 
 
 def test_a_batch_for_the_fisher_has_at_most_eight_samples() -> None:
@@ -169,62 +128,6 @@ def test_the_fisher_looks_in_evaluation_mode_and_puts_the_mode_back(training: bo
     assert model.modes == [False] * 3
     assert model.training == training
     assert model.w.grad is None
-
-
-def test_the_penalty_is_equation_3_of_the_paper() -> None:
-    """λ/2 Σ F_i (θ_i − θ*_i)²: with F = (2, 0), θ − θ* = (3, 100), λ = 0.5 it is 4.5; its gradient is λF(θ − θ*)."""
-    model, method = Logistic(), EWC(EWC.Options(strength=0.5))
-    F, anchor = torch.tensor([2.0, 0.0]), model.w.detach() - torch.tensor([3.0, 100.0])
-    method.importance, method.pull, method.offset = {"w": F}, {"w": F * anchor}, {"w": (F * anchor**2).sum()}
-
-    terms = method.loss(model)
-
-    assert terms is not None
-    assert terms["ewc"].item() == pytest.approx(4.5)
-    terms["ewc"].backward()
-    assert model.w.grad is not None
-    assert model.w.grad.tolist() == pytest.approx([0.5 * 2 * 3, 0])
-
-
-def test_the_penalties_of_two_tasks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeping ΣF, ΣFθ* and ΣFθ*² gives Σ_k λ/2 Σ F_k (θ − θ*_k)² for any θ."""
-    model, method = Logistic(), EWC(EWC.Options(strength=3.0))
-    fishers = [torch.tensor([1.0, 2.0]), torch.tensor([0.5, 4.0])]
-    places = [torch.tensor([0.2, -1.0]), torch.tensor([1.5, 0.25])]
-    for fisher, place in zip(fishers, places, strict=True):
-        monkeypatch.setattr(
-            cl_zoo_ewc, "diagonal_fisher", lambda *_, F=fisher: {"w": F, "unused": torch.zeros(1)}
-        )
-        model.w.data.copy_(place)
-        method.after_task(model, [])
-    for now in (torch.tensor([0.0, 0.0]), torch.tensor([-2.0, 7.0])):
-        model.w.data.copy_(now)
-        by_hand = sum(1.5 * (F * (now - place) ** 2).sum() for F, place in zip(fishers, places, strict=True))
-        terms = method.loss(model)
-        assert terms is not None
-        assert terms["ewc"].item() == pytest.approx(float(by_hand), rel=1e-5)
-
-
-def test_the_online_penalty_has_one_running_fisher_and_the_latest_anchor(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """γ = 0.5, F = (1, 2), then (0.5, 4): F̃ = (1, 5); at θ − θ* = (2, −1) and λ = 3 it is 3/2 · (4 + 5) = 13.5."""
-    model, method = Logistic(), EWC(EWC.Options(mode="online", decay=0.5, strength=3.0))
-    for fisher, place in [([1.0, 2.0], [9.0, 9.0]), ([0.5, 4.0], [1.5, 0.25])]:
-        monkeypatch.setattr(
-            cl_zoo_ewc,
-            "diagonal_fisher",
-            lambda *_, F=fisher: {"w": torch.tensor(F), "unused": torch.zeros(1)},
-        )
-        model.w.data.copy_(torch.tensor(place))
-        method.after_task(model, [])
-    model.w.data += torch.tensor([2.0, -1.0])
-
-    terms = method.loss(model)
-
-    assert method.importance["w"].tolist() == [1.0, 5.0]
-    assert terms is not None
-    assert terms["ewc"].item() == pytest.approx(13.5)
 
 
 def test_a_weight_that_leaves_the_model_takes_its_penalty_with_it() -> None:
@@ -304,28 +207,6 @@ def test_strength_zero_is_fine_tuning_bit_for_bit(tiny_folder: Path, tmp_path: P
 
 def test_a_method_that_trains_new_weights_only_can_stand_beside_it(tiny_folder: Path, tmp_path: Path) -> None:
     trained("hide+ewc", tiny_folder, tmp_path, projector="frozen")
-
-
-def test_the_fisher_of_a_real_model_is_that_of_samples_one_by_one(tiny: Backbone) -> None:
-    """Squared gradients of each sample's own batch, unpadded, averaged."""
-    torch.manual_seed(0)
-    model = adapters(tiny, build_recipe({"adapter.rank": 2, "adapter.dropout": 0}))
-    for layer in model.layers:
-        nn.init.normal_(layer.bank_up["shared"], std=0.1)
-    samples = [*tiny_benchmark(3).tasks[0].train[:2], *tiny_benchmark(3).tasks[2].train[:1]]
-
-    fisher = diagonal_fisher(model, [tiny.batch(samples, answers=True)], samples=3)
-
-    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    expected = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for sample in samples:
-        loss = task_loss(model.eval(), tiny.batch([sample], answers=True))
-        for name, gradient in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
-            expected[name] += gradient**2 / 3
-    assert fisher.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(fisher[name], expected[name], rtol=1e-3, atol=1e-9)
-    assert max(float(value.max()) for value in fisher.values()) > 0
 
 
 def test_the_fisher_of_a_real_model_by_eights_is_an_eighth_and_the_mean_gradient_squared(

@@ -1,4 +1,4 @@
-"""L2P: choice, pull and frequency against hand values and a search over all subsets; what learns and what is read."""
+"""L2P: what asks, what is counted, what learns and what is read. Choice, pull and frequency: `tests/oracles/test_l2p.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cl_zoo_l2p import L2P, Pool, distance, frequency, nearest
+from cl_zoo_l2p import L2P, Pool, distance
 from torch import Tensor
 
 from cl_zoo.backbones.backbone import Backbone
@@ -39,44 +39,6 @@ def best_subset(query: Tensor, keys: Tensor, top: int, h: Tensor) -> set[int]:
     return set(min(itertools.combinations(range(len(keys)), top), key=cost))
 
 
-def test_the_distance_is_one_minus_the_cosine() -> None:
-    """(3, 4) to itself 0, to (4, −3) 1, to (−3, −4) 2, to (1, 0) 1 − 3/5."""
-    keys = torch.tensor([[3.0, 4], [4, -3], [-3, -4], [1, 0]])
-
-    got = distance(torch.tensor([[3.0, 4], [30, 40]]), keys)
-
-    torch.testing.assert_close(got, torch.tensor([[0.0, 1, 2, 0.4]] * 2))
-
-
-def test_the_nearest_keys_are_chosen_nearest_first() -> None:
-    assert nearest(torch.tensor([[0.4, 0, 1, 2], [2, 1, 0, 0.4]]), 2).tolist() == [[1, 0], [2, 3]]
-
-
-def test_prompts_that_earlier_tasks_chose_often_cost_more() -> None:
-    """γ = (0.4, 0.5, 1, 2) times h = (0.6, 0.2, 0.11, 0.09) is (0.24, 0.1, 0.11, 0.18): 0, the nearest, comes last."""
-    h = torch.tensor([0.6, 0.2, 0.11, 0.09])
-
-    assert nearest(torch.tensor([[0.4, 0.5, 1, 2]]), 3, h).tolist() == [[1, 2, 3]]
-
-
-@pytest.mark.parametrize("weighed", [False, True])
-def test_the_choice_is_the_best_of_all_subsets(weighed: bool) -> None:
-    generator = torch.Generator().manual_seed(3)
-    keys, queries = torch.randn(7, 5, generator=generator), torch.randn(9, 5, generator=generator)
-    h = torch.rand(7, generator=generator) if weighed else torch.ones(7)
-
-    chosen = nearest(distance(queries, keys), 3, h if weighed else None)
-
-    for row, query in zip(chosen.tolist(), queries, strict=True):
-        assert set(row) == best_subset(query, keys, 3, h)
-
-
-def test_the_frequency_is_the_share_of_choices_with_one_added() -> None:
-    """Counts 0, 3, 1 give (1, 4, 2) / 7; where nothing was chosen yet, all are equal and Eq. 4 is Eq. 3."""
-    torch.testing.assert_close(frequency(torch.tensor([0.0, 3, 1])), torch.tensor([1.0, 4, 2]) / 7)
-    assert frequency(torch.zeros(4)).tolist() == [0.25] * 4
-
-
 def test_a_sample_asks_with_its_image_and_with_its_text_where_there_is_none(tiny: Backbone) -> None:
     _, model = built(tiny)
 
@@ -85,21 +47,6 @@ def test_a_sample_asks_with_its_image_and_with_its_text_where_there_is_none(tiny
     torch.testing.assert_close(query[1], tiny.features.images([TRAIN[0].image])[0])
     for row in (0, 2):
         torch.testing.assert_close(query[row], tiny.features.texts([BLIND.prompt])[0])
-
-
-def test_the_pull_is_the_strength_times_the_distances_of_the_chosen_keys(tiny: Backbone) -> None:
-    """λ = 0.5 with chosen γ 0.4 and 1 is 0.7 for one sample; chosen γ 0 and 2 is 1 for the other."""
-    method, model = built(tiny, strength=0.5)
-    model.keys.data.zero_()
-    model.keys.data[:4, :2] = torch.tensor([[3.0, 4], [4, -3], [-3, -4], [1, 0]])
-    model.query = torch.zeros(2, 8)
-    model.query[:, :2] = torch.tensor([3.0, 4])
-    model.chosen = torch.tensor([[3, 1], [0, 2]])
-
-    terms = method.loss()
-
-    assert terms.keys() == {"l2p/pull"}
-    torch.testing.assert_close(terms["l2p/pull"], torch.tensor([0.7, 1.0]))
 
 
 def test_the_pull_brings_chosen_keys_nearer_and_leaves_the_others(tiny: Backbone) -> None:

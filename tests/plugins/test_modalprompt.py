@@ -1,4 +1,4 @@
-"""ModalPrompt: guidance, choice and losses against hand values and loops; what learns, what stays, what is kept."""
+"""ModalPrompt: what learns, what stays, what is kept. Prototypes, guidance, choice and losses: `tests/oracles/test_modalprompt.py`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cl_zoo_modalprompt import Guided, ModalPrompt, for_answering, for_learning, guidance
-from torch import Tensor
+from cl_zoo_modalprompt import Guided, ModalPrompt
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import answer_losses, forward
@@ -34,84 +33,6 @@ def built(backbone: Backbone, done: int = 0, **options: Any) -> tuple[ModalPromp
     return method, model
 
 
-def cosine(a: Tensor, b: Tensor) -> float:
-    norms = float(a.norm() * b.norm())
-    return float(sum(x * y for x, y in zip(a, b, strict=True))) / norms if norms else 0.0
-
-
-def scores(backbone: Backbone, model: Guided, sample: Sample, prototypes: list[Tensor]) -> list[float]:
-    """Equation (2) to the letter, task by task."""
-    image = backbone.features.images([sample.image])[0]
-    text = backbone.features.texts([sample.prompt])[0]
-    return [0.5 * cosine(image, one) + (1 - 0.5) * cosine(text, one) for one in prototypes]
-
-
-def highest(values: list[float], count: int) -> list[int]:
-    """Places of the highest values, the highest last."""
-    return sorted(range(len(values)), key=lambda place: values[place])[-count:] if count else []
-
-
-# --- equations ------------------------------------------------------------------------------------------------------
-
-
-def test_the_guidance_is_the_balance_of_both_cosines() -> None:
-    """Image (3, 4), text (0, 1); prototypes (1, 0) and (0, 2): cosines 0.6, 0.8 and 0, 1; λ = 0.25 gives 0.15 and 0.95."""
-    images, texts = torch.tensor([[3.0, 4], [0, 0]]), torch.tensor([[0.0, 1], [1, 0]])
-
-    got = guidance(images, texts, torch.tensor([[1.0, 0], [0, 2]]), 0.25)
-
-    torch.testing.assert_close(got, torch.tensor([[0.15, 0.95], [0.75, 0]]))
-
-
-@pytest.mark.parametrize(("count", "places"), [(1, [2]), (2, [0, 2]), (3, [3, 0, 2]), (9, [1, 3, 0, 2])])
-def test_answers_read_the_highest_guidance_last(count: int, places: list[int]) -> None:
-    assert for_answering(torch.tensor([[0.5, -0.1, 0.9, 0.2]]), count).tolist() == [places]
-
-
-@pytest.mark.parametrize(("count", "places"), [(1, [3]), (2, [2, 3]), (3, [0, 2, 3]), (9, [1, 0, 2, 3])])
-def test_learning_reads_the_current_prompt_last_whatever_its_guidance(count: int, places: list[int]) -> None:
-    for current in (-5.0, 5.0):
-        assert for_learning(torch.tensor([[0.5, -0.1, 0.9, current]]), count).tolist() == [places]
-
-
-def test_the_first_task_reads_its_own_prompt() -> None:
-    assert for_learning(torch.tensor([[0.3], [0.1]]), 3).tolist() == [[0], [0]]
-
-
-def test_the_prototype_is_the_mean_of_the_mapped_tokens(tiny: Backbone) -> None:
-    """Linear, SiLU, linear, row by row: x σ(x) between W₁x + b₁ and W₂·+ b₂."""
-    method, model = built(tiny)
-    method.before_task(task(0))
-    first, _, last = list(model.network.children())  # type: ignore[union-attr]
-    assert (first.weight.shape, last.weight.shape) == ((WIDTH, WIDTH), (FEATURES, WIDTH))
-
-    mapped = []
-    for row in model.prompts["t0"]:
-        hidden = first.weight @ row + first.bias
-        mapped.append(last.weight @ (hidden * hidden.sigmoid()) + last.bias)
-    expected = sum(mapped) / LENGTH
-
-    torch.testing.assert_close(model.prototype(), expected)
-    method.after_task(())
-    torch.testing.assert_close(model.prototypes["t0"].data, expected.detach())
-
-
-def test_the_losses_are_equation_4(tiny: Backbone) -> None:
-    """Prototype (1, 0, …): images at cos 0.6 and none, texts at cos 0 and −1; w = 0.5: image 0.2 and 0, text 0.5 and 1."""
-    method, model = built(tiny, 1, strength=0.5)
-    model.prototypes["t0"].data = torch.eye(FEATURES)[0]
-    model.images, model.texts = torch.zeros(2, FEATURES), torch.zeros(2, FEATURES)
-    model.images[0, :2] = torch.tensor([3.0, 4])
-    model.texts[:, :2] = torch.tensor([[0.0, 5], [-2, 0]])
-
-    terms = method.loss()
-
-    assert {name: term.tolist() for name, term in terms.items()} == {
-        "modalprompt/image": pytest.approx([0.2, 0]),
-        "modalprompt/text": pytest.approx([0.5, 1]),
-    }
-
-
 def test_the_losses_pull_tokens_and_network_towards_the_features(tiny: Backbone) -> None:
     method, model = built(tiny, 2)
     method.before_task(task(2))
@@ -132,53 +53,6 @@ def test_the_losses_pull_tokens_and_network_towards_the_features(tiny: Backbone)
 
 
 # --- choice ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("done", "transfer"), [(1, 3), (2, 3), (3, 3), (5, 3), (5, 1), (5, 2)])
-def test_answers_are_guided_sample_by_sample_as_the_equations_say(
-    tiny: Backbone, done: int, transfer: int
-) -> None:
-    _, model = built(tiny, done, transfer=transfer)
-    batch = tiny.batch([*TRAIN[:4], BLIND], answers=False)
-    model.eval().prepare(batch)
-
-    prompts = model.soft_prompts()
-
-    known = list(model.prototypes.values())
-    assert prompts.shape == (5, min(done, transfer) * LENGTH, WIDTH)
-    assert model.route is not None
-    for row, sample in enumerate(batch.samples):
-        chosen = highest(scores(tiny, model, sample, known), min(done, transfer))
-        assert torch.equal(prompts[row], torch.cat([model.prompts[f"t{place}"] for place in chosen]))
-        assert model.route[row].tolist() == [float(place == chosen[-1]) for place in range(done)]
-
-
-@pytest.mark.parametrize(("done", "transfer"), [(0, 3), (1, 3), (2, 3), (4, 3), (4, 1)])
-def test_learning_reads_the_current_prompt_and_the_best_older_ones(
-    tiny: Backbone, done: int, transfer: int
-) -> None:
-    method, model = built(tiny, done, transfer=transfer)
-    method.before_task(task(done))
-    batch = tiny.batch([*TRAIN[:4], BLIND], answers=True)
-    model.train().prepare(batch)
-
-    prompts = model.soft_prompts()
-
-    older = list(model.prototypes.values())
-    assert len(older) == done
-    for row, sample in enumerate(batch.samples):
-        chosen = [*highest(scores(tiny, model, sample, older), min(done, transfer - 1)), done]
-        assert torch.equal(prompts[row], torch.cat([model.prompts[f"t{place}"] for place in chosen]))
-
-
-def test_a_sample_without_an_image_is_guided_by_its_text(tiny: Backbone) -> None:
-    _, model = built(tiny, 4, transfer=1)
-    model.eval().prepare(tiny.batch([TRAIN[0], BLIND], answers=False))
-
-    text = tiny.features.texts([BLIND.prompt])[0]
-    alone = [cosine(text, one) for one in model.prototypes.values()]
-
-    assert model.chosen[1].tolist() == highest(alone, 1)
 
 
 def test_in_evaluation_mode_the_task_being_learnt_is_one_among_all(tiny: Backbone) -> None:

@@ -1,4 +1,4 @@
-"""Model Tailor: Optimal Brain Surgeon against least squares and a literal transcription; the patch in the model."""
+"""Model Tailor: the patch in the model, what is kept and what comes back. Scores, compensation: `tests/oracles/test_modeltailor.py`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 import cl_zoo_modeltailor
 import pytest
 import torch
-from cl_zoo_modeltailor import ModelTailor, Patch, decoration, hessians, root, size, tailored, z
+from cl_zoo_modeltailor import ModelTailor, Patch, hessians, size, tailored
 from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import forward
 from cl_zoo.nn.bank import ExpertBank
-from cl_zoo.nn.layer import BankLayer
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
@@ -37,90 +36,7 @@ def matrix(shape: Sequence[int], places: Tensor, values: Tensor) -> Tensor:
     return flat.view(*shape)
 
 
-# --- scores ---------------------------------------------------------------------------------------------------------
-
-
-def test_with_inputs_of_one_size_the_largest_changes_stay_and_nothing_is_made_up_for() -> None:
-    """H = I and ω = 1: of the changes 3, -1, 2, 0.5 half stay, the two largest, as they are."""
-    change = torch.tensor([[3.0, -1.0, 2.0, 0.5]])
-
-    places, values = tailored(change, change, torch.eye(4), options(keep=0.5, salience=1))
-
-    assert places.tolist() == [0, 2]
-    assert values.tolist() == [3.0, 2.0]
-
-
-def test_sensitivity_is_the_tuned_weight_squared_over_the_inverse_hessian() -> None:
-    """ω = 0, tuned weights 1, 2, 3 and H = diag(16, 1, 1): w² H = 16, 4, 9, so the first and the last stay.
-
-    The changes are 5, 6, 7; the inputs are independent, so nothing is made up for.
-    """
-    change, tuned = torch.tensor([[5.0, 6.0, 7.0]]), torch.tensor([[1.0, 2.0, 3.0]])
-    H = torch.diag(torch.tensor([16.0, 1.0, 1.0]))
-
-    places, values = tailored(change, tuned, H, options(keep=2 / 3, salience=0))
-
-    assert places.tolist() == [0, 2]
-    assert values.tolist() == [5.0, 7.0]
-
-
-def test_the_score_weighs_both_as_z_scores_of_a_row() -> None:
-    """|Δ| = (0, 0, 3), z = (-1, -1, 2)/√2; w² = (6, 0, 0), z = (2, -1, -1)/√2: ω decides which one stays."""
-    change, tuned = torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[6**0.5, 0.0, 0.0]])
-
-    assert z(change).tolist()[0] == pytest.approx([-(0.5**0.5), -(0.5**0.5), 2**0.5])
-    for omega, stays in [(0.4, 0), (0.6, 2)]:
-        places, _ = tailored(change, tuned, torch.eye(3), options(keep=1 / 3, salience=omega))
-        assert places.tolist() == [stays]
-
-
-def test_rows_of_equal_values_have_no_score() -> None:
-    assert z(torch.full((2, 3), 5.0)).tolist() == [[0.0] * 3] * 2
-
-
-def test_entries_compete_within_a_block_of_columns() -> None:
-    """Blocks (9, 8 | 5, 4): one of each stays; over the whole row 9 and 8 would."""
-    change = torch.tensor([[9.0, 8.0, 5.0, 4.0]])
-
-    places, _ = tailored(change, change, torch.eye(4), options(keep=0.5, salience=1, block=2))
-
-    assert places.tolist() == [0, 2]
-
-
-# --- compensation ---------------------------------------------------------------------------------------------------
-
-
-def least_squares(x: Tensor, change: Tensor, free: Sequence[int], fixed: Tensor) -> Tensor:
-    """The row closest to `change` in its outputs on x, where only the `free` entries of `fixed` may move."""
-    free = list(free)
-    held = fixed.clone()
-    held[free] = 0
-    held[free] = torch.linalg.lstsq(x[:, free], x @ (change - held)).solution
-    return held
-
-
-@pytest.mark.parametrize("removed", [[0], [0, 1], [0, 1, 2]])
-def test_what_stays_makes_up_for_the_first_columns_as_least_squares_does(removed: list[int]) -> None:
-    x, change = random(50, 6) @ random(6, 6, seed=1), random(6, seed=2)
-    kept = torch.ones(1, 6, dtype=torch.bool)
-    kept[0, removed] = False
-
-    after = change - decoration(change[None], kept, root(2 * x.T @ x, 1e-12))[0]
-
-    expected = least_squares(x, change, [m for m in range(6) if m not in removed], torch.zeros(6))
-    torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-4)
-
-
-def test_a_column_in_the_middle_is_made_up_for_by_those_after_it() -> None:
-    """Those before it are settled: least squares over the later ones only."""
-    x, change = random(50, 6) @ random(6, 6, seed=1), random(6, seed=2)
-    kept = torch.tensor([[True, True, False, True, True, True]])
-
-    after = change - decoration(change[None], kept, root(2 * x.T @ x, 1e-12))[0]
-
-    expected = least_squares(x, change, [3, 4, 5], torch.where(kept[0], change, 0.0))
-    assert torch.equal(after[:2], change[:2])
-    torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-4)
+# --- variant=released -----------------------------------------------------------------------------------------------
 
 
 def test_the_released_code_adds_what_the_equations_subtract() -> None:
@@ -147,72 +63,6 @@ def test_the_weight_of_salience_is_the_variants_unless_it_is_given() -> None:
     ):
         places, _ = tailored(change, tuned, torch.eye(4), options(keep=0.25, **settings))
         assert places.tolist() == [stays], settings
-
-
-def test_the_root_is_that_of_the_damped_inverse() -> None:
-    """UᵀU = (H + 0.1 · mean diag)⁻¹; an input that is always zero has a diagonal of 1 before that."""
-    x = random(20, 4)
-    x[:, 1] = 0
-    H = 2 * x.T @ x
-
-    U = root(H, 0.1)
-
-    expected = H.clone()
-    expected[1, 1] = 1
-    expected += 0.1 * expected.diagonal().mean() * torch.eye(4)
-    assert torch.equal(U, U.triu())
-    torch.testing.assert_close(U.T @ U @ expected, torch.eye(4), rtol=1e-4, atol=1e-4)
-
-
-def literal(change: Tensor, tuned: Tensor, H: Tensor, o: ModelTailor.Options) -> Tensor:
-    """Row by row, column by column, with the inverse Hessian of the columns still to come inverted anew for each."""
-    rows, columns = change.shape
-    omega, sign = {"paper": (0.5, 1), "released": (0.8, -1)}[o.variant]
-    H = H + o.damping * H.diagonal().mean() * torch.eye(columns)
-    now, weight, out = change.clone(), tuned.clone(), torch.zeros_like(change)
-    for start in range(0, columns, o.block):
-        stop = min(start + o.block, columns)
-        salience = change[:, start:stop].abs()
-        sensitivity = torch.zeros_like(salience)
-        for m in range(start, stop):
-            inverse = torch.linalg.inv(H[m:, m:])
-            sensitivity[:, m - start] = weight[:, m] ** 2 / inverse[0, 0]
-        scores = []
-        for row in range(rows):
-            for m in range(stop - start):
-                a, b = salience[row], sensitivity[row]
-                fused = omega * (a[m] - a.mean()) / a.std() + (1 - omega) * (b[m] - b.mean()) / b.std()
-                scores.append((float(fused), row, start + m))
-        stays = {(row, m) for _, row, m in sorted(scores, reverse=True)[: round(o.keep * len(scores))]}
-        for m in range(start, stop):
-            inverse = torch.linalg.inv(H[m:, m:])
-            for row in range(rows):
-                if (row, m) in stays:
-                    out[row, m] = now[row, m]
-                else:
-                    step = now[row, m] / inverse[0, 0] * inverse[0]
-                    now[row, m:] -= sign * step
-                    weight[row, m:] -= sign * step
-    return out
-
-
-@pytest.mark.parametrize("variant", ["paper", "released"])
-@pytest.mark.parametrize(("block", "keep"), [(4, 0.4), (11, 0.25), (8, 0.5), (128, 0.1)])
-def test_tailoring_is_its_literal_transcription(block: int, keep: float, variant: str) -> None:
-    change, tuned = random(5, 11), random(5, 11, seed=1)
-    x = random(40, 11, seed=2) @ random(11, 11, seed=3)
-    o = options(block=block, keep=keep, damping=0.01, variant=variant)
-
-    places, values = tailored(change, tuned, 2 * x.T @ x, o)
-
-    expected = literal(change, tuned, 2 * x.T @ x, o)
-    assert places.tolist() == expected.flatten().nonzero().squeeze(1).tolist()
-    torch.testing.assert_close(matrix((5, 11), places, values), expected, rtol=1e-3, atol=1e-4)
-    assert len(values) == size(linear(5, 11), o)
-
-
-def linear(d_out: int, d_in: int) -> BankLayer:
-    return BankLayer(nn.Linear(d_in, d_out, bias=False), "layers.0.x", 2.0, 0.0)
 
 
 # --- the patch in the model -----------------------------------------------------------------------------------------
@@ -289,30 +139,6 @@ def test_a_tenth_of_the_entries_stays_whatever_the_number_of_tasks(tiny: Backbon
             assert int((patch.dense() != 0).sum()) == patch.values.numel()
             assert patch.values.numel() == pytest.approx(0.1 * patch.shape[0] * patch.shape[1], rel=0.02)
     assert run.model.experts == []
-
-
-def test_the_hessian_leaves_padding_out_and_stops_after_the_samples(tiny: Backbone) -> None:
-    """2 Σ x xᵀ over the tokens of each sample's own, unpadded batch; the third sample is not looked at."""
-    run = Tailored(tiny)
-    samples = [*questions(), TASKS[1].train[0]]
-    layers = run.model.layers[:2]
-    expected = {layer: torch.zeros(layer.in_features, layer.in_features) for layer in layers}
-    seen: dict[nn.Module, Tensor] = {}
-    handles = [layer.register_forward_pre_hook(lambda m, x: seen.update({m: x[0][0]})) for layer in layers]
-    run.model.eval()
-    with torch.no_grad():
-        for sample in samples[:2]:
-            forward(run.model, tiny.batch([sample], answers=True))
-            for layer, x in seen.items():
-                expected[layer] += 2 * sum((torch.outer(one, one) for one in x), torch.zeros(()))
-    for handle in handles:
-        handle.remove()
-
-    found = hessians(run.model.train(), layers, [tiny.batch(samples, answers=True)], samples=2)
-
-    assert run.model.training
-    for layer in layers:
-        torch.testing.assert_close(found[layer], expected[layer], rtol=1e-3, atol=1e-4)
 
 
 def test_each_layer_sees_what_the_tailored_ones_below_it_produce(
