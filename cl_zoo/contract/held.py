@@ -80,9 +80,9 @@ class Held:
     variants: str
 
     @property
-    def oracles(self) -> tuple[str, ...]:
+    def tests(self) -> tuple[str, ...]:
         """The files that the verdict rests on, from the root of the repository."""
-        return tuple(re.findall(r"\btests/oracles/\w+\.py", self.verdict))
+        return tuple(re.findall(r"\btests/\w+/\w+\.py", self.verdict))
 
     def rows(self) -> list[tuple[str, str]]:
         """Key and text of every entry, in the order of `KEYS`."""

@@ -59,7 +59,7 @@ def test_a_section_is_parted_from_what_stands_before_it() -> None:
 
     assert about == "A method.\n\nIt does this.\n\n    y = W x"
     assert held == HELD
-    assert held.oracles == ("tests/oracles/test_a.py", "tests/oracles/test_b.py")
+    assert held.tests == ("tests/oracles/test_a.py", "tests/oracles/test_b.py")
 
 
 def test_what_is_read_says_the_same_again() -> None:
