@@ -166,14 +166,11 @@ def describe(name: str) -> str:
         f"from      {found.origin}",
         f"protocol  {found.protocol}",
         f"hooks     {', '.join(found.hooks) or 'none'}",
-        *(
-            [f"answering {', '.join(found.answering)}: options that answers alone read"]
-            if found.answering
-            else []
-        ),
         "options" + ("" if fields else "   none"),
     ]
     lines += [f"  {key} = {field.default!r}   {field.description or ''}" for key, field in fields.items()]
+    if found.answering:
+        lines.append(f"answering {', '.join(found.answering)}, which answers alone read")
     return "\n".join(lines)
 
 

@@ -46,14 +46,17 @@ class Trained:
         self, done: int, tensors: Mapping[str, Tensor], plugins: Mapping[str, Any], notes: Mapping[str, Any]
     ) -> None:
         """Keep the state after `done` tasks, unless another run was faster."""
+        from safetensors import SafetensorError
+
         target, draft = self._state(done), self.folder / f"draft-{done}-{os.getpid()}"
         draft.mkdir(parents=True, exist_ok=True)
         try:
             write_state(draft, done, tensors, plugins, notes)
-            if not target.exists():
-                draft.rename(target)
-        except FileExistsError:
-            pass  # two runs learnt the same task at the same time
+            draft.rename(target)
+        except (OSError, SafetensorError):
+            # Another comparison may have kept the same state, or have ended and deleted the folder.
+            if draft.is_dir() and not target.is_dir():
+                raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
