@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch, task_loss
 from cl_zoo.nn.placing import adapters
+from cl_zoo.processes import drawn
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import tiny_benchmark
@@ -74,16 +75,16 @@ def slopes(model: Reader, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, i
 
 @torch.no_grad()
 def literal_fisher(model: Reader, batches: Sequence[Batch], samples: int) -> Places:
-    """Mean over the first samples of the squared gradient of each one's mean −log p over its answer tokens."""
+    """Mean over the drawn samples of the squared gradient of each one's mean −log p over its answer tokens."""
     squares: Places = {"A": torch.zeros_like(model.A), "B": torch.zeros_like(model.B)}
     seen = 0
-    for batch in batches:
+    for batch in drawn(batches, samples):
         for x, targets in zip(batch.inputs["x"], batch.targets, strict=True):
-            if seen < samples:
-                to_a, to_b, count = slopes(model, x, targets)
-                squares["A"] += (to_a / count) ** 2
-                squares["B"] += (to_b / count) ** 2
-                seen += 1
+            to_a, to_b, count = slopes(model, x, targets)
+            squares["A"] += (to_a / count) ** 2
+            squares["B"] += (to_b / count) ** 2
+            seen += 1
+    assert seen == min(samples, sum(map(len, batches)))
     return {name: one / seen for name, one in squares.items()}
 
 
@@ -105,7 +106,7 @@ def prism_fisher(model: Reader, batches: Sequence[Batch]) -> Places:
 
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(0, 2), st.integers(1, 3)).map(
-    lambda drawn: [drawn[0]] * drawn[1] + [min(drawn[0], drawn[2])]  # all but the last have one size
+    lambda n: [n[0]] * n[1] + [min(n[0], n[2])]  # all but the last have one size
 )
 
 
@@ -114,7 +115,7 @@ SIZES = st.tuples(st.integers(1, 3), st.integers(0, 2), st.integers(1, 3)).map(
 def test_the_fisher_is_the_mean_of_squared_gradients_sample_by_sample(
     seed: int, widths: list[int], rank: int, sizes: list[int], samples: int
 ) -> None:
-    """Of the first samples, however they stand in batches; the loss is taken in fp32."""
+    """Of those drawn, however they stand in batches; the loss is taken in fp32."""
     generator = draws(seed)
     model, batches = Reader(generator, *widths, rank), data(generator, *widths, sizes)
 
@@ -144,7 +145,7 @@ def test_the_fisher_of_batches_cuts_the_last_one_too() -> None:
 
     fisher = diagonal_fisher(model, [three], samples=2, per="batch")
 
-    for name, one in prism_fisher(model, [three.rows([0, 1])]).items():
+    for name, one in prism_fisher(model, drawn([three], 2)).items():
         torch.testing.assert_close(fisher[name].double(), one, rtol=1e-4, atol=1e-9)
 
 

@@ -188,7 +188,8 @@ def test_the_route_is_equations_3_and_4(seed: int, o: HiDe.Options, many: int) -
     blank = [torch.zeros(1, dtype=torch.float64)] * many
     asked = samples(run.generator, 4, "asked")
 
-    d = run.method.anchors(asked)
+    weights = dict(zip(("images", "texts"), o.weights, strict=True))
+    d = run.method.anchors.weighed(weights, o.temperature)(asked)
 
     for row, sample in enumerate(asked):
         image, text = literal_features(run.stage.features, sample, o.variant)

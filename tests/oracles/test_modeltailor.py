@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import forward
 from cl_zoo.nn.layer import BankLayer
+from cl_zoo.processes import drawn as chosen_of
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import tiny_benchmark
 
@@ -339,8 +340,8 @@ def test_entries_compete_within_a_block_of_columns() -> None:
 # --- the Hessian in a model ---------------------------------------------------------------------------------------------
 
 
-def test_the_hessian_leaves_padding_out_and_stops_after_the_samples(tiny: Backbone) -> None:
-    """2 Σ x xᵀ over the tokens of each sample's own, unpadded batch; the third sample is not looked at."""
+def test_the_hessian_leaves_padding_out_and_looks_at_what_is_drawn(tiny: Backbone) -> None:
+    """2 Σ x xᵀ over the tokens of each sample's own, unpadded batch; of three samples two are looked at."""
     model = ModelTailor(ModelTailor.Options()).build_model(tiny, recipe(2))
     train = tiny_benchmark(3, size=8).tasks
     samples = [train[0].train[0], Sample("t", None, "Say one colour .", "red"), train[1].train[0]]
@@ -348,16 +349,19 @@ def test_the_hessian_leaves_padding_out_and_stops_after_the_samples(tiny: Backbo
     expected = {layer: torch.zeros(layer.in_features, layer.in_features) for layer in layers}
     seen: dict[nn.Module, Tensor] = {}
     handles = [layer.register_forward_pre_hook(lambda m, x: seen.update({m: x[0][0]})) for layer in layers]
+    batches = [tiny.batch(samples, answers=True)]
+    chosen = [sample for batch in chosen_of(batches, 2) for sample in batch.samples]
+    assert len(chosen) == 2
     model.eval()
     with torch.no_grad():
-        for sample in samples[:2]:
+        for sample in chosen:
             forward(model, tiny.batch([sample], answers=True))
             for layer, x in seen.items():
                 expected[layer] += 2 * sum((torch.outer(one, one) for one in x), torch.zeros(()))
     for handle in handles:
         handle.remove()
 
-    found = hessians(model.train(), layers, [tiny.batch(samples, answers=True)], samples=2)
+    found = hessians(model.train(), layers, batches, samples=2)
 
     assert model.training
     for layer in layers:
