@@ -13,11 +13,9 @@ on the rank axis, at all layers, with a block-diagonal matrix between A and B th
 
 The equations are those of the released code, which routes by text alone.
 
-`variant`: in the original federation clients do not say which task they hold. Its code lets a batch whose mean text lies above a cosine
-of 0.9 to an earlier task's m train on in that task's LoRA, and any other in the first free one, so that tasks that read alike,
-two sets of captions, share one. `released` does so sample by sample: each trains the nearest expert above `threshold`, else the
-new task's; m moves to the mean of all that its expert has learnt, and an expert that nothing chose goes. `paper` gives every
-task its own, as the stream says, which is what a later library by the same authors does.
+`variant`: `paper` gives every task its own expert, as the stream says. In `released` tasks that read alike share one: each sample
+trains the nearest expert above a cosine of `threshold`, else the new task's; m moves to the mean of all that its expert has
+learnt, and an expert that nothing chose goes.
 
 Choices that are left open, and ours:
   * f is CLIP's text state before its projection, of the prompt up to a first " ASSISTANT": what the released code takes
@@ -31,17 +29,19 @@ Held against:
   code      Ghy0501/FCIT@9b10259, ETrain/Models/LLaVA/llava_arch.py, CoIN/peft/tuners/coinmoelora.py,
             ETrain/Fed_utils/model_aggregation.py, ETrain/Train/LLaVA/train.py
   code      Ghy0501/MCITlib@2956dfd, DISCO/llava/model/llava_arch.py, DISCO/CoIN/peft/tuners/clitmoelora.py
-  verdict   equal but for the accidents below: route, block-diagonal matrix, layer outputs and gradients
-            (tests/oracles/test_disco.py)
-  differs   which expert learns: FCIT's is the one of the known task whose feature has a cosine above 0.9 with
-            the batch's mean text, else the first empty one, ours is always a fresh one; tasks whose prompts
-            read alike share an expert there
+  verdict   equal but for the accidents below: route, block-diagonal matrix, layer outputs and gradients, with
+            variant=released whom each sample trains (tests/oracles/test_disco.py)
+  differs   which expert learns: FCIT's is that of the known task whose feature has a cosine above 0.9 with
+            the mean text of the batch, else the first free one, since its clients do not say which task they
+            hold, MCITlib's and ours a fresh one for every task; tasks that read alike, two sets of captions,
+            share one there
   differs   route in a batch: theirs is one, from the mean feature of the batch, ours one for each sample;
             equal for a batch of one
   differs   tasks not learnt yet: theirs has all slots in the softmax, those not learnt with a feature of
             zeros, ours has only tasks learnt; at 0.05 the weight that is lost is small
   differs   mean of a task met again: FCIT's is old mean · old count + new sum / all, where brackets were
-            meant, ours is the mean over the task's samples; theirs hardly turns towards new samples
+            meant, ours the mean over all samples that the expert has learnt; theirs hardly turns towards new
+            samples
   differs   feature of a task: MCITlib's is a sum in bf16, since the count that divides it stays one, and the
             count is added to the feature, which is then written anew, ours is a mean in fp32; the same cosine
             up to what bf16 loses of late batches
@@ -51,8 +51,8 @@ Held against:
             default
   differs   federation: theirs averages many clients by clusters and rounds, ours has one client; clustering
             has nothing to do where the stream says when a task begins
-  variants  variant=released: a task whose texts have a cosine above 0.9 with a known one's learns its expert
-            on; modality=both: half image, half text
+  variants  variant=released: a sample above `threshold` to an earlier task trains its expert, sample by
+            sample; modality=both: half image, half text
 """
 
 from __future__ import annotations

@@ -36,16 +36,18 @@ Held against:
   differs   choice in a batch: theirs is the majority's among all samples, in testing too, ours each sample's
             own; an answer there depends on who else is asked, for one sample both are equal
   differs   Eq. 4: neither code has it, one of their options deals prompts t N to (t + 1) N − 1 out to task t
-            while it learns, ours has it; prompts that earlier tasks chose are avoided here
+            while it learns, ours has it as `diversify`; nothing at the default, with it prompts that earlier
+            tasks chose are avoided
   differs   pull: theirs is −λ Σ cos with λ 0.1, 0.5 or 1 from one configuration to the next, ours λ Σ γ with
             λ 0.5; the same gradient for the same λ
   differs   start: theirs draws prompts and keys uniformly, from (0, 0.01) in Google's code and (−1, 1) in the
-            port, ours copies prompts from token embeddings; a language model reads them at its own scale
+            port, ours copies prompts from token embeddings and draws keys from N(0, init_std²); a language
+            model reads prompts at its own scale, and keys turn in few steps
   differs   task: theirs classifies images with a head behind the prompts, which stand before the patches,
             ours answers in words with prompts behind the first token; there is no head here
   differs   query: theirs is the class token of the frozen backbone, ours the feature of a frozen CLIP; keys
             are as wide as CLIP's joint space
-  variants  diversify=false: Eq. 3 while learning too, as in both codes
+  variants  none
 """
 
 from __future__ import annotations

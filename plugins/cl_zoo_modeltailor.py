@@ -28,8 +28,8 @@ Held against:
   paper     arXiv 2402.12048
   code      didizhu-zju/Model-Tailor@e24dafe, main_model_tailor.py, llava/sparsegpt.py,
             llava/train/sparsegpt.py
-  verdict   equal but for the sign: scores, patch and compensation against a surgeon with explicit inverses
-            and least squares, and the released loop with the surgeon's sign
+  verdict   equal but for the accidents below: scores, patch and compensation against a surgeon with explicit
+            inverses and least squares, with variant=released the released loop
             (tests/oracles/test_modeltailor.py)
   differs   sign: theirs adds the compensation, and has the line that subtracts it commented out, ours
             subtracts it as Optimal Brain Surgeon does; theirs widens the gap in the outputs that it should
@@ -43,8 +43,8 @@ Held against:
   differs   z: theirs divides by the standard deviation of a sample, ours by that of the row itself; the same
             order of scores
   differs   H: theirs is 2/n Σ x xᵀ over 128 batches with their padding, through decoder layers that are
-            called without an attention mask, ours 2 Σ x xᵀ over the real tokens of 128 samples; a factor
-            changes nothing, but their tokens may see what comes after them
+            called without an attention mask, ours 2 Σ x xᵀ over the real tokens of 128 samples drawn from the
+            task; a factor changes nothing, but their tokens may see what comes after them
   differs   projector: theirs has its weights, not its biases, put back to pre-trained, ours learns on over
             the tasks unless the recipe freezes it; how images look to the patched model
   variants  variant=released: the sign of the compensation, and ω of the copy that runs

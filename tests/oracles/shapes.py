@@ -65,6 +65,8 @@ class Decoder(nn.Module):
 class Drawn:
     """A feature encoder whose features are random, one for every image and every text, and always the same."""
 
+    dtype = torch.float64
+
     def __init__(self, seed: int, width: int = 5, text_width: int = 6) -> None:
         self.seed, self.width, self.text_width = seed, width, text_width
 
@@ -81,7 +83,7 @@ class Drawn:
 
     def _row(self, kind: str, what: object, width: int) -> Tensor:
         number = hashlib.sha256(f"{self.seed} {kind} {what}".encode()).digest()[:4]
-        return normal(draws(int.from_bytes(number, "big")), width) + 0.5
+        return (normal(draws(int.from_bytes(number, "big")), width) + 0.5).to(self.dtype)
 
 
 class Stage:

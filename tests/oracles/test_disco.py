@@ -175,6 +175,100 @@ def test_a_task_learns_alone_on_the_frozen_model(
         assert_equal(got[f"bank_up.t{many}"], to_b)
 
 
+# --- variant=released ---------------------------------------------------------------------------------------------------
+
+
+class Sharing:
+    """The released variant written out: each expert's sums and counts, and whom every sample trains."""
+
+    def __init__(self, features: Any, o: DISCO.Options) -> None:
+        self.features, self.o = features, o
+        self.names: list[str] = []
+        self.sums: list[list[Tensor]] = []  # expert -> images, texts
+        self.counts: list[list[int]] = []
+
+    def owner(self, sample: Sample) -> int:
+        """The nearest expert above the threshold, else the one behind them all."""
+        image, text = self.features.images([sample.image])[0], self.features.text_states([sample.prompt])[0]
+        by_image, by_text = WEIGHTS[self.o.modality]
+        alike = []
+        for (images, texts), (shown, all_) in zip(self.sums, self.counts, strict=True):
+            near = cosine(image, images / max(shown, 1)), cosine(text, texts / max(all_, 1))
+            alike.append(by_image * near[0] + by_text * near[1])
+        best = max(range(len(alike)), key=lambda place: alike[place], default=0)
+        return best if alike and alike[best] > self.o.threshold else len(alike)
+
+    def learn(self, name: str, seen: Sequence[Sample]) -> None:
+        """A task: every sample is added to its expert's mean; the new expert stays if it has learnt anything."""
+        owners = [self.owner(sample) for sample in seen]
+        if len(self.names) in owners:
+            self.names.append(name)
+            width, text_width = self.features.width, self.features.text_width
+            self.sums.append([torch.zeros(width).double(), torch.zeros(text_width).double()])
+            self.counts.append([0, 0])
+        for sample, place in zip(seen, owners, strict=True):
+            self.sums[place][1] += self.features.text_states([sample.prompt])[0]
+            self.counts[place][1] += 1
+            if sample.image is not None:
+                self.sums[place][0] += self.features.images([sample.image])[0]
+                self.counts[place][0] += 1
+
+
+@CASES
+@given(
+    SEEDS,
+    st.sampled_from(["text", "image", "both"]),
+    st.sampled_from([-0.3, 0.05, 0.2, 0.4, 0.9]),
+    WIDTHS,
+    SMALL,
+    SMALL,
+)
+def test_the_released_variant_trains_the_nearest_expert_above_the_threshold(
+    seed: int, modality: str, threshold: float, widths: list[int], rank: int, many: int
+) -> None:
+    """Which experts there are, their means in fp32, and in the next task y = W h + s B_o A_o h with o of each sample."""
+    o = DISCO.Options(variant="released", modality=modality, threshold=threshold)
+    generator, stage, method = draws(seed), Stage(seed, 2, *widths), DISCO(o)
+    stage.features.dtype = torch.float32  # as an encoder's are; means are kept in it
+    model, theirs = method.build_model(stage, recipe(rank, SCALE)), Sharing(stage.features, o)
+    pairs: dict[tuple[str, str], Pair] = {}
+    for task in tasks(many):
+        method.before_task(task)
+        pairs |= learn_by_drawing(method.bank, generator)
+        seen = samples(generator, 5, task.index)
+        method.after_task([batch(seen[:3]), batch(seen[3:])])
+        theirs.learn(f"t{task.index}", seen)
+
+    assert method.bank.experts == theirs.names
+    for place, kind in enumerate(("images", "texts")):
+        if kind in method.anchors.views:
+            for row, sums, counts in zip(method.anchors[kind], theirs.sums, theirs.counts, strict=True):
+                assert_equal(row, sums[place] / max(counts[place], 1), 1e-5)
+    method.before_task(Task(many, "next", "", 4))
+    pairs |= learn_by_drawing(method.bank, generator)
+    asked = samples(generator, 3, "next")
+    model.prepare(batch(asked))
+    names = [*theirs.names, f"t{many}"]
+    owners = [names[theirs.owner(sample)] for sample in asked]
+    for layer in method.bank.layers:
+        h, c = states(layer, generator, 3), normal(generator, 3, 3, layer.out_features)
+        y = layer(h)
+        y.backward(c)
+        for row, name in enumerate(owners):
+            A, B = pairs[layer.path, name]
+            for token in range(3):
+                one = h[row, token]
+                assert_equal(y[row, token], layer.base_layer(one) + SCALE * B @ (A @ one))
+        for name in names:
+            A, B = pairs[layer.path, name]
+            to_b = torch.zeros_like(B)
+            for row in range(3):
+                for token in range(3):
+                    if owners[row] == name:
+                        to_b += SCALE * torch.outer(c[row, token], A @ h[row, token])
+            assert_equal(layer.bank_up[name].grad, to_b)
+
+
 # --- in a whole model ---------------------------------------------------------------------------------------------------
 
 DATA = [

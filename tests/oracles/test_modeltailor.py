@@ -34,7 +34,8 @@ def options(**settings: Any) -> ModelTailor.Options:
 def drawn(seed: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Δ, the tuned weight, and calibration inputs with their H."""
     generator = draws(seed)
-    x = normal(generator, 3 * columns + 5, columns) @ normal(generator, columns, columns)
+    x = normal(generator, 3 * columns + 5, columns)
+    x = x @ (torch.eye(columns) + 0.4 * normal(generator, columns, columns))  # columns that hang together
     return (
         normal(generator, rows, columns),
         normal(generator, rows, columns),
@@ -67,6 +68,11 @@ def damped(H: Tensor, o: ModelTailor.Options) -> Tensor:
     return H + o.damping * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype)
 
 
+OMEGA, SIGN = {"paper": 0.5, "released": 0.8}, {"paper": 1.0, "released": -1.0}
+"""The variant's ω where none is given, and what becomes of the compensation."""
+VARIANTS = st.sampled_from(["paper", "released"])
+
+
 def standing(values: Tensor, place: int) -> float:
     """z of one entry of a row: what it is above the mean, in standard deviations (of the row itself)."""
     mean = sum(values.tolist()) / len(values)
@@ -77,8 +83,7 @@ def standing(values: Tensor, place: int) -> float:
 def literal(change: Tensor, tuned: Tensor, H: Tensor, o: ModelTailor.Options) -> Tensor:
     """The decorated patch, with the Hessian of the columns still to come inverted anew for each column."""
     rows, columns = change.shape
-    omega, sign = {"paper": (0.5, 1), "released": (0.8, -1)}[o.variant]
-    omega = omega if o.salience is None else o.salience
+    omega = OMEGA[o.variant] if o.salience is None else o.salience
     H = damped(H, o)
     now, weight, out = change.clone(), tuned.clone(), torch.zeros_like(change)
     for start in range(0, columns, o.block):
@@ -99,21 +104,14 @@ def literal(change: Tensor, tuned: Tensor, H: Tensor, o: ModelTailor.Options) ->
                 if (row, m) in stays:
                     out[row, m] = now[row, m]
                 else:
-                    step = now[row, m] / inverse[0, 0] * inverse[0]
-                    now[row, m:] -= sign * step
-                    weight[row, m:] -= sign * step
+                    step = SIGN[o.variant] * now[row, m] / inverse[0, 0] * inverse[0]
+                    now[row, m:] -= step
+                    weight[row, m:] -= step
     return out
 
 
 @CASES
-@given(
-    SEEDS,
-    SHAPES,
-    st.integers(3, 12),
-    st.floats(0, 1),
-    st.sampled_from([None, 0.0, 0.3, 1.0]),
-    st.sampled_from(["paper", "released"]),
-)
+@given(SEEDS, SHAPES, st.integers(3, 12), st.floats(0, 1), st.sampled_from([None, 0.0, 0.3, 1.0]), VARIANTS)
 def test_tailoring_is_its_literal_transcription(
     seed: int, shape: tuple[int, int], block: int, keep: float, salience: float | None, variant: str
 ) -> None:
@@ -199,21 +197,21 @@ def released(
 
 
 @CASES
-@given(
-    SEEDS, SHAPES, st.sampled_from([0.5, 0.8]), st.floats(0.2, 0.9), st.sampled_from(["paper", "released"])
-)
-def test_the_released_code_leaves_the_same_patch_with_its_own_sign_and_with_the_surgeons(
-    seed: int, shape: tuple[int, int], omega: float, sparsity: float, variant: str
+@given(SEEDS, SHAPES, VARIANTS, st.floats(0.2, 0.9))
+def test_the_released_variant_leaves_the_released_codes_patch(
+    seed: int, shape: tuple[int, int], variant: str, sparsity: float
 ) -> None:
-    """Of n scores it removes int(n · sparsity) + 1, so that many fewer are kept here; ours is z by the row's own deviation."""
+    """And the other one that of the same loop with the surgeon's sign and the ω of the copy that does not run.
+
+    Of n scores it removes int(n · sparsity) + 1, so that many fewer are kept here; ours is z by the row's own deviation.
+    """
     change, tuned, _, H = drawn(seed, *shape)
     count = shape[0] * shape[1]
-    stays = count - int(count * sparsity) - 1
+    stays, omega, sign = count - int(count * sparsity) - 1, OMEGA[variant], -int(SIGN[variant])
 
-    sign = 1 if variant == "released" else -1
     theirs = released(tuned, tuned - change, H, sparsity=sparsity, block=128, omega=omega, sign=sign)
 
-    o = options(keep=stays / count, salience=omega, damping=0.01, variant=variant)
+    o = options(keep=stays / count, damping=0.01, variant=variant)
     places, values = patch(change, tuned, H, o)
     assert len(places) == stays
     torch.testing.assert_close(dense(shape, places, values), theirs, **CLOSE)
@@ -228,10 +226,12 @@ def test_the_released_sign_widens_the_gap_that_the_surgeons_closes(seed: int, sh
     kept[:, 0] = False
     cut = torch.where(kept, change, 0.0)
 
-    after = change - decoration(change, kept, root(H, 1e-12).double())
+    U = root(H, 1e-12).double()
 
-    ours, none = gap(x, after, change), gap(x, cut, change)
-    added = cut - (after - cut)
+    after, added = (change - decoration(change, kept, U, sign) for sign in (1.0, -1.0))
+
+    ours, none = gap(x, after * kept, change), gap(x, cut, change)
+    added = added * kept
     assert ours <= none * 1.0001
     assert gap(x, added, change) >= none * 0.9999
 
@@ -326,6 +326,32 @@ def test_the_score_weighs_both_as_z_scores_of_a_row() -> None:
 
 def test_rows_of_equal_values_have_no_score() -> None:
     assert z(torch.full((2, 3), 5.0)).tolist() == [[0.0] * 3] * 2
+
+
+def test_the_released_code_adds_what_the_equations_subtract() -> None:
+    """H = [[2, 1], [1, 2]], so [H⁻¹]_01 / [H⁻¹]_00 = −1/2. Of the changes 4 and 10 the second stays: 10 + 4 / 2 = 12, which least
+    squares gives too, and with the sign turned round 10 − 4 / 2 = 8."""
+    change, H = torch.tensor([[4.0, 10.0]]), torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+
+    for variant, value in (("paper", 12.0), ("released", 8.0)):
+        places, values = tailored(change, change, H, options(keep=0.5, salience=1, variant=variant))
+        assert places.tolist() == [1]
+        assert values.tolist() == pytest.approx([value])
+
+
+def test_the_weight_of_salience_is_the_variants_unless_it_is_given() -> None:
+    """z of the changes (5, 4, 0, 0) is 1.21 at the first, −0.99 at the last; z of w² (0, 0, 0, 6) is −0.58 and 1.73. The last wins by
+    0.37 to 0.32 at ω = 0.5, the first by 0.85 to −0.44 at 0.8."""
+    change, tuned = torch.tensor([[5.0, 4.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0, 6**0.5]])
+
+    for settings, stays in (
+        ({}, 3),
+        ({"variant": "released"}, 0),
+        ({"variant": "released", "salience": 0.5}, 3),
+        ({"salience": 0.8}, 0),
+    ):
+        places, _ = tailored(change, tuned, torch.eye(4), options(keep=0.25, **settings))
+        assert places.tolist() == [stays], settings
 
 
 def test_entries_compete_within_a_block_of_columns() -> None:

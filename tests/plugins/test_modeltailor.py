@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +21,8 @@ from cl_zoo.testing import tiny_backbone, tiny_benchmark
 TASKS = tiny_benchmark(3, size=8).tasks
 
 
-def options(**settings: Any) -> ModelTailor.Options:
-    return ModelTailor.Options(**{"damping": 1e-12, **settings})
-
-
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def matrix(shape: Sequence[int], places: Tensor, values: Tensor) -> Tensor:
-    flat = torch.zeros(shape[0] * shape[1])
-    flat[places] = values
-    return flat.view(*shape)
-
-
-# --- variant=released -----------------------------------------------------------------------------------------------
-
-
-def test_the_released_code_adds_what_the_equations_subtract() -> None:
-    """H = [[2, 1], [1, 2]], so [H⁻¹]_01 / [H⁻¹]_00 = −1/2. Of the changes 4 and 10 the second stays: 10 + 4 / 2 = 12, which least
-    squares gives too, and with the sign turned round 10 − 4 / 2 = 8."""
-    change, H = torch.tensor([[4.0, 10.0]]), torch.tensor([[2.0, 1.0], [1.0, 2.0]])
-
-    for variant, value in (("paper", 12.0), ("released", 8.0)):
-        places, values = tailored(change, change, H, options(keep=0.5, salience=1, variant=variant))
-        assert places.tolist() == [1]
-        assert values.tolist() == pytest.approx([value])
-
-
-def test_the_weight_of_salience_is_the_variants_unless_it_is_given() -> None:
-    """z of the changes (5, 4, 0, 0) is 1.21 at the first, −0.99 at the last; z of w² (0, 0, 0, 6) is −0.58 and 1.73. The last wins by
-    0.37 to 0.32 at ω = 0.5, the first by 0.85 to −0.44 at 0.8."""
-    change, tuned = torch.tensor([[5.0, 4.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0, 6**0.5]])
-
-    for settings, stays in (
-        ({}, 3),
-        ({"variant": "released"}, 0),
-        ({"variant": "released", "salience": 0.5}, 3),
-        ({"salience": 0.8}, 0),
-    ):
-        places, _ = tailored(change, tuned, torch.eye(4), options(keep=0.25, **settings))
-        assert places.tolist() == [stays], settings
 
 
 # --- the patch in the model -----------------------------------------------------------------------------------------
