@@ -107,6 +107,8 @@ class CLMoE:
                 raise ValueError(f"top is {self.top} but there are {most} experts; choose no more than these")
             return self
 
+    answering = ("beta",)
+
     def __init__(self, options: Options) -> None:
         self.options = options
         self.gates: list[Tensor] = []  # G^T, (layers, experts) per task

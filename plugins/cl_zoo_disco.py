@@ -100,6 +100,8 @@ class DISCO(KeepsExperts):
             description="cosine above which a sample trains an earlier task's expert; released only",
         )
 
+    answering = ("temperature",)
+
     def __init__(self, options: Options) -> None:
         self.options = options
         self.counts: dict[str, Tensor] = {}  # released: samples in each anchor, by kind of features
