@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cl_zoo.batches import Batch, answer_losses, forward, task_loss
     from cl_zoo.data.benchmarks import Described
     from cl_zoo.features.encoder import open_image
-    from cl_zoo.processes import share, total
+    from cl_zoo.processes import draw_rows, share, total
     from cl_zoo.recipe.recipe import Recipe
     from cl_zoo.tasks import Benchmark, ImageSource, Sample, Task, TaskData
 
@@ -47,6 +47,7 @@ _HOMES = {
     "TaskData": "tasks",
     "answer_losses": "batches",
     "compare": "api",
+    "draw_rows": "processes",
     "forward": "batches",
     "load": "api",
     "open_image": "features.encoder",
@@ -76,6 +77,7 @@ __all__ = [
     "__version__",
     "answer_losses",
     "compare",
+    "draw_rows",
     "forward",
     "hookimpl",
     "load",

@@ -113,27 +113,34 @@ def share(batches: Sequence[Batch], samples: int | None = None) -> Iterator[Batc
 
 
 def drawn(batches: Sequence[Batch], samples: int) -> Sequence[Batch]:
-    """Batches of so many samples of a task, at random, none twice, in the task's order; all of them where there are no more.
+    """Batches of so many samples of a task, see `draw_rows`; all of them where there are no more."""
+    rows = draw_rows(batches, samples)
+    if sum(map(len, rows.values())) < samples:
+        return batches
+    take = getattr(batches, "take", None)
+    if take is not None:
+        length = len(batches[0])
+        made: Sequence[Batch] = take([place * length + row for place, those in rows.items() for row in those])
+        return made
+    return [batches[place].rows(those) for place, those in rows.items()]
+
+
+def draw_rows(batches: Sequence[Batch], samples: int) -> dict[int, list[int]]:
+    """So many samples of a task at random, none twice, as places in batches by place of the batch, in the task's order.
 
     A file may be sorted by class, so its first samples say little about it. The draw depends on the seed that the engine
     sets before each hook (of run, task and hook) and on nothing else: it is the same on every process, and for all in a stack.
+    Only the first and the last batch are made, which tell how many samples there are.
     """
     if not len(batches):
-        return batches
+        return {}
     length = len(batches[0])  # of each batch but the last
     size = length * (len(batches) - 1) + len(batches[-1])
-    if samples >= size:
-        return batches
     generator = torch.Generator().manual_seed(torch.initial_seed())
-    chosen = torch.randperm(size, generator=generator)[:samples].sort().values.tolist()
-    take = getattr(batches, "take", None)
-    if take is not None:
-        made: Sequence[Batch] = take(chosen)
-        return made
     rows: dict[int, list[int]] = {}
-    for place in chosen:
-        rows.setdefault(place // length, []).append(place % length)
-    return [batches[place].rows(those) for place, those in rows.items()]
+    for index in torch.randperm(size, generator=generator)[:samples].sort().values.tolist():
+        rows.setdefault(index // length, []).append(index % length)
+    return rows
 
 
 def total(values: Tensor) -> Tensor:

@@ -214,7 +214,7 @@ class Branched(Around):
                 key.requires_grad_(other == name)
         self.prefill.learning, self.answering, self.route = name, (), None
 
-    def chosen(self, p: Tensor, first: Tensor) -> Tensor:
+    def chosen(self, p: Tensor, first: Tensor | None) -> Tensor:
         """g (rows, N) of p, and of the ones (rows, N) at branches that come first."""
         options = self.options
         return top_gates(p, options.top_k, first, renormalise=options.renormalise) if options.sparse else p

@@ -37,7 +37,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from cl_zoo import Batch, ImageSource, Sample, hookimpl, open_image
+from cl_zoo import Batch, ImageSource, Sample, draw_rows, hookimpl, open_image
 
 
 class Replay:
@@ -72,16 +72,8 @@ def draw(batches: Sequence[Batch], samples: int) -> list[Sample]:
     The draw depends on the seed of the hook alone: it is the same on every process and whatever else is in the stack.
     A batch that no drawn sample is in is not made, except for the first and the last, which tell how many there are.
     """
-    if not len(batches):
-        return []
-    length = len(batches[0])  # of each batch but the last
-    size = length * (len(batches) - 1) + len(batches[-1])
-    generator = torch.Generator().manual_seed(torch.initial_seed())
-    chosen = torch.randperm(size, generator=generator)[:samples].sort().values.tolist()
-    places: dict[int, list[int]] = {}
-    for index in chosen:
-        places.setdefault(index // length, []).append(index % length)
-    return [batches[place].samples[row] for place, rows in places.items() for row in rows]
+    rows = draw_rows(batches, samples)
+    return [batches[place].samples[row] for place, those in rows.items() for row in those]
 
 
 def pack(sample: Sample) -> dict[str, Any]:

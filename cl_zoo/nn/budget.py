@@ -102,7 +102,8 @@ def mixture_of(
     """
     if recipe.budget == "published":
         return Mixture(experts or published, recipe.adapter.rank)
-    found, most = widths(backbone), budget(backbone, recipe)
+    found = widths(backbone)
+    most = found.lora(recipe.adapter.rank)
 
     def rank(number: int) -> int:
         one = found.inputs + number * found.outputs if shared else number * (found.inputs + found.outputs)

@@ -85,7 +85,7 @@ class FirstToken(nn.Module):
         experts: how many.
         prefill: shared with all layers.
         select: g (rows, experts) from p, the softmax of a router, and from which experts come first, ones and zeros of the same
-            shape; by default p itself. It may leave some experts out.
+            shape or `None`; by default p itself. It may leave some experts out.
 
     Attributes:
         routers: W (experts, d_in) by name; `learn` makes them.
@@ -97,7 +97,7 @@ class FirstToken(nn.Module):
         layer: BankLayer,
         experts: int,
         prefill: Prefill,
-        select: Callable[[Tensor, Tensor], Tensor] = lambda p, first: p,
+        select: Callable[[Tensor, Tensor | None], Tensor] = lambda p, first: p,
     ) -> None:
         super().__init__()
         self._width, self.experts, self._made, self.prefill = layer.in_features, experts, layer.made, prefill
@@ -138,13 +138,13 @@ class FirstToken(nn.Module):
             self.prefill.kept[self] = p.detach(), g.detach()
         return g
 
-    def _coming_first(self, p: Tensor) -> Tensor:
-        """Ones and zeros (rows, experts), by each row's own router."""
+    def _coming_first(self, p: Tensor) -> Tensor | None:
+        """Ones and zeros (rows, experts), by each row's own router; nothing is made where no expert ever comes first."""
         now = self.prefill
+        if not self.first:
+            return None
         if now.chosen is None:
-            return (
-                self.first[now.learning].expand_as(p) if now.learning in self.first else torch.zeros_like(p)
-            )
+            return self.first[now.learning].expand_as(p) if now.learning in self.first else None
         none = torch.zeros_like(p[0])
         every = torch.stack([self.first.get(name, none) for name in now.names])
         return every[now.chosen.repeat_interleave(len(p) // len(now.chosen))]

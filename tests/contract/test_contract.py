@@ -72,6 +72,7 @@ def contract() -> Iterator[str]:
         cl_zoo.task_loss,
         cl_zoo.answer_losses,
         cl_zoo.share,
+        cl_zoo.draw_rows,
         cl_zoo.total,
         cl_zoo.run,
         cl_zoo.compare,
