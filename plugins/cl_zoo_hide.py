@@ -81,6 +81,7 @@ from cl_zoo.nn import (
     KeepsExperts,
     PerSample,
     Routed,
+    Scaled,
     adapters,
     image_view,
     name_of,
@@ -200,21 +201,6 @@ class HiDe(KeepsExperts):
     def _under(self, layer: BankLayer) -> int:
         """How many layers stand between this one and the bare ones or the output; negative for a bare one."""
         return self.top - layer.depth - self.options.bare
-
-
-class Scaled(nn.Module):
-    """G = ε: the update of the active experts, ε times as large."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        return self.factor * z
-
-    def fold(self, downs: Sequence[Tensor], ups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """One A and one B of all ranks, with ε in B."""
-        return torch.cat(list(downs), 0), self.factor * torch.cat(list(ups), 1)
 
 
 def concatenated(down: Tensor, new_down: Tensor, up: Tensor, new_up: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,18 +8,18 @@ from cl_zoo.tasks import Benchmark, source_hash
 from cl_zoo_bench_mini.tasks import task_data
 
 HERE = Path(__file__).parent
-VERSION = "1"
-METHODS = ("zeroshot", "finetune", "ewc", "hide", "multitask")
-RECIPE = {
-    "lr.adapters": 3e-3,
+VERSION = "2"
+METHODS = ("zeroshot", "finetune", "ewc", "olora", "branchlora", "hide", "multitask")
+RECIPE = {  # rates: `python -m cl_zoo_bench_mini.tuning`
+    "lr.adapters": 1e-3,
     "lr.projector": 2e-4,
-    "lr.prompts": 3e-2,  # this and the next by `python -m cl_zoo_bench_mini.tuning`
+    "lr.prompts": 3e-2,
     "lr.keys": 1e-3,
-    "global_batch": 24,
+    "global_batch": 8,
     "clip": "norm",
     "adapter.rank": 16,
     "adapter.dropout": 0.0,
-    "eval_batch": 150,
+    "eval_batch": 50,
 }
 SOURCES = ("captions.py", "figures.py", "render.py", "scenes.py", "tasks.py", "words.py")
 """What decides a picture, a question or an answer."""

@@ -23,6 +23,7 @@ def board_facts(scene: Board, rng: Generator) -> list[Fact]:
         found.append(_count(scene, rng, *scene.group(rng, PRESENT)))
     for _ in range(3):
         found.append(_without(scene, rng, *scene.group(rng, PRESENT)))
+    found += [_only(scene, rng), *_beside(scene, rng)]
     for colour, shape in scene.cells.values():
         if scene.count(colour) == 1:
             ask = (
@@ -67,6 +68,36 @@ def _without(scene: Board, rng: Generator, colour: str | None, shape: str | None
     )
     rest = scene.count() - scene.count(colour, shape)
     return Fact("count without", asks, str(rest), NUMBERS[:10], f"without the {names} there are {{}} shapes")
+
+
+def _only(scene: Board, rng: Generator) -> Fact:
+    group = scene.group(rng, PRESENT)
+    names = _names(*group, rng)
+    asks = (
+        f"Look only at the {names}. How many shapes are there?",
+        f"Find the {names}. How many shapes is that?",
+        f"Keep only the {names} and count the shapes.",
+        f"Pick the {names}. What number of shapes is that?",
+    )
+    return Fact(
+        "count only", asks, str(scene.count(*group)), NUMBERS[:10], f"only the {names} are {{}} shapes"
+    )
+
+
+def _beside(scene: Board, rng: Generator) -> list[Fact]:
+    """How many of one group there are when another, which has nothing in common with it, is left out."""
+    gone, asked = scene.group(rng, PRESENT), scene.group(rng, PRESENT)
+    if scene.rest((gone,), asked) != scene.count(*asked):
+        return []
+    names, others = _names(*gone, rng), _names(*asked, rng)
+    asks = (
+        f"Without the {names}, how many {others} remain?",
+        f"Leave out the {names}. Count the {others}.",
+        f"How many {others} are there apart from the {names}?",
+        f"Take away all {names}. What number of {others} remains?",
+    )
+    sentence = f"without the {names} there are {{}} {others}"
+    return [Fact("count beside", asks, str(scene.count(*asked)), NUMBERS[:10], sentence)]
 
 
 def _contains(scene: Board, rng: Generator) -> Fact:

@@ -19,12 +19,17 @@ _FLAWS = {
     "noisy": ("grainy", "noisy", "poor", "low quality"),
 }
 _GROUNDS = {
-    "grass": ("a meadow", "a meadow", "a field"),
-    "sand": ("a beach", "a beach", "the shore"),
-    "snow": ("snowy ground", "snowy ground", "a white field"),
-    "water": ("a lake", "a lake", "the shore of a lake"),
+    "grass": ("a meadow", "a field", "the grass", "grassy ground"),
+    "sand": ("a beach", "the shore", "the sand", "sandy ground"),
+    "snow": ("a white field", "snowy ground", "the snow"),
+    "water": ("a lake", "the water", "the shore of a lake"),
 }
-_WEATHER = {"clear": "sunny", "cloudy": "grey", "night": "night", "sunset": "evening"}
+_WEATHER = {
+    "clear": ("sunny", "clear", "a sunny day"),
+    "cloudy": ("grey", "cloudy", "a grey day"),
+    "night": ("night", "dark", "a dark night"),
+    "sunset": ("evening", "dusk", "the end of the day"),
+}
 
 
 def photograph_captions(scene: Photograph, rng: Generator) -> tuple[str, ...]:
@@ -68,17 +73,21 @@ def _photograph_caption(scene: Photograph, rng: Generator) -> str:
 
 def _outdoor_caption(scene: Outdoors, rng: Generator) -> str:
     person = scene.being in ("man", "woman")
-    being = scene.being if rng.random() < 0.4 else "person" if person else "animal"
-    coloured = f"{being} in {scene.colour}" if person else f"{scene.colour} {being}"
-    name = one(coloured if rng.random() < 0.3 else being)
+    being = pick(rng, (scene.being, "person" if person else "animal"))
+    coloured = f"{being} {pick(rng, ('in', 'wearing', 'dressed in'))} {scene.colour}"
+    name = one((coloured if person else f"{scene.colour} {being}") if rng.random() < 0.4 else being)
     ground, beside = pick(rng, _GROUNDS[scene.ground]), one(pick(rng, ("large ", "big ", "")) + scene.beside)
+    stands = pick(rng, ("stands", "waits", "rests", "is standing", "is seen"))
+    near = pick(rng, ("next to", "near", "beside", "in front of"))
     wordings = (
-        f"{name} stands next to {beside} on {ground}",
-        f"{name} stands next to {beside}",
-        f"{name} stands on {ground}",
+        f"{name} {stands} {near} {beside} on {ground}",
+        f"{name} {stands} {near} {beside}",
+        f"{name} {stands} on {ground}",
+        f"{name} {pick(rng, ('walks along', 'looks at', 'is out on'))} {ground}",
         f"{beside} and {name} on {ground}",
-        f"it is {_WEATHER[scene.sky]} and {name} stands next to {beside}",
-        f"a view of {ground} with {name}",
-        f"{name} walks along {ground}",
+        f"it is {pick(rng, _WEATHER[scene.sky])} and {name} {stands} {near} {beside}",
+        f"a view of {ground} with {name} and {beside}",
+        f"{beside} {pick(rng, ('on', 'by'))} {ground} with {name} {near} it",
+        f"on {ground} {stands} {name} all alone",
     )
     return pick(rng, wordings)

@@ -41,6 +41,15 @@ RANKS = (
             "Which bar has the second highest value?",
         ),
     ),
+    (
+        -2,
+        "second shortest",
+        (
+            "What colour is the second shortest bar?",
+            "Name the second smallest bar.",
+            "Which bar has the second lowest value?",
+        ),
+    ),
 )
 """Place among the bars from the tallest to the shortest, its word, and ways to ask for the bar there."""
 ENDS = (

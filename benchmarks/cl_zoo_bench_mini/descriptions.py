@@ -78,11 +78,14 @@ def sentences(scene: Scene) -> dict[str, tuple[str, ...]]:
         }
     if isinstance(scene, Chart):
         top, count = scene.ranked()[0].colour, spelled(str(len(scene.bars)))
+        least, front, behind = scene.ranked()[-1].colour, scene.bars[0].colour, scene.bars[-1].colour
         return {
             "label": (f"chart , {count}",),
             "short": (
                 f"a chart of {count} bars , {top} is the tallest",
                 f"{count} bars and the tallest is {top}",
+                f"the most is {top} and the least is {least}",
+                f"in front is {front} and behind is {behind}",
             ),
         }
     if isinstance(scene, Clock):

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AttentionInterface, LlavaForConditionalGeneration
 
-from cl_zoo_bench_mini.packing import PREFIX, Packed, pack
+from cl_zoo_bench_mini.batches import Place
+from cl_zoo_bench_mini.packing import PREFIX, Packed, pack, visible
 from cl_zoo_bench_mini.questions import BROAD, Mix, questions
-from cl_zoo_bench_mini.vision import draw_scene, pixels, tower_patches
+from cl_zoo_bench_mini.vision import as_pixels, draw_scene, painted, tower_patches
 
 QUESTIONS = 14
 """Questions drawn for a picture; those that no longer fit are dropped."""
@@ -44,21 +45,22 @@ AttentionInterface.register("cl_zoo_mini_packed", masked_attention)
 
 
 def draw_batch(seed: tuple[int, ...], pictures: int, length: int, mix: Mix = BROAD) -> tuple[Tensor, Packed]:
-    """Pictures and packed questions, a function of the seed."""
+    """Pictures, as bytes, and packed questions, a function of the seed."""
     rng = np.random.default_rng(seed)
     scenes = [draw_scene(rng) for _ in range(pictures)]
-    images = pixels(scenes, rng)
+    images = painted(scenes, rng)
     return images, pack([questions(scene, rng, QUESTIONS, mix) for scene in scenes], length)
 
 
 def answer_logits(model: LlavaForConditionalGeneration, images: Tensor, packed: Packed) -> Tensor:
     """Logits of the answers' tokens, [target, token]; all other positions skip the head."""
     body: Any = model.model
-    features = body.multi_modal_projector(tower_patches(body.vision_tower, images))
+    features = body.multi_modal_projector(tower_patches(body.vision_tower, as_pixels(images)))
     embedded = body.get_input_embeddings()(packed.ids)
     embedded = torch.cat([embedded[:, :1], features.to(embedded.dtype), embedded[:, len(PREFIX) :]], dim=1)
-    dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else embedded.dtype
-    mask = torch.zeros(packed.visible.shape, dtype=dtype).masked_fill_(~packed.visible, -1e4).unsqueeze(1)
+    dtype = torch.bfloat16 if torch.is_autocast_enabled(images.device.type) else embedded.dtype
+    seen = visible(packed.owners)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -1e4).unsqueeze(1)
     hidden = body.language_model(
         inputs_embeds=embedded, attention_mask=mask, position_ids=packed.positions, use_cache=False
     ).last_hidden_state
@@ -82,9 +84,10 @@ def forced_accuracy(
     right wordings; for them it is only a lower bound.
     """
     right: dict[str, list[bool]] = defaultdict(list)
+    place = Place(model.device.type)
     for images, packed in batches:
-        with torch.autocast("cpu", torch.bfloat16):
-            best = answer_logits(model, images, packed).argmax(-1) == packed.targets
+        with torch.autocast(place.device, torch.bfloat16):
+            best = answer_logits(model, *place.hold((images, packed))).argmax(-1).cpu() == packed.targets
         spans = torch.split(best, [_length(weight) for weight in _firsts(packed)])
         for question, span in zip(packed.questions, spans, strict=True):
             right[question.skill].append(bool(span.all()))

@@ -29,7 +29,7 @@ class Packed:
     Attributes:
         ids: tokens, [sequence, token].
         positions: position of each token as its question sees it, [sequence, token].
-        visible: whether a token (third axis) is seen from a token (second axis), [sequence, token, token].
+        owners: number of the question that a token belongs to, 0 for the picture and -1 for padding, [sequence, token].
         places: flat indices into [sequence x token] of the tokens that predict an answer's tokens.
         targets: the tokens that they should predict.
         weights: what each of them counts, so that a long answer counts as the root of its length.
@@ -38,7 +38,7 @@ class Packed:
 
     ids: Tensor
     positions: Tensor
-    visible: Tensor
+    owners: Tensor
     places: Tensor
     targets: Tensor
     weights: Tensor
@@ -82,7 +82,7 @@ def pack(batch: list[list[Question]], length: int) -> Packed:
     return Packed(
         torch.from_numpy(ids),
         torch.from_numpy(positions),
-        _visible(torch.from_numpy(owner)),
+        torch.from_numpy(owner),
         torch.tensor(places),
         torch.tensor(targets),
         torch.tensor(weights),
@@ -90,7 +90,8 @@ def pack(batch: list[list[Question]], length: int) -> Packed:
     )
 
 
-def _visible(owner: Tensor) -> Tensor:
-    same = owner.unsqueeze(2) == owner.unsqueeze(1)
-    picture = (owner == 0).unsqueeze(1)
+def visible(owners: Tensor) -> Tensor:
+    """Whether a token (third axis) is seen from a token (second axis), [sequence, token, token]."""
+    same = owners.unsqueeze(2) == owners.unsqueeze(1)
+    picture = (owners == 0).unsqueeze(1)
     return torch.tril(same | picture)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cl_zoo_bench_mini.captions import outdoor_captions, photograph_captions
 from cl_zoo_bench_mini.descriptions import describe
 from cl_zoo_bench_mini.facts import HOURS, NUMBERS, YES_NO, Fact
 from cl_zoo_bench_mini.render import THINGS
 from cl_zoo_bench_mini.scene_facts import facts
-from cl_zoo_bench_mini.scenes import COLOUR_NAMES, Generator, Scene, pick, some
+from cl_zoo_bench_mini.scenes import COLOUR_NAMES, Generator, Outdoors, Photograph, Scene, pick, some
 from cl_zoo_bench_mini.wordings import INSTRUCTIONS, LAYOUTS
 from cl_zoo_bench_mini.words import EXACT_NAMES, LETTERS, VOCABULARY, exact_name, one, spelled
 
@@ -52,20 +53,22 @@ class Mix:
         descriptions: share of descriptions.
         options: share of the facts that are asked with options.
         chains: share of the games that bind many letters at once.
+        captions: share of the descriptions of photographs and of scenes outdoors that are captions as the tasks write them.
     """
 
     games: float
     descriptions: float
     options: float
     chains: float
+    captions: float = 0.0
 
 
 BROAD = Mix(games=0.15, descriptions=0.15, options=0.5, chains=0.0)
 BINDING = Mix(games=0.4, descriptions=0.08, options=0.65, chains=0.6)
-GAMES = Mix(games=0.75, descriptions=0.05, options=0.65, chains=0.75)
-"""Mixes that bind letters to options, the hardest skill: many letters are asked for at once."""
-SEEING = Mix(games=0.08, descriptions=0.17, options=0.3, chains=0.2)
-"""Mostly what is to be seen in the picture."""
+MIXED = Mix(games=0.15, descriptions=0.15, options=0.45, chains=0.35)
+SAYINGS = Mix(games=0.1, descriptions=0.35, options=0.4, chains=0.3, captions=0.75)
+"""The mixes: everything; mostly binding letters to options, the hardest skill; everything again; and many captions in the wordings
+of the tasks, asked for by other instructions than theirs."""
 
 
 def questions(scene: Scene, rng: Generator, count: int, mix: Mix = BROAD) -> list[Question]:
@@ -79,7 +82,7 @@ def questions(scene: Scene, rng: Generator, count: int, mix: Mix = BROAD) -> lis
         elif draw < mix.games:
             asked.append(pick(rng, WORD_GAMES)(rng))
         elif draw < mix.games + mix.descriptions:
-            asked.append(_description(scene, rng))
+            asked.append(_description(scene, rng, mix.captions))
         else:
             asked.append(ask(known[place % len(known)], rng, mix.options))
     return asked
@@ -141,7 +144,12 @@ def _prompt(question: str, instruction: str, rng: Generator) -> str:
     return f"{question}\n{instruction}" if rng.random() < 0.75 else f"{instruction}\n{question}"
 
 
-def _description(scene: Scene, rng: Generator) -> Question:
+def _description(scene: Scene, rng: Generator, captions: float) -> Question:
+    if isinstance(scene, (Photograph, Outdoors)) and rng.random() < captions:
+        written = (photograph_captions if isinstance(scene, Photograph) else outdoor_captions)(scene, rng)
+        return Question(
+            "caption " + scene.kind, "caption", pick(rng, INSTRUCTIONS["caption"]), written[0], written
+        )
     form, request, sentences = describe(scene, rng)
     return Question("describe " + scene.kind, form, request, pick(rng, sentences), sentences)
 

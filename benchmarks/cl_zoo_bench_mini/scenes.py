@@ -31,6 +31,8 @@ Generator = np.random.Generator
 COLOUR_NAMES = tuple(COLOURS)
 PLACES = 16
 Item = TypeVar("Item")
+Group = tuple[str | None, str | None]
+"""A colour and a shape; `None` means any."""
 
 
 def pick(rng: Generator, items: tuple[Item, ...] | list[Item]) -> Item:
@@ -79,7 +81,7 @@ class Board(Scene):
         cells = {int(place): (pick(rng, colours), pick(rng, shapes)) for place in sorted(places)}
         return cls(cells, bool(rng.integers(2)))
 
-    def group(self, rng: Generator, present: float) -> tuple[str | None, str | None]:
+    def group(self, rng: Generator, present: float) -> Group:
         """A colour, a shape or both to ask about; `present` is how often it is one of something on the board."""
         if rng.random() < present:
             colour, shape = pick(rng, list(self.cells.values()))
@@ -90,15 +92,24 @@ class Board(Scene):
 
     def count(self, colour: str | None = None, shape: str | None = None) -> int:
         """How many items have this colour and this shape; `None` means any."""
-        return sum(
-            (colour is None or colour == c) and (shape is None or shape == s) for c, s in self.cells.values()
-        )
+        return sum(_is(item, (colour, shape)) for item in self.cells.values())
+
+    def rest(self, gone: tuple[Group, ...], asked: Group = (None, None)) -> int:
+        """How many items of the group `asked` are in none of the groups `gone`."""
+        left = {
+            place: item for place, item in self.cells.items() if not any(_is(item, group) for group in gone)
+        }
+        return sum(_is(item, asked) for item in left.values())
 
     def paint(self, rng: Generator) -> Image.Image:
         return render.grid(self.cells, self.dark, rng)
 
     def labels(self) -> dict[str, str]:
         return {f"cell {place}": " ".join(self.cells.get(place, ("no", "shape"))) for place in range(PLACES)}
+
+
+def _is(item: tuple[str, str], group: Group) -> bool:
+    return all(wanted in (None, has) for has, wanted in zip(item, group, strict=True))
 
 
 @dataclass(frozen=True)

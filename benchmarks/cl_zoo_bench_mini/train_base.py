@@ -1,67 +1,47 @@
-"""Pre-trains the base model: `python -m cl_zoo_bench_mini.train_base --work FOLDER`.
+"""Pre-trains the base model: `python -m cl_zoo_bench_mini.train_base --work FOLDER [--device cuda]`.
 
-Two phases, each seeded, checkpointed and resumable by the same command: labels for the vision tower (`vision.py`), then packed
-questions for the whole model (`language.py`). What is shipped is the moving average of the weights.
+Three phases, each seeded, checkpointed and resumable by the same command: labels for the vision tower (`vision.py`), packed
+questions for the whole model (`language.py`), and the tasks' ways of saying things, asked for by other instructions than theirs.
+The first two take five minutes on a large GPU, and most of a day on one core of a processor; the third takes 40 minutes on such a core.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 
-from cl_zoo_bench_mini.checkpoint import finished_steps, load_state, replace_folder, save_state
+from cl_zoo_bench_mini.batches import CPU, Place, Steps
+from cl_zoo_bench_mini.checkpoint import load_state, replace_folder, save_state
 from cl_zoo_bench_mini.language import answer_loss, draw_batch, forced_accuracy
 from cl_zoo_bench_mini.network import Shape, build_model, save_base
-from cl_zoo_bench_mini.questions import BINDING, BROAD, GAMES, SEEING, Mix
-from cl_zoo_bench_mini.vision import LabelHeads, draw_scene, pixels, tower_patches
+from cl_zoo_bench_mini.packing import Packed
+from cl_zoo_bench_mini.questions import BINDING, BROAD, MIXED, SAYINGS, Mix
+from cl_zoo_bench_mini.vision import LabelHeads, as_pixels, draw_scene, label_classes, painted, tower_patches
 
-VISION_STREAM, LANGUAGE_STREAM, HELD_OUT_STREAM = 1, 2, 3
+VISION_STREAM, LANGUAGE_STREAM, HELD_OUT_STREAM, SAYINGS_STREAM = 1, 2, 3, 6
 """First word of the seeds, so that no phase sees another's pictures; the tasks' streams start at 100."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the second phase.
-
-    Attributes:
-        until: the step before which it ends.
-        mix: what is asked.
-        rate: AdamW's learning rate.
-        matrix_rate: Muon's learning rate for the language model's matrices; `None` leaves them to AdamW.
-        from_mean: starts from the average of the weights instead of from the weights.
-    """
+    """A part of the second phase: what is asked, and the step before which it ends."""
 
     until: int
     mix: Mix
-    rate: float
-    matrix_rate: float | None = None
-    from_mean: bool = False
 
 
-STAGES = (
-    Stage(1250, BROAD, 1.5e-3),
-    Stage(2000, BROAD, 5e-4, from_mean=True),
-    Stage(2500, BINDING, 5e-4),
-    Stage(2900, GAMES, 5e-4, 5e-3),
-    Stage(3750, BINDING, 5e-4, 3e-3),
-    Stage(4250, GAMES, 5e-4, 5e-3),
-    Stage(6000, SEEING, 5e-4, 3e-3),
-)
-"""How the shipped base was trained. A rate of 1.5e-3 learns fast, but its noise hides what was learnt until the weights are
-averaged. Binding a letter to the text of its option stayed near chance in every stage; finding the text of a letter and repeating
-words came within a few hundred steps of Muon with many letters at once.
-
-The shipped run differs from a fresh one in three things: its first 2,000 steps knew fewer wordings, its chains of letters grew
-pairs at step 2,500, and its first 2,500 steps took 32 pictures each."""
+STAGES = (Stage(405, BROAD), Stage(1519, BINDING), Stage(3376, MIXED))
 
 
 @dataclass(frozen=True)
@@ -69,186 +49,208 @@ class Plan:
     """How long and how fast.
 
     Attributes:
-        vision_steps, vision_batch, vision_rate: of the first phase.
+        pictures, length: per step of the first two phases, and tokens of a packed sequence.
+        vision_steps, vision_rate: of the first phase.
         stages: of the second phase.
-        pictures, length: per step, and tokens of a packed sequence.
+        rate, matrix_rate: of the second phase: AdamW's, and Muon's for the language model's matrices.
         tower_share: the vision tower's learning rate in the second phase, as a share of AdamW's.
-        falls: step from which the learning rate falls linearly to nothing.
-        average: decay of the moving average of the weights.
+        steady: share of the first two phases before the learning rate falls linearly to nothing.
+        average: decay of the moving average of the weights, which is what the second phase hands on.
+        sayings_steps, sayings_pictures, sayings_rate: of the third phase.
         every: steps between two checkpoints.
         held_out: batches of held-out questions.
     """
 
-    vision_steps: int = 3000
-    vision_batch: int = 64
-    vision_rate: float = 1e-3
-    stages: tuple[Stage, ...] = STAGES
-    pictures: int = 24
+    pictures: int = 512
     length: int = 176
-    tower_share: float = 2 / 15
-    falls: int = 4400
+    vision_steps: int = 1307
+    vision_rate: float = 1.5e-3
+    stages: tuple[Stage, ...] = STAGES
+    rate: float = 1.5e-3
+    matrix_rate: float = 5e-3
+    tower_share: float = 0.25
+    steady: float = 0.6
     average: float = 0.998
-    every: int = 250
-    held_out: int = 12
+    sayings_steps: int = 1600
+    sayings_pictures: int = 24
+    sayings_rate: float = 3e-4
+    every: int = 200
+    held_out: int = 6
 
     @property
     def steps(self) -> int:
         """Steps of the second phase."""
         return self.stages[-1].until
 
-    def stage(self, step: int) -> Stage:
-        """The stage that a step belongs to."""
-        return next(stage for stage in self.stages if step < stage.until)
+    def mix(self, step: int) -> Mix:
+        """What the second phase asks at a step."""
+        return next(stage.mix for stage in self.stages if step < stage.until)
 
 
-def train_vision(plan: Plan, shape: Shape, seed: int, work: Path) -> CLIPVisionModel:
+def train_vision(plan: Plan, shape: Shape, seed: int, work: Path, place: Place = CPU) -> CLIPVisionModel:
     """First phase; returns the trained tower."""
     config = build_model(shape, seed).config.vision_config
     torch.manual_seed(seed)
-    tower, heads = CLIPVisionModel(config), LabelHeads(shape.vision_width)
+    tower = CLIPVisionModel(config).to(place.device)
+    heads = LabelHeads(shape.vision_width).to(place.device)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, plan.vision_rate, weight_decay=0.05, betas=(0.9, 0.98))
     modules: dict[str, nn.Module] = {"tower": tower, "heads": heads}
     done = load_state(work / "vision", modules, {"adamw": optimizer})
-    for step in range(done, plan.vision_steps):
-        rate = min((step + 1) / 100, 1.0) * min(1.0, (plan.vision_steps - step) / (0.3 * plan.vision_steps))
-        rng = np.random.default_rng([VISION_STREAM + seed * 1000, step])
-        scenes = [draw_scene(rng) for _ in range(plan.vision_batch)]
-        images = pixels(scenes, rng)
-        with torch.autocast("cpu", torch.bfloat16):
-            patches = tower_patches(tower, images)
-        loss, right = heads(patches.float(), scenes)
-        _update({"adamw": optimizer}, loss, parameters, rate)
-        if (step + 1) % 100 == 0:
-            _log(work, {"phase": "vision", "step": step + 1, "loss": float(loss.detach()), "right": right})
+    batches = Steps(partial(_labelled, VISION_STREAM + seed * 1000, plan.pictures), done, plan.vision_steps)
+    for step, (images, wanted) in place.each(batches):
+        with torch.autocast(place.device, torch.bfloat16):
+            patches = tower_patches(tower, as_pixels(images))
+        loss, right = heads(patches.float(), wanted)
+        _update(
+            {"adamw": optimizer}, loss, parameters, warm_and_fall(step, 100, plan.vision_steps, plan.steady)
+        )
         if (step + 1) % plan.every == 0 or step + 1 == plan.vision_steps:
             save_state(work / "vision", step + 1, modules, {"adamw": optimizer})
+            _log(
+                work,
+                {"phase": "vision", "step": step + 1, "loss": round(float(loss.detach()), 4), "right": right},
+            )
     return tower
 
 
 def train_language(
-    plan: Plan, shape: Shape, seed: int, work: Path, until: int | None = None
-) -> LlavaForConditionalGeneration:
-    """Second phase; returns the model with averaged weights.
+    plan: Plan, shape: Shape, seed: int, work: Path, place: Place = CPU, until: int | None = None
+) -> None:
+    """Second phase, on the tower of the first; writes the averaged weights into the folder `broad`.
 
     Args:
         plan, shape, seed: what to train.
         work: folder of states and log.
+        place: where.
         until: stop after this step, as an interruption would.
     """
-    model, mean = _start(shape, seed, work)
+    models = [build_model(shape, seed) for _ in range(2)]
+    for one in models:
+        one.model.vision_tower.load_state_dict(load_file(work / "vision" / "tower.safetensors"))
+        one.model.language_model.set_attn_implementation("cl_zoo_mini_packed")
+    model, mean = (one.to(place.device) for one in models)
+    mean.requires_grad_(False)
+    optimizers = broad_optimizers(model, plan)
     modules: dict[str, nn.Module] = {"model": model, "mean": mean}
-    stage = plan.stage(max(finished_steps(work / "language") - 1, 0))
-    optimizers = stage_optimizers(model, stage, plan)
-    done = load_state(work / "language", modules, optimizers)
-    held_out = [
-        draw_batch((HELD_OUT_STREAM, index), plan.pictures, plan.length) for index in range(plan.held_out)
-    ]
-    began, last = time.monotonic(), plan.steps if until is None else until
-    for step in range(done, last):
-        if plan.stage(step) != stage:
-            stage, before = plan.stage(step), stage
-            optimizers = _enter(stage, before, modules, optimizers, plan)
-        seeds = (LANGUAGE_STREAM + seed * 1000, step)
-        images, packed = draw_batch(seeds, plan.pictures, plan.length, stage.mix)
-        with torch.autocast("cpu", torch.bfloat16):
+    last, done = until or plan.steps, load_state(work / "language", modules, optimizers)
+    held_out = _held_out(plan, plan.stages[-1].mix)
+    asked = Steps(partial(_broad, plan, LANGUAGE_STREAM + seed * 1000), done, last)
+    for step, (images, packed) in place.each(asked):
+        with torch.autocast(place.device, torch.bfloat16):
             loss = answer_loss(model, images, packed)
-        _update(optimizers, loss, list(model.parameters()), language_rate(step, plan))
+        _update(optimizers, loss, list(model.parameters()), warm_and_fall(step, 150, plan.steps, plan.steady))
         _average(mean, model, min(plan.average, step / (step + 10)))
-        if (step + 1) % 50 == 0:
-            seconds = round(time.monotonic() - began, 1)
+        if (step + 1) % plan.every == 0 or step + 1 == last:
+            save_state(work / "language", step + 1, modules, optimizers)
+            _log(work, {"phase": "language", "step": step + 1, "loss": round(float(loss.detach()), 4)})
             _log(
                 work,
                 {
                     "phase": "language",
                     "step": step + 1,
-                    "loss": round(float(loss.detach()), 4),
-                    "seconds": seconds,
+                    "held_out": _rounded(forced_accuracy(mean, held_out)),
                 },
             )
+            write_base(mean, work / "broad")
+
+
+def train_sayings(plan: Plan, seed: int, work: Path, place: Place = CPU, until: int | None = None) -> None:
+    """Third phase: goes on with the checkpoint in the folder `broad`, its tower held, and writes the folder `base`.
+
+    Args:
+        plan, seed, work, place, until: as for the second phase.
+    """
+    model = LlavaForConditionalGeneration.from_pretrained(work / "broad", dtype=torch.float32)
+    model.model.language_model.set_attn_implementation("cl_zoo_mini_packed")
+    model.to(place.device).model.vision_tower.requires_grad_(False)
+    parameters = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "adamw": torch.optim.AdamW(parameters, plan.sayings_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    }
+    modules: dict[str, nn.Module] = {"model": model}
+    last, done = until or plan.sayings_steps, load_state(work / "sayings", modules, optimizers)
+    held_out = _held_out(plan, SAYINGS)
+    batches = partial(_asked, SAYINGS_STREAM + seed * 1000, plan.sayings_pictures, plan.length, SAYINGS)
+    for step, (images, packed) in place.each(Steps(batches, done, last)):
+        with torch.autocast(place.device, torch.bfloat16):
+            loss = answer_loss(model, images, packed)
+        _update(optimizers, loss, parameters, warm_and_fall(step, 50, plan.sayings_steps, 0.02))
         if (step + 1) % plan.every == 0 or step + 1 == last:
-            save_state(work / "language", step + 1, modules, optimizers)
-            accuracy = {name: round(value, 4) for name, value in forced_accuracy(mean, held_out).items()}
-            _log(work, {"phase": "language", "step": step + 1, "held_out": accuracy})
-            write_base(mean, work / "base")
-    return mean
+            save_state(work / "sayings", step + 1, modules, optimizers)
+            _log(work, {"phase": "sayings", "step": step + 1, "loss": round(float(loss.detach()), 4)})
+            _log(
+                work,
+                {
+                    "phase": "sayings",
+                    "step": step + 1,
+                    "held_out": _rounded(forced_accuracy(model, held_out)),
+                },
+            )
+            write_base(model, work / "base")
 
 
-def stage_optimizers(
-    model: LlavaForConditionalGeneration, stage: Stage, plan: Plan
-) -> dict[str, torch.optim.Optimizer]:
-    """AdamW, and where the stage wants it Muon for the language model's matrices.
+def broad_optimizers(model: LlavaForConditionalGeneration, plan: Plan) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the matrices of the language model's layers, AdamW for the rest.
 
     Source of Muon: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; torch's implementation.
     """
-    tower = list(model.model.vision_tower.parameters())
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     inside = {id(weight) for weight in model.model.language_model.layers.parameters()}
     for weight in model.model.language_model.parameters():
         (matrices if id(weight) in inside and weight.ndim == 2 else rest).append(weight)
     rest += [*model.model.multi_modal_projector.parameters(), *model.lm_head.parameters()]
-    made: dict[str, torch.optim.Optimizer] = {}
-    if stage.matrix_rate is None:
-        rest += matrices
-    else:
-        made["muon"] = torch.optim.Muon(
-            matrices, stage.matrix_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
-        )
-    groups = [{"params": rest, "lr": stage.rate}, {"params": tower, "lr": plan.tower_share * stage.rate}]
-    made["adamw"] = torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98), fused=True)
-    return made
+    tower = list(model.model.vision_tower.parameters())
+    groups = [{"params": rest, "lr": plan.rate}, {"params": tower, "lr": plan.tower_share * plan.rate}]
+    return {
+        "muon": torch.optim.Muon(
+            matrices, plan.matrix_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
+        ),
+        "adamw": torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98)),
+    }
 
 
-def language_rate(step: int, plan: Plan) -> float:
-    """Factor on the stage's learning rates: warm-up over 200 steps, held, then linear to almost nothing."""
-    return min((step + 1) / 200, 1.0, (plan.steps - step) / max(plan.steps - plan.falls, 1))
+def warm_and_fall(step: int, warm: int, steps: int, steady: float) -> float:
+    """Factor on the learning rates: warm-up, held until the share `steady` of the steps, then linear to almost nothing."""
+    return min((step + 1) / warm, 1.0, (steps - step) / (steps * (1 - steady)))
 
 
-def _enter(
-    stage: Stage,
-    before: Stage,
-    modules: dict[str, nn.Module],
-    optimizers: dict[str, torch.optim.Optimizer],
-    plan: Plan,
-) -> dict[str, torch.optim.Optimizer]:
-    """The optimisers of a new stage, with the moments of the one before where these are the same optimisers."""
-    if stage.from_mean:
-        modules["model"].load_state_dict(modules["mean"].state_dict())
-    made = stage_optimizers(modules["model"], stage, plan)
-    if made.keys() == optimizers.keys():
-        for name, optimizer in made.items():
-            state = optimizers[name].state_dict()["state"]
-            optimizer.load_state_dict(
-                {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-            )
-    return made
+def _labelled(stream: int, pictures: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    rng = np.random.default_rng([stream, step])
+    scenes = [draw_scene(rng) for _ in range(pictures)]
+    return painted(scenes, rng), label_classes(scenes)
+
+
+def _asked(stream: int, pictures: int, length: int, mix: Mix, step: int) -> tuple[Tensor, Packed]:
+    return draw_batch((stream, step), pictures, length, mix)
+
+
+def _broad(plan: Plan, stream: int, step: int) -> tuple[Tensor, Packed]:
+    return _asked(stream, plan.pictures, plan.length, plan.mix(step), step)
+
+
+def _held_out(plan: Plan, mix: Mix) -> list[tuple[Tensor, Packed]]:
+    return [
+        _asked(HELD_OUT_STREAM, plan.sayings_pictures, plan.length, mix, index)
+        for index in range(plan.held_out)
+    ]
+
+
+def _rounded(accuracy: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in accuracy.items()}
 
 
 def write_base(model: LlavaForConditionalGeneration, folder: Path) -> None:
     """Write the checkpoint beside its place and move it there."""
     partial = folder.with_name(folder.name + ".partial")
-    kept, model.config._attn_implementation = model.config._attn_implementation, "sdpa"
-    copy = LlavaForConditionalGeneration(model.config)
+    config = deepcopy(model.config)
+    config._attn_implementation = "sdpa"
+    copy = LlavaForConditionalGeneration(config)
     copy.load_state_dict(model.state_dict())
     copy.generation_config = model.generation_config
-    model.config._attn_implementation = kept
     save_base(copy, partial)
     replace_folder(partial, folder)
-
-
-def _start(
-    shape: Shape, seed: int, work: Path
-) -> tuple[LlavaForConditionalGeneration, LlavaForConditionalGeneration]:
-    from safetensors.torch import load_file
-
-    models = []
-    for _ in range(2):
-        model = build_model(shape, seed)
-        model.model.vision_tower.load_state_dict(load_file(work / "vision" / "tower.safetensors"))
-        model.model.language_model.set_attn_implementation("cl_zoo_mini_packed")
-        models.append(model)
-    return models[0], models[1].requires_grad_(False)
 
 
 def _update(
@@ -282,16 +284,21 @@ def _log(work: Path, record: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run both phases, or go on where they were stopped."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the three phases, or go on where they were stopped."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of states, log and base")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw pictures and questions")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    plan = Plan()
-    train_vision(plan, Shape(), options.seed, options.work)
-    train_language(plan, Shape(), options.seed, options.work)
+    plan, place = Plan(), Place(options.device, options.workers)
+    train_vision(plan, Shape(), options.seed, options.work, place)
+    train_language(plan, Shape(), options.seed, options.work, place)
+    train_sayings(plan, options.seed, options.work, place)
 
 
 if __name__ == "__main__":

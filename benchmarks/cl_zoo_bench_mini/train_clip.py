@@ -26,7 +26,7 @@ from cl_zoo_bench_mini.figures import SIZE
 from cl_zoo_bench_mini.network import END, PAD, TOKENS, build_tokenizer
 from cl_zoo_bench_mini.questions import questions
 from cl_zoo_bench_mini.render import CELL
-from cl_zoo_bench_mini.vision import draw_scene, pixels
+from cl_zoo_bench_mini.vision import as_pixels, draw_scene, painted
 
 STREAM = 4
 """First word of the seeds of this training."""
@@ -78,7 +78,7 @@ def draw_pairs(
         asked = questions(scene, rng, 1)[0]
         texts.append(asked.answer if asked.accepted else asked.prompt)
     encoded = tokenizer(texts, max_length=CONTEXT, padding="max_length", truncation=True, return_tensors="pt")
-    return pixels(scenes, rng), encoded["input_ids"]
+    return as_pixels(painted(scenes, rng)), encoded["input_ids"]
 
 
 def contrastive_loss(model: nn.Module, images: Tensor, texts: Tensor) -> Tensor:

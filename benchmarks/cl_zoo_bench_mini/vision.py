@@ -26,10 +26,26 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     return SCENES[int(rng.choice(len(SCENES), p=SHARES))].draw(rng)
 
 
-def pixels(scenes: list[Scene], rng: np.random.Generator) -> Tensor:
-    """The painted scenes as the processor would hand them to the tower: [scene, 3, 32, 32], -1 to 1."""
-    painted = np.stack([np.asarray(scene.paint(rng)) for scene in scenes])
-    return torch.from_numpy(painted).permute(0, 3, 1, 2).float() / 127.5 - 1
+def painted(scenes: list[Scene], rng: np.random.Generator) -> Tensor:
+    """The painted scenes as bytes, [scene, 3, 32, 32]."""
+    pictures = np.stack([np.asarray(scene.paint(rng)) for scene in scenes])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+
+
+def as_pixels(pictures: Tensor) -> Tensor:
+    """Bytes as the processor would hand them to the tower: -1 to 1."""
+    return pictures.float() / 127.5 - 1
+
+
+def label_classes(scenes: list[Scene]) -> dict[str, Tensor]:
+    """What the pictures show, as class numbers by label head: [scene], for the cells of boards [scene x cell]."""
+    labels = [scene.labels() | {"kind": scene.kind} for scene in scenes]
+    wanted = {"cells": _cell_classes(labels)}
+    for name, classes in HEADS.items():
+        wanted[name] = torch.tensor(
+            [classes.index(each[name]) if name in each else IGNORED for each in labels]
+        )
+    return wanted
 
 
 class LabelHeads(nn.Module):
@@ -40,30 +56,23 @@ class LabelHeads(nn.Module):
         self.cells = nn.Linear(width, len(CELL_CLASSES))
         self.whole = nn.Linear(PLACES * width, sum(len(classes) for classes in HEADS.values()))
 
-    def forward(self, patches: Tensor, scenes: list[Scene]) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, patches: Tensor, wanted: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Loss summed over labels, and the share of right labels by head.
 
         Args:
             patches: the tower's output without its class token, [scene, patch, width].
-            scenes: what the pictures show.
+            wanted: classes by head, as `label_classes` gives them.
         """
-        labels = [scene.labels() | {"kind": scene.kind} for scene in scenes]
         logits = {"cells": self.cells(patches).flatten(0, 1)}
-        wanted = {"cells": _cell_classes(labels)}
         whole = self.whole(patches.flatten(1)).split([len(classes) for classes in HEADS.values()], dim=1)
-        for (name, classes), head in zip(HEADS.items(), whole, strict=True):
-            logits[name] = head
-            wanted[name] = torch.tensor(
-                [classes.index(each[name]) if name in each else IGNORED for each in labels]
-            )
+        logits |= dict(zip(HEADS, whole, strict=True))
         loss, right = patches.new_zeros(()), {}
         for name, target in wanted.items():
             seen = target != IGNORED
             if seen.any():
-                loss = loss + cross_entropy(
-                    logits[name], target, ignore_index=IGNORED, reduction="sum"
-                ) / len(scenes)
-                right[name] = float((logits[name].argmax(-1) == target)[seen].float().mean())
+                losses = cross_entropy(logits[name], target, ignore_index=IGNORED, reduction="sum")
+                loss = loss + losses / len(patches)
+                right[name] = round(float((logits[name].argmax(-1) == target)[seen].float().mean()), 3)
         return loss, right
 
 

@@ -62,6 +62,16 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "Choose the right letter.",
         "Answer the question with a letter.",
     ),
+    "caption": (
+        "Write one caption.",
+        "Give a caption for the picture.",
+        "Say it in a caption.",
+        "Write a caption without a fault.",
+        "Give one caption.\nBe brief.",
+        "Write a caption.\nUse few words.",
+        "What caption has the picture?",
+        "Give the photo a caption.",
+    ),
     "both": (
         "Give the letter and the text.",
         "Copy the right option.",

@@ -10,7 +10,7 @@ from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, tex
 from cl_zoo.nn.answering import Around, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
-from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, SharedDown, per_sample, spread
+from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
 from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router, top_gates
@@ -31,6 +31,7 @@ __all__ = [
     "Prefill",
     "Prompted",
     "Routed",
+    "Scaled",
     "SharedDown",
     "TokenGate",
     "View",

@@ -86,6 +86,21 @@ class AllOnes(nn.Module):
         return torch.stack(list(downs)).sum(0), torch.stack(list(ups)).sum(0)
 
 
+class Scaled(nn.Module):
+    """G = ε: the update of the active experts, ε times as large."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
+        return self.factor * z
+
+    def fold(self, downs: Sequence[Tensor], ups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """One A and one B of all ranks, with ε in B."""
+        return torch.cat(list(downs), 0), self.factor * torch.cat(list(ups), 1)
+
+
 def per_sample(weights: Tensor, z: Tensor) -> Tensor:
     """Weights (batch, experts) shaped to meet z (batch × beams, ..., Σr); beam search repeats a sample's row in place.
 

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from cl_zoo_bench_mini.batches import Place, Steps
+from cl_zoo_bench_mini.language import draw_batch
 from cl_zoo_bench_mini.network import Shape, build_model, build_tokenizer
-from cl_zoo_bench_mini.packing import IDS, PREFIX, encode, pack
-from cl_zoo_bench_mini.questions import BINDING, BROAD, GAMES, Question, questions
+from cl_zoo_bench_mini.packing import IDS, PREFIX, encode, pack, visible
+from cl_zoo_bench_mini.questions import BINDING, BROAD, MIXED, SAYINGS, Mix, Question, questions
 from cl_zoo_bench_mini.scenes import SCENES
 from cl_zoo_bench_mini.tasks import CAPTION, CAPTION_QUESTION, LETTER, ONE_WORD, task_data
 from cl_zoo_bench_mini.train_base import (
     Plan,
     Stage,
-    language_rate,
-    stage_optimizers,
+    broad_optimizers,
     train_language,
+    train_sayings,
     train_vision,
+    warm_and_fall,
 )
 from cl_zoo_bench_mini.wordings import INSTRUCTIONS
 from cl_zoo_bench_mini.words import split_words
 from safetensors.torch import load_file
 
 TINY = Shape(width=16, layers=1, heads=2, inner=16, vision_width=16, vision_layers=1, vision_heads=2)
-STAGES = (Stage(2, BROAD, 1e-3), Stage(4, BINDING, 1e-3, from_mean=True), Stage(6, GAMES, 1e-3, 1e-3))
 SHORT = Plan(
-    vision_steps=3, vision_batch=2, stages=STAGES, pictures=1, length=80, falls=5, every=2, held_out=1
+    vision_steps=3,
+    stages=(Stage(2, BROAD), Stage(4, BINDING), Stage(6, MIXED)),
+    sayings_steps=4,
+    sayings_pictures=1,
+    pictures=2,
+    length=80,
+    every=2,
+    held_out=1,
 )
 
 
-def drawn(count: int) -> list[Question]:
+def drawn(count: int, mix: Mix = BROAD) -> list[Question]:
     rng = np.random.default_rng(11)
-    return [q for place in range(count) for q in questions(SCENES[place % len(SCENES)].draw(rng), rng, 6)]
+    return [
+        q for place in range(count) for q in questions(SCENES[place % len(SCENES)].draw(rng), rng, 6, mix)
+    ]
 
 
 def test_pre_training_never_asks_as_a_task_does():
-    prompts = {question.prompt for question in drawn(1500)}
+    prompts = {question.prompt for mix in (BROAD, SAYINGS) for question in drawn(1500, mix)}
     for sentence in (ONE_WORD, LETTER, CAPTION, CAPTION_QUESTION):
         assert not any(sentence in prompt for prompt in prompts)
         assert not any(sentence in wording for wordings in INSTRUCTIONS.values() for wording in wordings)
@@ -46,7 +58,7 @@ def test_pre_training_never_asks_as_a_task_does():
 
 
 def test_every_word_of_pre_training_is_in_the_vocabulary():
-    for question in drawn(600):
+    for question in (*drawn(600), *drawn(600, SAYINGS)):
         for text in (question.prompt, question.answer, *question.accepted):
             assert [word for word in split_words(text) if word not in IDS] == []
 
@@ -100,37 +112,67 @@ def test_a_long_answer_counts_as_the_root_of_its_length():
 
 
 def test_the_learning_rate_warms_up_is_held_and_falls():
-    plan = Plan(stages=(Stage(1000, BROAD, 1.0),), falls=600)
-    assert [language_rate(step, plan) for step in (0, 200, 599, 600, 800)] == pytest.approx(
+    assert [warm_and_fall(step, 200, 1000, 0.6) for step in (0, 200, 599, 600, 800)] == pytest.approx(
         [1 / 200, 1, 1, 1, 0.5]
     )
 
 
-def test_a_stage_with_muon_gives_it_every_matrix_of_the_layers_and_adamw_the_rest():
+def test_muon_takes_every_matrix_of_the_layers_and_adamw_the_rest():
     model = build_model(TINY, 0)
-    optimizers = stage_optimizers(model, STAGES[2], SHORT)
+    optimizers = broad_optimizers(model, SHORT)
     owned = {
         name: sum(len(group["params"]) for group in one.param_groups) for name, one in optimizers.items()
     }
     assert owned == {"muon": 7, "adamw": len(list(model.parameters())) - 7}
 
 
+def test_a_batch_is_the_same_whoever_draws_it():
+    steps = Steps(partial(draw_step, SHORT), 3, 6)
+    alone, helped = (list(Place("cpu", workers).each(steps)) for workers in (0, 1))
+    assert [step for step, _ in alone] == [step for step, _ in helped] == [3, 4, 5]
+    for (_, (images, packed)), (_, (same, again)) in zip(alone, helped, strict=True):
+        assert torch.equal(images, same)
+        assert torch.equal(packed.ids, again.ids)
+        assert packed.questions == again.questions
+
+
+def draw_step(plan: Plan, step: int):
+    return draw_batch((9, step), plan.pictures, plan.length)
+
+
+def test_the_last_phase_holds_the_tower_and_asks_for_captions_in_the_tasks_wordings(tmp_path: Path):
+    captions = [q for q in drawn(300, SAYINGS) if q.form == "caption"]
+    assert captions
+    assert all(question.answer in question.accepted for question in captions)
+    assert {question.prompt for question in captions} <= set(INSTRUCTIONS["caption"])
+    train(tmp_path, ())
+    broad, base = (load_file(tmp_path / name / "model.safetensors") for name in ("broad", "base"))
+    moved = {name for name in broad if not torch.equal(broad[name], base[name])}
+    assert not any("vision_tower" in name for name in moved)
+    assert any("language_model" in name for name in moved)
+
+
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: Path):
-    for folder, stops in (("through", (None,)), ("stopped", (2, 5, None))):
-        work = tmp_path / folder
-        work.mkdir()
-        train_vision(SHORT, TINY, 0, work)
-        for stop in stops:
-            train_language(SHORT, TINY, 0, work, until=stop)
+    for name, stops in (("through", ()), ("stopped", (1, 3))):
+        train(tmp_path / name, stops)
     through, stopped = (
-        load_file(tmp_path / name / "language" / "mean.safetensors") for name in ("through", "stopped")
+        load_file(tmp_path / name / "base/model.safetensors") for name in ("through", "stopped")
     )
     assert all(torch.equal(through[name], stopped[name]) for name in through)
 
 
+def train(work: Path, stops: tuple[int, ...]) -> None:
+    work.mkdir(exist_ok=True)
+    train_vision(SHORT, TINY, 0, work)
+    for stop in (*stops, None):
+        train_language(SHORT, TINY, 0, work, until=stop)
+    for stop in (*stops, None):
+        train_sayings(SHORT, 0, work, until=stop)
+
+
 def _hidden(model, packed):
     embedded = model.model.get_input_embeddings()(packed.ids)
-    mask = torch.zeros(packed.visible.shape).masked_fill_(~packed.visible, -1e4).unsqueeze(1)
+    mask = torch.zeros(visible(packed.owners).shape).masked_fill_(~visible(packed.owners), -1e4).unsqueeze(1)
     return model.model.language_model(
         inputs_embeds=embedded, attention_mask=mask, position_ids=packed.positions, use_cache=False
     ).last_hidden_state
