@@ -22,7 +22,7 @@ Choices the paper, which is about image classifiers, leaves open for a multimoda
   * h: shares of all earlier choices with one added to each count. In the first task all are equal, which is Eq. 3, and
     prompts that were never chosen cost little but not nothing, so that γ still orders them. A task's choices are counted
     once it is learnt, over all its samples, by the rule it was learnt with. Eq. 4 is `diversify` and off unless asked for,
-    as in the public code: a sample then answers by prompts that it was taught with (one seed on the validation splits of
+    as in the public code: a sample then answers by prompts that it was taught with (one seed on the validation splits of the first edition of
     `mini`: Last 28.7 without Eq. 4, 25.9 with it).
 
 Held against:

@@ -13,7 +13,7 @@ METHODS = ("zeroshot", "finetune", "ewc", "olora", "branchlora", "hide", "multit
 RECIPE = {  # rates: `python -m cl_zoo_bench_mini.tuning`
     "lr.adapters": 1e-3,
     "lr.projector": 2e-4,
-    "lr.prompts": 3e-2,
+    "lr.prompts": 1e-2,
     "lr.keys": 1e-3,
     "global_batch": 8,
     "clip": "norm",
@@ -21,7 +21,7 @@ RECIPE = {  # rates: `python -m cl_zoo_bench_mini.tuning`
     "adapter.dropout": 0.0,
     "eval_batch": 50,
 }
-SOURCES = ("captions.py", "figures.py", "render.py", "scenes.py", "tasks.py", "words.py")
+SOURCES = ("captions.py", "facts.py", "figures.py", "render.py", "scenes.py", "tasks.py", "words.py")
 """What decides a picture, a question or an answer."""
 
 

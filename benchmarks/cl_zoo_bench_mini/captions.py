@@ -42,6 +42,11 @@ def outdoor_captions(scene: Outdoors, rng: Generator) -> tuple[str, ...]:
     return _different(_outdoor_caption, scene, rng)
 
 
+def task_captions(scene: Photograph | Outdoors, rng: Generator) -> tuple[str, ...]:
+    """Five different captions of either."""
+    return photograph_captions(scene, rng) if isinstance(scene, Photograph) else outdoor_captions(scene, rng)
+
+
 def _different(write: Callable[..., str], scene: Scene, rng: Generator) -> tuple[str, ...]:
     written: dict[str, None] = {}
     while len(written) < CAPTIONS:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cl_zoo_bench_mini.captions import outdoor_captions, photograph_captions
+from cl_zoo_bench_mini.captions import task_captions
 from cl_zoo_bench_mini.descriptions import describe
 from cl_zoo_bench_mini.facts import HOURS, NUMBERS, YES_NO, Fact
 from cl_zoo_bench_mini.render import THINGS
@@ -146,7 +146,7 @@ def _prompt(question: str, instruction: str, rng: Generator) -> str:
 
 def _description(scene: Scene, rng: Generator, captions: float) -> Question:
     if isinstance(scene, (Photograph, Outdoors)) and rng.random() < captions:
-        written = (photograph_captions if isinstance(scene, Photograph) else outdoor_captions)(scene, rng)
+        written = task_captions(scene, rng)
         return Question(
             "caption " + scene.kind, "caption", pick(rng, INSTRUCTIONS["caption"]), written[0], written
         )

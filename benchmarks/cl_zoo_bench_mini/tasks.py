@@ -13,6 +13,7 @@ from PIL import Image
 from cl_zoo.tasks import OnDemand, Sample, TaskData
 from cl_zoo_bench_mini.captions import outdoor_captions, photograph_captions
 from cl_zoo_bench_mini.facts import HOURS
+from cl_zoo_bench_mini.render import Bar
 from cl_zoo_bench_mini.scenes import (
     COLOUR_NAMES,
     Board,
@@ -37,7 +38,7 @@ SIZES = {"train": 800, "validation": 150, "test": 200}
 SHARES = {"train": (0.0, 0.5), "validation": (0.5, 0.75), "test": (0.75, 1.0)}
 """Which pictures may stand in a split: those whose hash, as a number from 0 to 1, lies here. So no picture stands in two."""
 MOST_OBJECTS = 7
-CHART_QUESTIONS = (
+CHART_QUESTIONS: tuple[tuple[str, Callable[[Chart], Bar]], ...] = (
     ("has the most", lambda scene: scene.ranked()[0]),
     ("has the least", lambda scene: scene.ranked()[-1]),
     ("stands in front", lambda scene: scene.bars[0]),
@@ -112,9 +113,9 @@ def icon(rng: Generator) -> Asked:
             str(clock.hour),
             _others(rng, HOURS, str(clock.hour), 3),
         )
-    shown, number = pick(rng, ((frame, frame.count), (clock, clock.hour)))
-    wrong = [spelled(str(number)), *_others(rng, COLOUR_NAMES, shown.colour, 1)]
-    wrong += _others(rng, SPELLED[1:11], spelled(str(number)), 1)
+    shown: Frame | Clock = clock if rng.integers(2) else frame
+    number = spelled(str(shown.count if isinstance(shown, Frame) else shown.hour))
+    wrong = [number, *_others(rng, COLOUR_NAMES, shown.colour, 1), *_others(rng, SPELLED[1:11], number, 1)]
     return _choose(rng, shown, "Which category has the icon?", shown.colour, wrong)
 
 

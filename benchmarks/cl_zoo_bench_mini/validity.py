@@ -20,6 +20,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from cl_zoo.engine.answering import answers
 from cl_zoo.engine.learning import Learner
 from cl_zoo.engine.streams import expected
 from cl_zoo.names import parse_stack
-from cl_zoo.nn import Scaled
+from cl_zoo.nn import BankLayer, Scaled
 from cl_zoo.nn.bank import ExpertBank
 from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World
@@ -207,7 +208,7 @@ def _scores(
         cells = []
         for number, ((active, factor), task) in enumerate(asked):
             bank.use(active)
-            bank.mix(lambda layer, factor=factor: None if factor == 1 else Scaled(factor))
+            bank.mix(partial(_scaled, factor))
             given, wanted = Path(folder, f"{number}.jsonl"), Path(folder, f"{task.letter}.jsonl")
             records = answers(bank, backbone, task.test, max_new_tokens=task.max_new_tokens, batch=batch)
             _write(given, records)
@@ -218,6 +219,10 @@ def _scores(
     for (each, task), value in zip(asked, values, strict=True):
         scores.setdefault(each, {})[task.letter] = value
     return scores
+
+
+def _scaled(factor: float, layer: BankLayer) -> Scaled | None:
+    return None if factor == 1 else Scaled(factor)
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 from cl_zoo_bench_mini import load
-from cl_zoo_bench_mini.tuning import TRIALS, load_validation, smallest_near_best
+from cl_zoo_bench_mini.tuning import TRIALS, best, load_validation
 from cl_zoo_bench_mini.validity import FACTORS, instructions_apart, kept, separation
 
 TASKS = load().tasks
@@ -45,10 +45,10 @@ def test_tasks_share_an_instruction_as_ucits_do():
     assert instructions_apart(TASKS) == apart
 
 
-def test_the_smallest_rate_within_a_point_of_the_best_is_chosen():
-    found = {1e-4: {"a": 60.0, "b": 70.0}, 1e-3: {"a": 69.5, "b": 79.6}, 1e-2: {"a": 70.0, "b": 80.0}}
-    assert smallest_near_best(found) == 1e-3
-    assert smallest_near_best(found | {1e-3: {"a": 68.9, "b": 79.0}}) == 1e-2
+def test_the_best_rate_is_chosen_and_the_smaller_where_two_are_equal():
+    found = {1e-2: {"a": 70.0, "b": 80.0}, 1e-3: {"a": 80.0, "b": 70.0}, 1e-4: {"a": 60.0, "b": 70.0}}
+    assert best(found) == 1e-3
+    assert best(found | {1e-4: {"a": 75.1, "b": 75.0}}) == 1e-4
 
 
 def test_every_part_gets_the_same_number_of_trials():
