@@ -14,7 +14,7 @@ RECIPE = {  # rates: `python -m cl_zoo_bench_mini.tuning`
     "lr.adapters": 1e-3,
     "lr.projector": 2e-4,
     "lr.prompts": 1e-2,
-    "lr.keys": 1e-3,
+    "lr.keys": 1e-2,
     "global_batch": 8,
     "clip": "norm",
     "adapter.rank": 16,

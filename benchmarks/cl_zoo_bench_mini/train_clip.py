@@ -1,7 +1,8 @@
 """Pre-trains the small CLIP that gives methods their features: `python -m cl_zoo_bench_mini.train_clip --work FOLDER`.
 
 An ordinary open_clip model with a tokenizer of its own, trained contrastively on pictures of the pre-training world with their
-descriptions and questions. It never sees a task. Seeded, checkpointed, resumable by the same command.
+descriptions and questions. It never sees a task. Seeded, checkpointed, resumable by the same command. The shipped CLIP was trained before the base's
+third phase was thought of, on the questions that pre-training had then.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from cl_zoo import Benchmark
 from cl_zoo_bench_mini import load
 
 SEED = 0
+START = {"lr.projector": 2e-4, "lr.prompts": 3e-2, "lr.keys": 1e-3}
+"""The rates of parts that are not chosen yet: those of the first edition of `mini`."""
 TRIALS: Mapping[str, tuple[str | None, Sequence[str], Sequence[float]]] = {
     "adapters": (None, ("multitask",), (2.5e-4, 5e-4, 1e-3, 2e-3)),
     "projector": (None, ("multitask",), (2e-5, 6e-5, 2e-4, 6e-4)),
@@ -42,14 +44,14 @@ def load_validation(data: Path | None = None) -> Benchmark:
 
 def tune(out: str) -> dict[str, Any]:
     """All trials, part after part; a part is tried at the rates already chosen for those before it."""
-    chosen: dict[str, float] = {}
+    chosen = dict(START)
     trials = []
     for part, (order, methods, rates) in TRIALS.items():
         found = {rate: _last(methods, order, {**chosen, f"lr.{part}": rate}, out) for rate in rates}
         trials += [{"part": part, "order": order, "rate": rate, "Last": found[rate]} for rate in rates]
         chosen[f"lr.{part}"] = best(found)
         print(json.dumps({"part": part, "Last": found, "chosen": chosen[f"lr.{part}"]}), file=sys.stderr)
-    return {"seed": SEED, "split": "validation", "trials": trials, "chosen": chosen}
+    return {"seed": SEED, "split": "validation", "start": START, "trials": trials, "chosen": chosen}
 
 
 def best(found: Mapping[float, Mapping[str, float]]) -> float:
