@@ -77,17 +77,7 @@ def sentences(scene: Scene) -> dict[str, tuple[str, ...]]:
             "short": (f"a board with {count} shapes", f"{count} shapes on a board"),
         }
     if isinstance(scene, Chart):
-        top, count = scene.ranked()[0].colour, spelled(str(len(scene.bars)))
-        least, front, behind = scene.ranked()[-1].colour, scene.bars[0].colour, scene.bars[-1].colour
-        return {
-            "label": (f"chart , {count}",),
-            "short": (
-                f"a chart of {count} bars , {top} is the tallest",
-                f"{count} bars and the tallest is {top}",
-                f"the most is {top} and the least is {least}",
-                f"in front is {front} and behind is {behind}",
-            ),
-        }
+        return _chart(scene)
     if isinstance(scene, Clock):
         hour = spelled(str(scene.hour))
         return {
@@ -101,6 +91,20 @@ def sentences(scene: Scene) -> dict[str, tuple[str, ...]]:
             "short": (f"a frame with {count} {scene.colour} dots", f"{count} {scene.colour} dots"),
         }
     raise TypeError(f"no description is known for a scene of type {type(scene).__name__}")
+
+
+def _chart(scene: Chart) -> dict[str, tuple[str, ...]]:
+    top, count = scene.ranked()[0].colour, spelled(str(len(scene.bars)))
+    least, front, behind = scene.ranked()[-1].colour, scene.bars[0].colour, scene.bars[-1].colour
+    return {
+        "label": (f"chart , {count}",),
+        "short": (
+            f"a chart of {count} bars , {top} is the tallest",
+            f"{count} bars and the tallest is {top}",
+            f"the most is {top} and the least is {least}",
+            f"in front is {front} and behind is {behind}",
+        ),
+    }
 
 
 def _photograph(scene: Photograph) -> dict[str, tuple[str, ...]]:
