@@ -299,7 +299,7 @@ def test_the_shipped_base_has_the_revision_that_stands_in_the_shipped_results() 
     import cl_zoo_bench_mini
 
     folder = Path(cl_zoo_bench_mini.__file__).parent
-    assert revision_of(folder / "base") == "52cb8f072532ad46"
+    assert revision_of(folder / "base") == "7d935e92e3bc55ca"
     assert encoder_revision(str(folder / "clip")) == "0e5b92e3eb3911a1"
 
 
