@@ -109,10 +109,7 @@ def train_vision(plan: Plan, shape: Shape, seed: int, work: Path, place: Place =
         )
         if (step + 1) % plan.every == 0 or step + 1 == plan.vision_steps:
             save_state(work / "vision", step + 1, modules, {"adamw": optimizer})
-            _log(
-                work,
-                {"phase": "vision", "step": step + 1, "loss": round(float(loss.detach()), 4), "right": right},
-            )
+            _log(work, "vision", step + 1, loss=_rounded(loss), right=right)
     return tower
 
 
@@ -138,23 +135,13 @@ def train_language(
     last, done = until or plan.steps, load_state(work / "language", modules, optimizers)
     held_out = _held_out(plan, plan.stages[-1].mix)
     asked = Steps(partial(_broad, plan, LANGUAGE_STREAM + seed * 1000), done, last)
-    for step, (images, packed) in place.each(asked):
-        with torch.autocast(place.device, torch.bfloat16):
-            loss = answer_loss(model, images, packed)
-        _update(optimizers, loss, list(model.parameters()), warm_and_fall(step, 150, plan.steps, plan.steady))
+    for step, batch in place.each(asked):
+        rate = warm_and_fall(step, 150, plan.steps, plan.steady)
+        loss = _learn(model, batch, place, optimizers, list(model.parameters()), rate)
         _average(mean, model, min(plan.average, step / (step + 10)))
         if (step + 1) % plan.every == 0 or step + 1 == last:
             save_state(work / "language", step + 1, modules, optimizers)
-            _log(work, {"phase": "language", "step": step + 1, "loss": round(float(loss.detach()), 4)})
-            _log(
-                work,
-                {
-                    "phase": "language",
-                    "step": step + 1,
-                    "held_out": _rounded(forced_accuracy(mean, held_out)),
-                },
-            )
-            write_base(mean, work / "broad")
+            _show(work, "language", step + 1, loss, mean, held_out, "broad")
 
 
 def train_sayings(plan: Plan, seed: int, work: Path, place: Place = CPU, until: int | None = None) -> None:
@@ -173,23 +160,13 @@ def train_sayings(plan: Plan, seed: int, work: Path, place: Place = CPU, until: 
     modules: dict[str, nn.Module] = {"model": model}
     last, done = until or plan.sayings_steps, load_state(work / "sayings", modules, optimizers)
     held_out = _held_out(plan, SAYINGS)
-    batches = partial(_asked, SAYINGS_STREAM + seed * 1000, plan.sayings_pictures, plan.length, SAYINGS)
-    for step, (images, packed) in place.each(Steps(batches, done, last)):
-        with torch.autocast(place.device, torch.bfloat16):
-            loss = answer_loss(model, images, packed)
-        _update(optimizers, loss, parameters, warm_and_fall(step, 50, plan.sayings_steps, 0.02))
+    asked = Steps(partial(_sayings, plan, SAYINGS_STREAM + seed * 1000), done, last)
+    for step, batch in place.each(asked):
+        rate = warm_and_fall(step, 50, plan.sayings_steps, 0.02)
+        loss = _learn(model, batch, place, optimizers, parameters, rate)
         if (step + 1) % plan.every == 0 or step + 1 == last:
             save_state(work / "sayings", step + 1, modules, optimizers)
-            _log(work, {"phase": "sayings", "step": step + 1, "loss": round(float(loss.detach()), 4)})
-            _log(
-                work,
-                {
-                    "phase": "sayings",
-                    "step": step + 1,
-                    "held_out": _rounded(forced_accuracy(model, held_out)),
-                },
-            )
-            write_base(model, work / "base")
+            _show(work, "sayings", step + 1, loss, model, held_out, "base")
 
 
 def broad_optimizers(model: LlavaForConditionalGeneration, plan: Plan) -> dict[str, torch.optim.Optimizer]:
@@ -224,23 +201,54 @@ def _labelled(stream: int, pictures: int, step: int) -> tuple[Tensor, dict[str, 
     return painted(scenes, rng), label_classes(scenes)
 
 
-def _asked(stream: int, pictures: int, length: int, mix: Mix, step: int) -> tuple[Tensor, Packed]:
-    return draw_batch((stream, step), pictures, length, mix)
-
-
 def _broad(plan: Plan, stream: int, step: int) -> tuple[Tensor, Packed]:
-    return _asked(stream, plan.pictures, plan.length, plan.mix(step), step)
+    return draw_batch((stream, step), plan.pictures, plan.length, plan.mix(step))
+
+
+def _sayings(plan: Plan, stream: int, step: int) -> tuple[Tensor, Packed]:
+    return draw_batch((stream, step), plan.sayings_pictures, plan.length, SAYINGS)
 
 
 def _held_out(plan: Plan, mix: Mix) -> list[tuple[Tensor, Packed]]:
     return [
-        _asked(HELD_OUT_STREAM, plan.sayings_pictures, plan.length, mix, index)
+        draw_batch((HELD_OUT_STREAM, index), plan.sayings_pictures, plan.length, mix)
         for index in range(plan.held_out)
     ]
 
 
-def _rounded(accuracy: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in accuracy.items()}
+def _learn(
+    model: LlavaForConditionalGeneration,
+    batch: tuple[Tensor, Packed],
+    place: Place,
+    optimizers: dict[str, torch.optim.Optimizer],
+    parameters: list[nn.Parameter],
+    rate: float,
+) -> Tensor:
+    """One step on questions; returns its loss."""
+    with torch.autocast(place.device, torch.bfloat16):
+        loss = answer_loss(model, *batch)
+    _update(optimizers, loss, parameters, rate)
+    return loss
+
+
+def _show(
+    work: Path,
+    phase: str,
+    step: int,
+    loss: Tensor,
+    model: LlavaForConditionalGeneration,
+    held_out: list[tuple[Tensor, Packed]],
+    folder: str,
+) -> None:
+    """Log how far a phase of questions is, and write its checkpoint."""
+    accuracy = {name: round(value, 4) for name, value in forced_accuracy(model, held_out).items()}
+    _log(work, phase, step, loss=_rounded(loss))
+    _log(work, phase, step, held_out=accuracy)
+    write_base(model, work / folder)
+
+
+def _rounded(loss: Tensor) -> float:
+    return round(float(loss.detach()), 4)
 
 
 def write_base(model: LlavaForConditionalGeneration, folder: Path) -> None:
@@ -280,9 +288,9 @@ def _average(mean: nn.Module, model: nn.Module, keep: float) -> None:
     torch._foreach_lerp_(list(mean.parameters()), [each.detach() for each in model.parameters()], 1 - keep)
 
 
-def _log(work: Path, record: dict[str, Any]) -> None:
+def _log(work: Path, phase: str, step: int, **found: Any) -> None:
     with (work / "train_base.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(record) + "\n")
+        log.write(json.dumps({"phase": phase, "step": step, **found}) + "\n")
 
 
 def main() -> None:

@@ -25,31 +25,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import cl_zoo
 from cl_zoo.contract.plugins import Plugins
+from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.engine.answering import answers
 from cl_zoo.engine.learning import Learner
 from cl_zoo.engine.streams import expected
+from cl_zoo.features.encoder import FeatureEncoder
 from cl_zoo.names import parse_stack
-from cl_zoo.nn import BankLayer, Scaled
+from cl_zoo.nn import BankLayer, Scaled, cosines, image_view, text_view
 from cl_zoo.nn.bank import ExpertBank
 from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.report.estimates import estimate
 from cl_zoo.scoring.scorer import Cell, Scorer
-from cl_zoo.tasks import Sample, Task, TaskData
+from cl_zoo.tasks import Task, TaskData
 from cl_zoo_bench_mini import load
 from cl_zoo_bench_mini.backbone import CLIP
 from cl_zoo_bench_mini.backbone import load as load_backbone
-from cl_zoo_bench_mini.tuning import load_validation
 
 Sum = tuple[tuple[str, ...], float]
 """Tasks whose LoRAs are added up, and the factor on their sum; no task is the base itself."""
 FACTORS = (1.0, 1 / 2, 1 / 3)
-SPLITS = {"test": load, "validation": load_validation}
-SOURCES = {"test": "mini", "validation": "cl_zoo_bench_mini.tuning:load_validation"}
+BENCHMARKS = {"test": "mini", "validation": "cl_zoo_bench_mini.tuning:load_validation"}
+"""Split that answers the questions -> the benchmark that has it as its test split."""
 ANCHOR, ASKED = 240, 120
 """Samples of a task behind its anchor, and samples that look for theirs."""
 
@@ -64,12 +65,13 @@ def learning(seeds: int, split: str, out: str) -> dict[str, Any]:
         if label == "finetune":
             figures |= {"diagonal": float(matrix.immediate or 0), "BWT": float(matrix.bwt or 0)}
         rows.setdefault(label, []).append(figures)
-    for task in tasks:
-        alone = _compared(["finetune"], seeds, split, out, order=task.letter)
-        for row, matrix in zip(
-            rows.setdefault("alone", [{} for _ in range(seeds)]), alone.values(), strict=True
-        ):
-            row[task.letter] = float(matrix.last or 0)
+    alone = {
+        task.letter: _compared(["finetune"], seeds, split, out, order=task.letter).values() for task in tasks
+    }
+    rows["alone"] = [
+        {letter: float(matrix.last or 0) for letter, matrix in zip(alone, seed, strict=True)}
+        for seed in zip(*alone.values(), strict=True)
+    ]
     return {label: _mean(figures) | {"seeds": figures} for label, figures in rows.items()}
 
 
@@ -78,15 +80,16 @@ def stability(seeds: int, split: str, out: str) -> dict[str, Any]:
     last: dict[str, list[float]] = {}
     for (label, _), matrix in _compared(load().default_methods, seeds, split, out).items():
         last.setdefault(label, []).append(float(matrix.last or 0))
+    spread = {label: estimate(found) for label, found in last.items()}
     return {
-        label: {"mean": statistics.fmean(found), "deviation": statistics.stdev(found), "seeds": found}
+        label: {"mean": spread[label].mean, "deviation": spread[label].std, "seeds": found}
         for label, found in last.items()
     }
 
 
 def premise(seed: int, split: str) -> dict[str, Any]:
     """(b) for one seed: shares of the gain that sums keep."""
-    benchmark = SPLITS[split]()
+    benchmark = load_benchmark(BENCHMARKS[split])
     recipe = build_recipe(benchmark.recipe, {"projector": "frozen"})
     torch.manual_seed(seed)
     backbone = load_backbone(None, torch.device("cpu"), torch.float32)
@@ -158,42 +161,30 @@ def instructions_apart(tasks: Sequence[TaskData]) -> set[str]:
     }
 
 
-@torch.no_grad()
 def separation(split: str) -> dict[str, Any]:
     """(d): share of the samples whose nearest anchor is their task's, by picture, by text and by the sum of both likenesses.
 
-    An anchor is the normalised mean of the normalised features of a task's training samples. Equal texts are a tie, and go to the
-    first task that has them.
+    Features, anchors and likeness are those by which methods route. Equal texts are a tie, and go to the first task that has them.
     """
-    import open_clip
-
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{CLIP}")
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{CLIP}")
-    model.eval()
-
-    def features(samples: Iterable[Sample]) -> tuple[Tensor, Tensor]:
-        listed = list(samples)
-        pictures = model.encode_image(torch.stack([transform(sample.image) for sample in listed]))
-        texts = model.encode_text(tokenizer([sample.prompt for sample in listed]))
-        return torch.nn.functional.normalize(pictures, dim=-1), torch.nn.functional.normalize(texts, dim=-1)
-
-    tasks = SPLITS[split]().tasks
-    anchors = [features(task.train[:ANCHOR]) for task in tasks]
-    means = [torch.stack([part[kind].mean(0) for part in anchors]) for kind in (0, 1)]
-    unit = [torch.nn.functional.normalize(mean, dim=-1) for mean in means]
-    found: dict[str, dict[str, float]] = {"picture": {}, "text": {}, "both": {}}
+    tasks, encoder = load_benchmark(BENCHMARKS[split]).tasks, FeatureEncoder(str(CLIP))
+    views = {"picture": image_view(encoder, 1.0), "text": text_view(encoder, 1.0)}
+    anchors = {
+        kind: torch.stack([view.look(task.train[:ANCHOR]).mean(0) for task in tasks])
+        for kind, view in views.items()
+    }
+    found: dict[str, dict[str, float]] = {}
     for place, task in enumerate(tasks):
-        pictures, texts = (
-            part @ anchor.T for part, anchor in zip(features(task.test[:ASKED]), unit, strict=True)
-        )
-        for name, likeness in (("picture", pictures), ("text", texts), ("both", pictures + texts)):
-            right = int((likeness.argmax(1) == place).sum())
-            found[name][task.letter] = round(100 * right / len(likeness), 2)
-    return {name: shares | {"mean": statistics.fmean(shares.values())} for name, shares in found.items()}
+        asked = task.test[:ASKED]
+        likeness = {kind: cosines(view.look(asked), anchors[kind]) for kind, view in views.items()}
+        likeness["both"] = likeness["picture"] + likeness["text"]
+        for kind, rows in likeness.items():
+            right = int((rows.argmax(1) == place).sum())
+            found.setdefault(kind, {})[task.letter] = round(100 * right / len(asked), 2)
+    return {kind: shares | {"mean": statistics.fmean(shares.values())} for kind, shares in found.items()}
 
 
 def _compared(methods: Sequence[str], seeds: int, split: str, out: str, **settings: Any) -> dict[Any, Any]:
-    compared = cl_zoo.compare(list(methods), benchmark=SOURCES[split], seeds=seeds, out=out, **settings)
+    compared = cl_zoo.compare(list(methods), benchmark=BENCHMARKS[split], seeds=seeds, out=out, **settings)
     for failed in compared.failed:
         raise SystemExit(f"{failed.label}, seed {failed.seed} failed: {failed.error}")
     return dict(sorted(compared.matrix.items()))
@@ -240,7 +231,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", choices=["a", "b", "c", "d"], help="one of the four")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="where the questions come from")
+    parser.add_argument("--split", choices=BENCHMARKS, default="test", help="where the questions come from")
     parser.add_argument("--out", default="runs", help="folder of the runs behind (a) and (c)")
     asked = parser.parse_args()
     torch.set_num_threads(1)
