@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=6000)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
+    if not (options.base / "config.json").is_file():
+        parser.error(f"--base {options.base}: no checkpoint is there; pass a folder that holds config.json")
     torch.set_num_threads(1)
     asked = draw(options.questions)
     table = accuracy(asked, answers(options.base, asked))

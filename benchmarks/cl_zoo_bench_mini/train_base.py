@@ -300,9 +300,11 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, required=True, help="folder of states, log and base")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw pictures and questions")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here; leave the option out")
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     plan, place = Plan(), Place(options.device, options.workers)
