@@ -239,7 +239,7 @@ def _opened(archive: Path) -> Iterator[Members]:
 
 def _of_tar(tar: tarfile.TarFile, archive: Path) -> Members:
     for member in tar:
-        tarfile.data_filter(member, str(archive.parent))
+        _inside(archive.parent, member.name, str(archive))  # of folders too, though none is made
         if member.isfile():
             yield member.name, member.size, partial(tar.extractfile, member)
         elif not member.isdir():

@@ -329,6 +329,8 @@ def test_a_zip_member_that_would_leave_the_folder_is_refused(tmp_path, name):
     ("name", "kind", "target"),
     [
         ("../out.jpg", tarfile.REGTYPE, ""),
+        ("/out.jpg", tarfile.REGTYPE, ""),
+        ("../out", tarfile.DIRTYPE, ""),
         ("link", tarfile.SYMTYPE, "/etc/passwd"),
         ("link", tarfile.SYMTYPE, "inside.jpg"),
     ],
