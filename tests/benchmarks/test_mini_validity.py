@@ -28,6 +28,19 @@ def test_a_share_of_the_gain_is_counted_from_zero_shot():
     assert figures["all, mean kept by factor"] == pytest.approx({"1.00": 0.5, "0.50": 0.125, "0.33": 0.0})
 
 
+def test_a_task_that_learnt_nothing_alone_has_no_share():
+    """A LoRA that stayed at zero-shot, or below it, would give shares without meaning, or none at all."""
+    found = scores(pair=60.0, joint=60.0)
+    found[("A",), 1.0] = {"A": 20.0}
+    found[("A", "C"), 1.0] = {"A": 70.0, "C": 80.0}
+    figures = kept(found, TASKS)
+    assert figures["not learnt alone"] == ["A"]
+    assert len(figures["pairs"]) == 25
+    assert figures["pairs"]["C with A"] == pytest.approx(0.75)  # what the others keep beside it does count
+    assert figures["pairs, mean"] == pytest.approx((24 * 0.5 + 0.75) / 25)
+    assert figures["all, mean kept by factor"]["1.00"] == pytest.approx(0.5)  # of five tasks
+
+
 def test_the_mean_over_tasks_without_a_common_instruction_leaves_the_others_out():
     found = scores(pair=20.0, joint=20.0)
     found[("V", "C"), 1.0] = {"V": 100.0, "C": 60.0}
