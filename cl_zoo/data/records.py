@@ -18,7 +18,7 @@ Every fault is a `DataError` with file, record (counted from 1) and remedy.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,6 +41,7 @@ class Entry:
         answer: `None` where the record holds none.
         references: sentences that a caption is scored against.
         truth: what a scoring rule needs beyond these, as in `cl_zoo.Sample`.
+        image_id: what references call the image, "" where the record does not say.
     """
 
     id: str
@@ -49,6 +50,11 @@ class Entry:
     answer: str | None = None
     references: tuple[str, ...] = ()
     truth: Mapping[str, Any] = field(default_factory=dict)
+    image_id: str = ""
+
+
+UNREAD = Entry("", None, "")
+"""Stands for a record that cannot be used, where others are counted by places in the file."""
 
 
 def entries(record: Mapping[str, Any], number: int, file: Path | str, form: str) -> list[Entry]:
@@ -119,11 +125,19 @@ def _question(record: Mapping[str, Any], number: int, file: Path | str) -> Entry
         truth |= _box(record, number, file)
     references = _texts(record, "references", number, file) if "references" in record else ()
     prompt = _prompt(prompt, image, number, file)
-    return Entry(_id(record, number, file, needed=True), image, prompt, answer, references, truth)
+    name, shown = _id(record, number, file, needed=True), _id(record, number, file, ("image_id",))
+    return Entry(name, image, prompt, answer, references, truth, shown)
 
 
-def _id(record: Mapping[str, Any], number: int, file: Path | str, *, needed: bool = False) -> str:
-    for key in ("question_id", "id"):
+def _id(
+    record: Mapping[str, Any],
+    number: int,
+    file: Path | str,
+    keys: Sequence[str] = ("question_id", "id"),
+    *,
+    needed: bool = False,
+) -> str:
+    for key in keys:
         value = record.get(key)
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
             return _sound(str(value), key, number, file)

@@ -207,7 +207,7 @@ def _checked(found: Sequence[tuple[int, Entry]], plan: Plan, *, by_id: bool) -> 
                 says = f"question_id {one.id!r} stands in record {first[one.id]} already"
                 fault(plan.place, number, says, "give every test record an id of its own")
     if plan.references is not None:
-        asked = referred(asked, *plan.references)
+        asked = referred(asked, *plan.references).entries
     for place, (number, one) in enumerate(zip(numbers, asked, strict=True)):
         if what := lack(plan.needs, one.answer, one.references, one.truth):
             fault(plan.place, number, plan.in_columns(f"lacks {what}"), REPAIR)

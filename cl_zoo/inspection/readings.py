@@ -19,7 +19,7 @@ from cl_zoo.data.benchmarks import Described, nowhere, resolved, roots
 from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, Undecoded, halved
 from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, NEEDS, lack
-from cl_zoo.data.records import Entry, entries
+from cl_zoo.data.records import UNREAD, Entry, entries
 from cl_zoo.data.references import referred
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
 from cl_zoo.data.splits import Roots
@@ -34,8 +34,6 @@ from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
 SPLITS = ("train", "validation", "test")
 KINDS = {Outside: "outside", Undecoded: "unreadable", EmptyAnswer: "empty answer"}
 """Kinds of findings that a fault of a record has an error for; the others are `record`."""
-UNREAD = Entry("", None, "")
-"""Stands for a record that cannot be used: references go by places in the file."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +179,12 @@ def _referred(
             findings.append(reading.finding("no file", words))
         return numbered
     try:
-        found = referred([entry for _, entry, _ in numbered], file, source.format, source.note)
+        found, by = referred([entry for _, entry, _ in numbered], file, source.format, source.note)
     except DataError as error:
         findings.append(Finding("references", str(error), reading.task, reading.split, str(file)))
         return numbered
+    words = f"{reading.task}, test: references in {file.name} are joined by {by}"
+    findings.append(Finding("joined", words, reading.task, reading.split, str(file)))
     wanted = source.per_sample
     odd = [one for one in found if wanted and len(one.references or one.truth.get("answers", ())) != wanted]
     if odd:
