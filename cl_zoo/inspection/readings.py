@@ -186,7 +186,8 @@ def _referred(
     words = f"{reading.task}, test: references in {file.name} are joined by {by}"
     findings.append(Finding("joined", words, reading.task, reading.split, str(file)))
     wanted = source.per_sample
-    odd = [one for one in found if wanted and len(one.references or one.truth.get("answers", ())) != wanted]
+    there = [one for one in found if one != UNREAD]
+    odd = [one for one in there if wanted and len(one.references or one.truth.get("answers", ())) != wanted]
     if odd:
         records = counted(len(odd), "test record has", "test records have")
         words = f"{file}: {records} other than {wanted} references; fetch the file again"
