@@ -36,7 +36,8 @@
 `files` are candidates: the first that is there is read. They start from the data folder (`--data`), else from the folder of the YAML
 file. `format` is one of `cl_zoo.data.records`, or `datasets` for a folder saved by `save_to_disk` or one of parquet files. A name in
 braces stands for each of its folders in turn; `{task}` for the task's `folders.task`, else its name. `count` is the official number
-of records, for `cl-zoo data check`. A task without `validation` has none.
+of records, for `cl-zoo data check`. A task without `validation` has none. `turns` says what is learnt of a conversation of several
+questions: `split`, each with its answer as a sample of its own; or `last`, the last one with the turns before it as lines of its prompt.
 
 A source is a dataset repository on the Hugging Face hub (`hub`, with `revision` and `patterns` where not all of its newest files are
 wanted) or a `page` for a person to go to. Files go `into` a folder below the data folder. With `unpack: true` zip and tar archives
@@ -120,6 +121,10 @@ class SplitSource(Part):
     count: int | None = Field(None, ge=1, description="official number of records")
     repeats: bool = Field(
         False, description="whether ids may come twice; samples are told apart by place then"
+    )
+    turns: Literal["split", "last"] = Field(
+        "split",
+        description="a conversation of several questions: each a sample, or the last with the turns before it",
     )
     split: Text | None = Field(None, description="split of a datasets folder; default: the split's own name")
     columns: Mapping[Text, Text] = Field(

@@ -19,15 +19,16 @@ from cl_zoo.data.benchmarks import Described, nowhere, resolved, roots
 from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, Undecoded, halved
 from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, NEEDS, lack
-from cl_zoo.data.records import UNREAD, Entry, entries
+from cl_zoo.data.records import UNREAD, Entry, entries, other_form
 from cl_zoo.data.references import referred
+from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
-from cl_zoo.data.splits import Roots
+from cl_zoo.data.turns import has_system, talk
 from cl_zoo.errors import DataError
 from cl_zoo.inspection.findings import Finding, counted
+from cl_zoo.inspection.golds import unmatched
 from cl_zoo.inspection.pictures import outline_of
 from cl_zoo.inspection.survey import MEMORY, Row
-from cl_zoo.scoring.golds import mismatch
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
 
@@ -117,9 +118,12 @@ def _described(
         records = read_records(file)
     except DataError as error:
         return replace(reading, findings=[reading.finding("broken file", str(error))])
+    if says := other_form(records, source.format) if records else "holds no records; fetch the file again":
+        whole = replace(reading, records=len(records))
+        return replace(whole, findings=[reading.finding("broken file", f"{file}: {says}")])
     reading = replace(reading, records=len(records))
     findings = _count(reading)
-    numbered = _entries(reading, records, file, source.format, findings)
+    numbered = _entries(reading, records, file, source, findings)
     needs = ANSWER
     if split == "test":
         needs = NEEDS.get(task.metric, ANSWER)
@@ -149,19 +153,49 @@ Numbered = list[tuple[int, Entry, int]]
 
 
 def _entries(
-    reading: Reading, records: Sequence[dict[str, Any]], file: Path, form: str, findings: list[Finding]
+    reading: Reading,
+    records: Sequence[dict[str, Any]],
+    file: Path,
+    source: SplitSource,
+    findings: list[Finding],
 ) -> Numbered:
     numbered: Numbered = []
     for number, record in enumerate(records, 1):
         try:
-            asked = entries(record, number, file, form)
+            asked = entries(record, number, file, source.format, source.turns)
         except DataError as error:
             name = record.get("question_id", record.get("id"))
             shown = None if name is None or halved(str(name)) else str(name)
             findings.append(reading.finding(_kind(error), str(error), number, shown))
             asked = [UNREAD]
-        numbered += [(number, entry, len(asked)) for entry in asked]
+        questions = (
+            len(asked)
+            if source.turns == "split" or asked == [UNREAD]
+            else len(talk(record, number, file).turns)
+        )
+        numbered += [(number, entry, questions) for entry in asked]
+    findings += _conversations(reading, records, numbered, source.turns)
     return numbered
+
+
+def _conversations(
+    reading: Reading, records: Sequence[dict[str, Any]], numbered: Numbered, turns: str
+) -> Iterator[Finding]:
+    """What of conversations is learnt and what is not, as remarks: questions beyond the first, and what a system says."""
+    several = {number: count for number, _, count in numbered if count > 1}
+    if several:
+        asked = sum(several.values())
+        each = f"{asked:,} samples, none with the turns before it; 'turns: last' would make {len(several):,}"
+        last = f"{len(several):,} samples with the turns before the last question in its prompt; 'turns: split' would make {asked:,}"
+        words = (
+            f"conversations of several questions ({len(several):,}) make {each if turns == 'split' else last}"
+        )
+        yield replace(
+            reading.finding("turns", f"{reading.task}, {reading.split}: {words}"), count=len(several)
+        )
+    if spoken := sum(map(has_system, records)):
+        words = f"in {counted(spoken, 'conversation', 'conversations')} the system speaks, which is left out"
+        yield replace(reading.finding("system", f"{reading.task}, {reading.split}: {words}"), count=spoken)
 
 
 def _referred(
@@ -232,6 +266,9 @@ def _samples(
         reading = replace(reading, records=len(samples))
     except DataError as error:
         return replace(reading, findings=[reading.finding("broken file", str(error))])
+    if not reading.records and reading.split != "validation":
+        words = f"{reading.file}: holds no samples; add some, or drop the task"
+        return replace(reading, findings=[reading.finding("broken file", words)])
     findings, rows = _count(reading), []
     outlines: dict[str, bytes] = {}
     asked = []
@@ -272,32 +309,6 @@ def _unanswered(reading: Reading, number: int, one: Entry | Sample, what: str | 
         yield reading.finding("empty answer", words, number, one.id or None)
     elif what:
         yield reading.finding("record", f"{where}: lacks {what}; {REPAIR}", number, one.id or None)
-
-
-def unmatched(
-    reading: Reading, metric: str, budget: int, asked: Sequence[tuple[int, str, Expected]]
-) -> Iterator[Finding]:
-    """A fault for every gold that can be mended, and one remark for all that cannot: people who disagree, slips of official rules.
-
-    Args:
-        reading: the test split.
-        metric, budget: the task's rule and its `max_new_tokens`.
-        asked: number of the record, id, and what is expected.
-    """
-    capped, ceiling = [], 0.0
-    for number, name, expected in asked:
-        found = mismatch(metric, expected, budget)
-        ceiling += 1.0 if found is None else found.ceiling
-        where = f"{reading.file}, record {number} (id {name!r})"
-        if found is not None and found.remedy:
-            yield reading.finding("gold", f"{where}: {found.says}; {found.remedy}", number, name or None)
-        elif found is not None:
-            capped.append(f"{where}: {found.says}")
-    if capped:
-        few = counted(len(capped), "answer scores", "answers score")
-        words = f"{few} less than full marks whoever gives it, so that no model scores above {100 * ceiling / len(asked):.2f}; first {capped[0]}"
-        sentence = f"{reading.task}, test: of {len(asked):,} right answers {words}"
-        yield Finding("ceiling", sentence, reading.task, reading.split, reading.file, count=len(capped))
 
 
 def _kind(error: DataError) -> str:

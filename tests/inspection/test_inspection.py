@@ -330,6 +330,81 @@ def test_right_answers_that_no_rule_counts_in_full_are_one_remark(tmp_path):
     )
 
 
+def a_file_of_each(folder: Path, train: Any, test: Any, form: str = "llava") -> Described:
+    (folder / "train.json").write_text(json.dumps(train))
+    (folder / "test.json").write_text(json.dumps(test))
+    return one_task(
+        folder, {"files": ["train.json"], "format": form}, {"files": ["test.json"], "format": "question"}
+    )
+
+
+def test_a_whole_file_of_another_form_is_one_finding_that_names_the_form(tmp_path):
+    asked = [{"question_id": str(n), "text": f"{n}?", "answer": "a"} for n in range(9)]
+    report = inspect(a_file_of_each(tmp_path, asked, asked), None)
+
+    (found,) = [one for one in report.findings if one.fault]
+    assert (found.kind, found.split) == ("broken file", "train")
+    assert found.sentence == (
+        f"{tmp_path}/train.json: its records are in the format question, not llava; write 'format: question'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("turns", "says"),
+    [
+        ("split", "make 3 samples, none with the turns before it; 'turns: last' would make 1"),
+        ("last", "make 1 samples with the turns before the last question in its prompt; 'turns: split' would make 3"),
+    ],
+)  # fmt: skip
+def test_what_is_learnt_of_conversations_is_counted(tmp_path, turns, says):
+    asked = [{"question_id": "1", "text": "?", "answer": "a"}]
+    talks = [conversation("A?", "a"), conversation("B?", "b")]
+    talks[1]["conversations"] = [{"from": "system", "value": "S"}, *talks[1]["conversations"] * 3]
+    plugin = a_file_of_each(tmp_path, talks, asked)
+    plugin.path.write_text(
+        plugin.path.read_text().replace("format: llava", f"format: llava\n    turns: {turns}")
+    )
+    report = inspect(plugin, None)
+
+    assert report.ok
+    found = {one.kind: one.sentence for one in report.findings}
+    assert found["turns"] == f"a, train: conversations of several questions (1) {says}"
+    assert found["system"] == "a, train: in 1 conversation the system speaks, which is left out"
+    assert report.tasks[0].samples == (4 if turns == "split" else 2)
+    assert report.tasks[0].multi_turn == 1
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_empty_list_of_records_is_a_fault_as_in_a_run(tmp_path, split):
+    files = {
+        "train": [conversation("A?", "a")],
+        "test": [{"question_id": "1", "text": "?", "answer": "a"}],
+        split: [],
+    }
+    plugin = a_file_of_each(tmp_path, files["train"], files["test"])
+
+    (found,) = [one for one in inspect(plugin, None).findings if one.fault]
+    assert found.sentence == f"{tmp_path}/{split}.json: holds no records; fetch the file again"
+
+
+def test_a_plugin_s_empty_test_split_is_a_fault():
+    task = TaskData("a", "A", "", "exact", 4, [Sample("0", None, "?", "a")], (), ())
+    benchmark = Benchmark("mine", "1", (task,), ("finetune",), "llava", "0")
+
+    (found,) = [one for one in inspect(lambda data: benchmark, None).findings if one.fault]
+    assert found.sentence == "a, test: holds no samples; add some, or drop the task"
+
+
+def test_a_pipe_in_the_place_of_a_picture_is_a_fault_and_does_not_hang(tree):
+    path = tree.image("CLEVR", "test", 1)
+    path.unlink()
+    os.mkfifo(path)
+
+    (found,) = [one for one in tree.check().findings if one.fault]
+    assert (found.kind, found.task, found.record) == ("no image", "CLEVR-Math", 2)
+    assert "is no file but a pipe or a device; fetch the file again" in found.sentence
+
+
 def test_every_kind_of_fault_is_planted_above():
     """`unreadable` is what only decoding finds, and `forbidden` what the superuser does not meet, below."""
     assert {kind for _, kind, *_ in PLANTED.values()} | {"unreadable", "forbidden"} == set(FAULTS)
