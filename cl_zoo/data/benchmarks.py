@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cl_zoo.data.descriptions import read_description
 from cl_zoo.data.needs import ANSWER, NEEDS
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import (
@@ -20,7 +21,6 @@ from cl_zoo.data.schema import (
     Source,
     SplitSource,
     TaskSource,
-    read_description,
 )
 from cl_zoo.data.splits import Plan, Split
 from cl_zoo.errors import DataError, OptionError, PluginError

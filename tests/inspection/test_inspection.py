@@ -476,6 +476,23 @@ def test_an_unknown_scoring_rule_is_a_finding(tree):
     )
 
 
+def test_faults_of_a_description_and_names_that_are_not_installed_are_told_together(tree):
+    content = yaml.safe_load(tree.description.read_text())
+    content["tasks"][1] |= {"metric": "exakt", "letter": "a"}
+    tree.description.write_text(yaml.safe_dump({**content, "methods": ["ewcc"], "backbone": "lava"}))
+
+    with pytest.raises(DataError) as caught:
+        tree.check()
+    first, *others = str(caught.value).split("\n  ")
+    assert first == f"benchmark {tree.description}: has 4 faults:"
+    assert [one.partition(";")[0] for one in others] == [
+        "tasks[1].letter: write one capital letter, A to Z, got 'a'",
+        "tasks[1].metric: no scoring rule is called 'exakt'",
+        "methods: no method is called 'ewcc'",
+        "backbone: no backbone is called 'lava'",
+    ]
+
+
 def test_of_long_prompts_a_remark_shows_the_beginning(tree):
     def change(records: list[dict[str, Any]]) -> None:
         records[0]["conversations"][0]["value"] = "<image>\n" + "a long line " * 50
