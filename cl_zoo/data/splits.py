@@ -129,6 +129,11 @@ class Split(OnDemand[Sample]):
         number, one = self.entries[place]
         return replace(_text(one), image=self._image(number, one, looked_for=True))
 
+    @property
+    def of_files(self) -> bool:
+        """Whether images are names of files, which `entries` hold as they are written."""
+        return self._pictures is None
+
     def as_named(self, index: int) -> Sample:
         """A sample whose image may be the path of a file that is not there."""
         number, one = self.entries[index]
