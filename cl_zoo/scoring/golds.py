@@ -7,6 +7,7 @@ is found here is told before a run and by `cl-zoo data check`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -78,9 +79,9 @@ def mismatch(metric: str, expected: Expected, max_new_tokens: int | None = None)
 def _scored(metric: str, expected: Expected, told: tuple[str, ...]) -> Mismatch | None:
     rule = RULES[metric]
     official = _best(rule.official, told, expected)
-    strict = official if rule.strict is None else _best(rule.strict, told, expected)
     if official >= 1:
         return None
+    strict = official if rule.strict is None else _best(rule.strict, told, expected)
     shown = told[0] if len(told[0]) <= SHOWN else f"{told[0][:SHOWN]}…"
     if metric == "textvqa":  # people who disagree: nothing to mend, and no rule is at fault
         return Mismatch(f"no answer scores more than {official:.2f}, since people disagree", "", official)
@@ -104,8 +105,12 @@ def _remedy(metric: str, expected: Expected) -> str:
 
 
 def _best(judge: Judge | None, told: tuple[str, ...], expected: Expected) -> float:
-    """As the scorer does it: what is generated is stripped."""
-    return max(judge(one.strip(), expected) for one in told) if judge is not None else 0.0
+    """As the scorer does it: what is generated is stripped. What most people say comes first, and is often right in full."""
+    best = 0.0
+    for text, _ in Counter(one.strip() for one in told).most_common():
+        if judge is None or (best := max(best, judge(text, expected))) >= 1:
+            break
+    return best
 
 
 def _mended(metric: str, expected: Expected, least: float) -> Iterator[str]:
