@@ -13,6 +13,14 @@ from cl_zoo.errors import DataError
 
 LFS = b"version https://git-lfs.github.com/spec/"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+OTHERS = {
+    b"PAR1": "is a Parquet file; write 'format: datasets'",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"\x1f\x8b": "is a gzip file; unpack it",
+}
+"""What files of other kinds begin with, and what to do about them."""
+TAR = slice(257, 262)
+"""Where a tar archive says that it is one."""
 NUMBER = re.compile(r"-|\.|[eE][+-]?")
 """What may be left over of a number that is cut."""
 LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
@@ -85,6 +93,12 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: {unread(error)}") from None
     if content.startswith(LFS):
         raise DataError(f"{path}: is a Git LFS pointer, not the data; fetch the file itself")
+    for start, says in OTHERS.items():
+        if content.startswith(start):
+            raise DataError(f"{path}: {says}")
+    if content[TAR] == b"ustar":
+        remedy = "unpack it and write its records as JSON lines; shards of WebDataset are not read"
+        raise DataError(f"{path}: is a tar archive; {remedy}")
     if not content.strip():
         raise DataError(f"{path}: is empty; fetch the file again")
     try:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +127,38 @@ def test_a_file_of_no_known_form_is_told_which_there_are():
     )  # the second is at fault
 
 
+def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path: Path):
+    for name, pack in (("a.zip", zipped), ("a.tar", tarred), ("a.gz", gzip.compress)):
+        (tmp_path / name).write_bytes(pack(b"[]"))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1...PAR1")
+    says = {
+        "a.zip": "is a zip archive; unpack it",
+        "a.gz": "is a gzip file; unpack it",
+        "a.parquet": "is a Parquet file; write 'format: datasets'",
+        "a.tar": "is a tar archive; unpack it and write its records as JSON lines; shards of WebDataset are not read",
+    }
+
+    for name, sentence in says.items():
+        with pytest.raises(DataError) as caught:
+            read_records(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name}: {sentence}"
+
+
+def zipped(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.json", content)
+    return packed.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    packed, member = io.BytesIO(), tarfile.TarInfo("a.json")
+    member.size = len(content)
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
 # Links
 
 
@@ -199,3 +235,31 @@ def test_a_pipe_does_not_hang(tmp_path: Path):
         split[0]
     with pytest.raises(DataError, match=r"a.png: is no file but a pipe or a device; pass the path of a file"):
         read_records(pipe)
+
+
+# Parquet
+
+
+@pytest.mark.parametrize("name", ["trl", "cauldron", "numbers"])
+def test_conversations_and_numbers_are_read_from_parquet(tmp_path: Path, name: str):
+    """Pictures inside the file; in a list of parts every part has all keys, null where it does not use them."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    picture, kind = Image.new("RGB", (4, 4), (200, 0, 0)), datasets.Sequence(datasets.Image())
+    asked = [{"type": "image", "text": None}, {"type": "text", "text": "Who?"}]
+    answered = [{"type": "text", "text": "me"}]
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    rows = {
+        "trl": {"images": [picture], "messages": turns},
+        "cauldron": {"images": [picture], "texts": [{"user": "Who?", "assistant": "me", "source": "x"}]},
+        "numbers": {"text": "Who?", "answer": 4},
+    }
+    table = datasets.Dataset.from_list([rows[name]])
+    table = table.cast_column("images", kind) if "images" in rows[name] else table
+    table.to_parquet(tmp_path / "a.parquet")
+    plan = Plan(tmp_path / "a.parquet", "datasets", Roots((tmp_path,)), "answer")
+
+    (found,) = Split(lambda: plan)
+    assert (found.prompt, found.answer) == ("Who?", "4" if name == "numbers" else "me")
+    if name != "numbers":
+        assert found.image.tobytes() == picture.tobytes()
