@@ -24,6 +24,9 @@ NEEDED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
 WANTED = (*NEEDED, "README.md", "LICENSE*")
 """Files that are downloaded: a model that is exported from this one takes over what its card says of the licence."""
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""`OWNER/NAME` on the hub."""
+
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -35,12 +38,13 @@ def read_config(folder: Path, title: str = "supported") -> dict[str, Any]:
         BackboneError: no such folder, or no readable configuration in it.
     """
     if not folder.is_dir():
-        raise BackboneError(f"backbone {folder}: no such folder; pass the path of a downloaded checkpoint")
+        raise BackboneError(f"backbone {folder}: no such folder; {_elsewhere(str(folder))}")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         config = None
     if not isinstance(config, dict):
+        _refuse_adapter(folder)
         raise BackboneError(
             f"backbone {folder}: no readable config.json; pass the folder of a {title} checkpoint"
         )
@@ -59,8 +63,23 @@ def backbone_parts(text: str) -> tuple[str, Path | None]:
     if Path(text).is_dir():
         return family_of(Path(text)), Path(text)
     if ":" not in text and ("/" in text or text.startswith(".")):
-        raise BackboneError(f"backbone {text}: no such folder; pass the path of a downloaded checkpoint")
+        raise BackboneError(f"backbone {text}: no such folder; {_elsewhere(text)}")
     return text, None
+
+
+def _elsewhere(text: str) -> str:
+    """What to do about a folder that is not there: it may be a name on the hub, perhaps in the local cache."""
+    if not HUB_ID.fullmatch(text):
+        return "pass the path of a downloaded checkpoint"
+    from huggingface_hub import try_to_load_from_cache
+
+    kept = try_to_load_from_cache(text, "config.json")
+    if isinstance(kept, str):
+        return f"the hub's {text} is in the local cache, pass {Path(kept).parent}"
+    return (
+        "pass the path of a downloaded checkpoint; of a name on the hub, "
+        f"`hf download {text} --local-dir FOLDER` makes one"
+    )
 
 
 def family_of(folder: Path) -> str:
@@ -179,6 +198,20 @@ def hub_folder(name: str, repository: str) -> Path:
             f"backbone {name}: {repository} {state} and cannot be downloaded ({reason}); run `hf download {repository}` where there is a network, or pass {name}:FOLDER"
         )
     return folder
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """A folder that PEFT wrote: weights to be put on a base, whose name it holds."""
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))[
+            "base_model_name_or_path"
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    raise BackboneError(
+        f"backbone {folder}: holds an adapter of {base}, not a model; pass the folder of its base, or merge it into that first (PEFT's "
+        "merge_and_unload and save_pretrained) to start from both"
+    )
 
 
 def _refuse_original(folder: Path, config: dict[str, Any]) -> None:

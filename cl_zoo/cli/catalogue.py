@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from cl_zoo.cli.keys import rows
 from cl_zoo.contract.held import HEADING, Held, parted
 from cl_zoo.contract.plugins import HOOKS, load_class
 from cl_zoo.data.benchmarks import benchmark_loader, load_benchmark
@@ -209,7 +210,8 @@ def show(what: str, name: str | None) -> str:
     if what == "recipe":
         return aligned(list(recipes().items()))
     if what in describers:
-        return text([one for one in entries() if one.kind == what])
+        found = text([one for one in entries() if one.kind == what])
+        return f"{found}\n\nmy.yaml may say:\n\n{aligned(rows())}" if what == "benchmark" else found
     return describe(what)
 
 

@@ -1,4 +1,4 @@
-"""`cl-zoo data`: check a benchmark's files, and fetch what the hub holds of them."""
+"""`cl-zoo data`: check a benchmark's files, fetch what the hub holds of them, and write them as they were understood."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cl_zoo.cli.looking import print_json
 if TYPE_CHECKING:
     from cl_zoo.inspection.check import Watch
 
-app = typer.Typer(name="data", help="Check and fetch a benchmark's data.", no_args_is_help=True)
+app = typer.Typer(name="data", help="Check, fetch and convert a benchmark's data.", no_args_is_help=True)
 BenchmarkArgument = Annotated[
     str, typer.Argument(metavar="BENCHMARK", help="An installed benchmark, my.yaml or module:function.")
 ]
@@ -84,6 +84,26 @@ def fetch(
     if not sources:
         raise DataError(f"benchmark {benchmark}: its description names no sources; add them under 'sources'")
     fetch_all(sources, Path(data), dry_run=dry_run)
+
+
+@app.command()
+def convert(
+    benchmark: BenchmarkArgument,
+    out: Annotated[str, typer.Option("--out", help="A new folder for JSON lines and their YAML file.")],
+    data: Data = None,
+) -> None:
+    """Write every record as it was understood, as JSON lines of our own, with a YAML file that describes them."""
+    from pathlib import Path
+
+    from cl_zoo.data.benchmarks import benchmark_loader, made
+    from cl_zoo.data.converting import convert as convert_all
+    from cl_zoo.errors import OptionError
+
+    if not out.strip():
+        raise OptionError("--out is empty; pass a new folder")
+    plugin, folder = benchmark_loader(benchmark), Path(data) if data else None
+    file = convert_all(made(plugin, folder, benchmark), plugin, Path(out))
+    print(f"next: cl-zoo data check {file}{f' --data {data}' if data else ''}")
 
 
 def _writable(path: Any) -> None:

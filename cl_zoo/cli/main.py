@@ -91,6 +91,7 @@ def run(
     known_scoring(scoring)
     filled = settings(context.params)
     chosen = chosen_seeds(seed, seeds)
+    _remark(benchmark, filled)
     results = []
     with _resumable(), progress_for(_console(stderr=True), len(chosen)) as watch:
         for one in chosen:
@@ -173,6 +174,7 @@ def compare(
         else list(load_benchmark(benchmark, data).default_methods)
     )
     chosen = chosen_seeds(seed, seeds)
+    _remark(benchmark, filled)
     with _resumable(), progress_for(_console(stderr=True), len(names) * len(chosen)) as watch:
         comparison = compare_all(
             names,
@@ -235,6 +237,14 @@ def _resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on after the last finished task", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _remark(benchmark: str, filled: dict[str, Any]) -> None:
+    """Say on standard error what a user should know although nothing is wrong."""
+    from cl_zoo.runs.remarks import remarks
+
+    for line in remarks(benchmark, **{key: filled[key] for key in ("data", "order", "limit", "recipe")}):
+        print(f"note: {line}", file=sys.stderr)
 
 
 def _fail(sentence: str) -> None:

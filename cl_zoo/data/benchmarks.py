@@ -12,16 +12,17 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cl_zoo.data.descriptions import read_description
 from cl_zoo.data.needs import ANSWER, NEEDS
+from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import (
     Description,
     ReferenceSource,
     Source,
     SplitSource,
     TaskSource,
-    read_description,
 )
-from cl_zoo.data.splits import Plan, Roots, Split
+from cl_zoo.data.splits import Plan, Split
 from cl_zoo.errors import DataError, OptionError, PluginError
 from cl_zoo.names import BENCHMARKS, load, split
 from cl_zoo.tasks import Benchmark, TaskData
@@ -248,6 +249,7 @@ def _split(task: TaskSource, which: str, bases: tuple[Path, ...]) -> Split:
             references=references,
             split=source.split or which,
             columns=source.columns,
+            turns=source.turns,
         )
 
     return Split(plan)
@@ -288,6 +290,8 @@ def _hash(text: bytes, about: Description, bases: tuple[Path, ...]) -> str:
 def _content(path: str, size: int, *times: int) -> str:
     """Digest of a file; of a folder, names and sizes of its files and the content of its small JSON files."""
     if not os.path.isdir(path):
+        if not os.path.isfile(path):
+            raise OSError(f"{path} is a pipe or a device")
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""JSON lists and JSON lines, read whole; a file that is missing, cut off or no JSON is named with place and remedy."""
+"""JSON lists and JSON lines, read whole, with or without a byte-order mark; a file that is missing, cut off or no JSON is named with place and remedy."""
 
 from __future__ import annotations
 
@@ -12,20 +12,29 @@ from cl_zoo.data.faults import REPAIR, fault, kind_of, unread
 from cl_zoo.errors import DataError
 
 LFS = b"version https://git-lfs.github.com/spec/"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+OTHERS = {
+    b"PAR1": "is a Parquet file; write 'format: datasets'",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"\x1f\x8b": "is a gzip file; unpack it",
+}
+"""What files of other kinds begin with, and what to do about them."""
+TAR = slice(257, 262)
+"""Where a tar archive says that it is one."""
 NUMBER = re.compile(r"-|\.|[eE][+-]?")
 """What may be left over of a number that is cut."""
 LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON list, or of JSON lines where the name ends in `.jsonl` or each line is an object.
+    """The records of a JSON list or of JSON lines, whatever the name ends in.
 
     Raises:
         DataError: the file cannot be read, is broken or truncated, or holds something else than objects.
     """
     text = read_text(path)
     records: Any
-    if path.suffix == ".jsonl":
+    if path.suffix == ".jsonl" and not text.lstrip().startswith("["):
         records = _lines(path, text)
     else:
         try:
@@ -71,21 +80,29 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file.
+    """A UTF-8 file, or one of UTF-16 that says so by its byte-order mark.
 
     Raises:
         DataError: it is missing, empty, no text, or only stands for the file (a Git LFS pointer).
     """
     try:
+        if not (path.is_file() or path.is_dir() or not path.exists()):
+            raise DataError(f"{path}: is no file but a pipe or a device; pass the path of a file")
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {unread(error)}") from None
     if content.startswith(LFS):
         raise DataError(f"{path}: is a Git LFS pointer, not the data; fetch the file itself")
+    for start, says in OTHERS.items():
+        if content.startswith(start):
+            raise DataError(f"{path}: {says}")
+    if content[TAR] == b"ustar":
+        remedy = "unpack it and write its records as JSON lines; shards of WebDataset are not read"
+        raise DataError(f"{path}: is a tar archive; {remedy}")
     if not content.strip():
         raise DataError(f"{path}: is empty; fetch the file again")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-16" if content.startswith(UTF16) else "utf-8-sig")
     except UnicodeDecodeError as error:
         reason = "is truncated" if error.reason == "unexpected end of data" else "is no UTF-8 text"
         line = content.count(b"\n", 0, error.start) + 1

@@ -3,14 +3,16 @@
 `llava`      training records: {"image": …, "conversations": [{"from": "human", "value": "<image>\\n…"}, {"from": "gpt", "value": …}]}.
              `image` is missing where a question is a text alone. The image token is taken off with the newline beside it: a
              backbone puts the image where its template wants it, which is the front, wherever the token stood.
-`sharegpt`   the same with `messages` or `conversations` of {"role": …, "content": …} or {"from": …, "value": …}, and `image`
-             or a list `images` of one.
+`sharegpt`   the same as others write it (`cl_zoo.data.turns`): `messages` or `conversations` of {"role": …, "content": …} or {"from": …,
+             "value": …}, content as a text or as a list of parts, or `texts` of {"user": …, "assistant": …}; and `image` or a list
+             `images` of one.
 `question`   test records: {"question_id": …, "image": …, "text": …, "answer": …}; also `answer_bbox` with `size` (a box),
-             `references` (captions), `answers` (of several people) and `choices`.
+             `references` (captions), `answers` (of several people), `choices`, and `image_id`, which references may go by.
 
-A turn of `system` is left out. Of a conversation with more than one question, every question with its answer is a sample of its own,
-without the turns before it. Prompts and answers are read as they are. Training records are never told apart by their ids, which
-come twice in official files.
+A turn of `system` is left out, as LLaVA's trainer leaves it out. Of a conversation with more than one question, every question with its
+answer is a sample of its own, without the turns before it (`split`), or the last one is with the turns before it as lines of its prompt
+(`last`). Prompts and answers are read as they are; a number is read as it is written. Training records are never told apart by their
+ids, which come twice in official files.
 
 Every fault is a `DataError` with file, record (counted from 1) and remedy.
 """
@@ -18,16 +20,17 @@ Every fault is a `DataError` with file, record (counted from 1) and remedy.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, below, fault, halved, kind_of, leaving
+from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, below, fault, kind_of, leaving
+from cl_zoo.data.turns import KEYS, TOKEN, file_name, sound, talk, written
 from cl_zoo.errors import DataError
 
-TOKEN = "<image>"
-ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant")
+SHOWN = 80
+"""Letters of a name that a message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Entry:
         answer: `None` where the record holds none.
         references: sentences that a caption is scored against.
         truth: what a scoring rule needs beyond these, as in `cl_zoo.Sample`.
+        image_id: what references call the image, "" where the record does not say.
     """
 
     id: str
@@ -49,9 +53,16 @@ class Entry:
     answer: str | None = None
     references: tuple[str, ...] = ()
     truth: Mapping[str, Any] = field(default_factory=dict)
+    image_id: str = ""
 
 
-def entries(record: Mapping[str, Any], number: int, file: Path | str, form: str) -> list[Entry]:
+UNREAD = Entry("", None, "")
+"""Stands for a record that cannot be used, where others are counted by places in the file."""
+
+
+def entries(
+    record: Mapping[str, Any], number: int, file: Path | str, form: str, turns: str = "split"
+) -> list[Entry]:
     """The questions of one record: one each, but for conversations of several.
 
     Args:
@@ -59,46 +70,80 @@ def entries(record: Mapping[str, Any], number: int, file: Path | str, form: str)
         number: its place in the file, from 1.
         file: where it stands, for messages.
         form: `llava`, `sharegpt` or `question`.
+        turns: of a conversation of several questions, `split` or `last`.
 
     Raises:
         DataError: a field is missing or of another type, or an answer to learn is empty.
     """
     if form == "question":
         return [_question(record, number, file)]
-    image = _image(record, number, file)
-    key = "messages" if "messages" in record else "conversations"
-    turns = _turns(record.get(key), key, number, file)
-    found = []
-    for place in range(0, len(turns), 2):
-        (asker, asked), (answerer, answer) = turns[place : place + 2]
-        if asker not in ASKING or answerer not in ANSWERING:
-            says = f"{key} turns {place + 1} and {place + 2} are from {asker!r} and {answerer!r}"
-            fault(file, number, says, "let a human's turn and gpt's alternate")
+    said = talk(record, number, file)
+    image = _image(record, number, file, said.images)
+    name, found = _id(record, number, file), []
+    for asked, answer in said.turns:
         if not answer.strip():
             fault(file, number, "has an empty answer, which teaches nothing", REPAIR, EmptyAnswer)
         if TOKEN in answer:
             fault(file, number, f"has {TOKEN} in an answer", REPAIR)
-        found.append(Entry(_id(record, number, file), image, _prompt(asked, image, number, file), answer))
-    return found
+        found.append(Entry(name, image, _prompt(asked, image, number, file), answer))
+    return [_last(found)] if turns == "last" else found
 
 
-def image_path(root: Path, text: str) -> Path:
-    """The path of an image that a record names, inside `root` whatever links lie on the way.
+def _last(found: Sequence[Entry]) -> Entry:
+    """The last question with the turns before it, a line each, before it."""
+    before = [text for one in found[:-1] for text in (one.prompt, one.answer or "")]
+    return replace(found[-1], prompt="\n".join([*before, found[-1].prompt]))
+
+
+def other_form(records: Sequence[Mapping[str, Any]], form: str) -> str | None:
+    """What is wrong with a whole file whose records are in another format, and what to do; `None` where one is in its own.
+
+    Args:
+        records: of a file.
+        form: the format that the file is said to be in.
+    """
+    if not records or any(_looks(record, form) for record in records):
+        return None
+    for other in ("question", "llava", "sharegpt"):
+        if all(_looks(record, other) for record in records):
+            return f"its records are in the format {other}, not {form}; write 'format: {other}'"
+    keys = ", ".join(map(str, list(records[0])[:6])) or "none"
+    return (
+        f"none of its {len(records):,} records is in the format {form} (keys of the first: {keys}); write them as llava, sharegpt or "
+        "question, or give 'format: datasets' with 'columns'"
+    )
+
+
+def _looks(record: Mapping[str, Any], form: str) -> bool:
+    """Whether a record has the keys of a format, be its values right or wrong."""
+    if form == "question":
+        return "text" in record or ("question_id" in record and not any(key in record for key in KEYS))
+    return "conversations" in record if form == "llava" else any(key in record for key in KEYS)
+
+
+def image_path(root: Path, text: str, trusted: Iterable[Path] = ()) -> Path:
+    """The path of an image that a record names, inside `root` or another trusted folder whatever links lie on the way.
+
+    Args:
+        root: the folder that the name starts from.
+        text: the name.
+        trusted: folders that links may lead into.
 
     Raises:
         DataError: it is empty.
-        Outside: it is absolute, holds `..`, or a link on the way leaves `root`.
+        Outside: it is absolute, holds `..`, or a link on the way leaves all of these folders.
     """
-    name = PurePosixPath(text)
+    name, shown = PurePosixPath(text), repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
     remedy = "write paths inside the data folder"
-    if not text.strip() or "\0" in text:
-        raise DataError(f"image {text!r}: names no file; {remedy}")
+    if not text.strip() or "\0" in text or not name.parts:
+        raise DataError(f"image {shown}: names no file; {remedy}")
     if what := leaving(name):
-        raise Outside(f"image {text!r}: {what} and may leave the data folder; {remedy}")
+        raise Outside(f"image {shown}: {what} and may leave the data folder; {remedy}")
     path = root / name
-    if not below(root, path):
+    if not any(below(one, path) for one in (root, *trusted)):
         raise Outside(
-            f"image {text!r}: leads out of {root} to {os.path.realpath(path)} through a link; move the file into the data folder"
+            f"image {shown}: leads out of {root} to {os.path.realpath(path)} through a link; move the file into the data folder, or list "
+            "the linked folder under 'images' of the benchmark's YAML"
         )
     return path
 
@@ -108,10 +153,10 @@ def image_path(root: Path, text: str) -> Path:
 
 def _question(record: Mapping[str, Any], number: int, file: Path | str) -> Entry:
     image = _image(record, number, file)
-    prompt = _text(record, "text", number, file)
+    prompt = written(record, "text", number, file)
     if not prompt.strip():
         fault(file, number, "has an empty 'text'", REPAIR)
-    answer = None if record.get("answer") is None else _text(record, "answer", number, file)
+    answer = None if record.get("answer") is None else written(record, "answer", number, file, numbers=True)
     truth: dict[str, Any] = {
         key: list(_texts(record, key, number, file)) for key in ("answers", "choices") if key in record
     }
@@ -119,14 +164,22 @@ def _question(record: Mapping[str, Any], number: int, file: Path | str) -> Entry
         truth |= _box(record, number, file)
     references = _texts(record, "references", number, file) if "references" in record else ()
     prompt = _prompt(prompt, image, number, file)
-    return Entry(_id(record, number, file, needed=True), image, prompt, answer, references, truth)
+    name, shown = _id(record, number, file, needed=True), _id(record, number, file, ("image_id",))
+    return Entry(name, image, prompt, answer, references, truth, shown)
 
 
-def _id(record: Mapping[str, Any], number: int, file: Path | str, *, needed: bool = False) -> str:
-    for key in ("question_id", "id"):
+def _id(
+    record: Mapping[str, Any],
+    number: int,
+    file: Path | str,
+    keys: Sequence[str] = ("question_id", "id"),
+    *,
+    needed: bool = False,
+) -> str:
+    for key in keys:
         value = record.get(key)
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
-            return _sound(str(value), key, number, file)
+            return sound(str(value), key, number, file)
         if value is not None:
             fault(file, number, f"'{key}' is {kind_of(value)}, not a text or a whole number", REPAIR)
     if needed:
@@ -134,40 +187,20 @@ def _id(record: Mapping[str, Any], number: int, file: Path | str, *, needed: boo
     return ""
 
 
-def _image(record: Mapping[str, Any], number: int, file: Path | str) -> str | None:
-    images = record.get("images", [])
+def _image(
+    record: Mapping[str, Any], number: int, file: Path | str, in_turns: Sequence[str] = ()
+) -> str | None:
+    images: Any = [] if record.get("images") is None else record["images"]
     if not isinstance(images, list):
         fault(file, number, f"'images' is {kind_of(images)}, not a list", REPAIR)
     value = record.get("image")
-    if isinstance(value, list):
-        value, images = None, value
-    named = [one for one in (value, *images) if one is not None]
+    given = [one for one in (value if isinstance(value, list) else [value, *images]) if one is not None]
+    named = [file_name(one, number, file) for one in given]
+    if named != list(in_turns):  # else the turns name what the record lists
+        named += in_turns
     if len(named) > 1:
         fault(file, number, f"names {len(named)} images where a sample has one", REPAIR)
-    if not named:
-        return None
-    if not isinstance(named[0], str) or not named[0]:
-        fault(
-            file, number, f"its image is {kind_of(named[0]) if named[0] != '' else 'an empty text'}", REPAIR
-        )
-    return _sound(named[0], "image", number, file)
-
-
-def _turns(value: Any, key: str, number: int, file: Path | str) -> list[tuple[str, str]]:
-    if not isinstance(value, list):
-        what = "has no 'conversations'" if value is None else f"'{key}' is {kind_of(value)}, not a list"
-        fault(file, number, what, REPAIR)
-    turns = []
-    for turn in value:
-        if not isinstance(turn, dict):
-            fault(file, number, f"'{key}' holds {kind_of(turn)} where a turn is expected", REPAIR)
-        who, said = ("from", "value") if "from" in turn else ("role", "content")
-        speaker = _text(turn, who, number, file)
-        if speaker != "system":
-            turns.append((speaker, _text(turn, said, number, file)))
-    if not turns or len(turns) % 2:
-        fault(file, number, f"has {len(turns)} turns where questions have answers", REPAIR)
-    return turns
+    return named[0] if named else None
 
 
 def _prompt(text: str, image: str | None, number: int, file: Path | str) -> str:
@@ -180,25 +213,12 @@ def _prompt(text: str, image: str | None, number: int, file: Path | str) -> str:
     return text.replace(TOKEN, "").strip()  # as LLaVA does before it puts the token in front
 
 
-def _text(record: Mapping[str, Any], key: str, number: int, file: Path | str) -> str:
-    value = record.get(key)
-    if not isinstance(value, str):
-        says = f"'{key}' is {kind_of(value)}, not a text" if key in record else f"has no {key!r}"
-        fault(file, number, says, REPAIR)
-    return _sound(value, key, number, file)
-
-
-def _sound(text: str, key: str, number: int, file: Path | str) -> str:
-    if half := halved(text):
-        fault(file, number, f"'{key}' holds half of a character ({half})", REPAIR)
-    return text
-
-
 def _texts(record: Mapping[str, Any], key: str, number: int, file: Path | str) -> tuple[str, ...]:
     value = record[key]
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+    kinds = (str, int, float) if key == "answers" else (str,)
+    if not isinstance(value, list) or not value or not all(type(one) in kinds for one in value):
         fault(file, number, f"'{key}' is not a list of texts", REPAIR)
-    return tuple(_sound(one, key, number, file) for one in value)
+    return tuple(sound(str(one), key, number, file) for one in value)
 
 
 def _box(record: Mapping[str, Any], number: int, file: Path | str) -> dict[str, Any]:

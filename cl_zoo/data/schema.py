@@ -36,7 +36,8 @@
 `files` are candidates: the first that is there is read. They start from the data folder (`--data`), else from the folder of the YAML
 file. `format` is one of `cl_zoo.data.records`, or `datasets` for a folder saved by `save_to_disk` or one of parquet files. A name in
 braces stands for each of its folders in turn; `{task}` for the task's `folders.task`, else its name. `count` is the official number
-of records, for `cl-zoo data check`. A task without `validation` has none.
+of records, for `cl-zoo data check`. A task without `validation` has none. `turns` says what is learnt of a conversation of several
+questions: `split`, each with its answer as a sample of its own; or `last`, the last one with the turns before it as lines of its prompt.
 
 A source is a dataset repository on the Hugging Face hub (`hub`, with `revision` and `patterns` where not all of its newest files are
 wanted) or a `page` for a person to go to. Files go `into` a folder below the data folder. With `unpack: true` zip and tar archives
@@ -46,16 +47,15 @@ what to do with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import product
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from string import Formatter
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
-from cl_zoo.data.faults import halved, leaving, unread
+from cl_zoo.data.faults import halved, leaving
 from cl_zoo.errors import DataError, OptionError, nearest
 
 
@@ -121,6 +121,10 @@ class SplitSource(Part):
     repeats: bool = Field(
         False, description="whether ids may come twice; samples are told apart by place then"
     )
+    turns: Literal["split", "last"] = Field(
+        "split",
+        description="of conversations with several questions each is a sample, or the last one is with the turns before it",
+    )
     split: Text | None = Field(None, description="split of a datasets folder; default: the split's own name")
     columns: Mapping[Text, Text] = Field(
         default_factory=dict,
@@ -142,7 +146,9 @@ class TaskSource(Part):
     """One task."""
 
     name: Text = Field(description="unique within the benchmark")
-    letter: Annotated[str, StringConstraints(pattern="^[A-Z]$")] = Field(description="for --order")
+    letter: Annotated[str, StringConstraints(pattern="^[A-Z]$")] = Field(
+        description="one capital, unique within the benchmark; for --order"
+    )
     instruction: Sound = Field(description="sentence that closes the task's prompts")
     metric: Text = Field(description="name of a scoring rule")
     max_new_tokens: int = Field(ge=1, description="token budget of one answer")
@@ -213,31 +219,6 @@ class Description(Part):
         return self.model_copy(update={"name": name, "tasks": tasks})
 
 
-def read_description(path: Path) -> Description:
-    """The description in a YAML file, names in braces not yet replaced.
-
-    Raises:
-        DataError: it cannot be read, or a key is missing, unknown or of another type.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        remedy = "pass the path of a YAML file"
-        says = unread(error, remedy) if isinstance(error, OSError) else f"is no UTF-8 text; {remedy}"
-        raise DataError(f"benchmark {path}: {says}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        says = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise DataError(f"benchmark {path}{place}: broken YAML ({says}); repair it") from None
-    if not isinstance(content, dict):
-        raise DataError(f"benchmark {path}: holds no mapping; write lines such as 'name: mine'")
-    try:
-        return Description.model_validate(content)
-    except ValidationError as error:
-        raise DataError(f"benchmark {path}: {_sentence(error)}") from None
-
-
 def _expanded(task: TaskSource, about: Description, folders: Mapping[str, tuple[str, ...]]) -> TaskSource:
     known = {**folders, "task": (task.name,), **task.folders}
 
@@ -272,37 +253,3 @@ def _filled(
             raise DataError(
                 f"benchmark {about.name}, task {task.name}: {name!r} stands for {path!r}, which {error}"
             ) from None
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first fault, an unknown key before one that is missing: place, key, value and remedy."""
-    faults = error.errors()
-    fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
-    place = _place(fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        *parents, key = fault["loc"]
-        model: type[BaseModel] = Description
-        for part in parents:
-            model = _inner(model, part)
-        return f"{_place(parents) or 'it'} has no key {str(key)!r}{nearest(str(key), model.model_fields)}"
-    if fault["type"] == "missing":
-        return f"{place} is missing; add it"
-    says = fault["msg"].removeprefix("Value error, ")
-    for python, words in (("a valid tuple", "a list"), ("a valid dictionary", "a mapping")):
-        says = says.replace(python, words)
-    return f"{place}: {says[:1].lower()}{says[1:]}, got {repr(fault['input'])[:80]}"
-
-
-def _place(parts: Sequence[int | str]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
-
-
-def _inner(model: type[BaseModel], part: int | str) -> type[BaseModel]:
-    """The model that a field holds, be it in a tuple or mapping; itself for a place in one of these."""
-    open_types: list[Any] = [model.model_fields[part].annotation] if part in model.model_fields else []
-    while open_types:
-        kind = open_types.pop()
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-        open_types += get_args(kind)
-    return model

@@ -8,54 +8,25 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from cl_zoo.data.faults import REPAIR, Undecoded, fault, leaving, unread
+from cl_zoo.data.faults import REPAIR, Undecoded, fault, unread
 from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, lack
 from cl_zoo.data.packed import Packed
-from cl_zoo.data.records import Entry, entries, image_path
+from cl_zoo.data.records import Entry, entries, other_form
 from cl_zoo.data.references import referred
+from cl_zoo.data.roots import Roots
+from cl_zoo.data.turns import KEYS
 from cl_zoo.errors import DataError, first_line, nearest
 from cl_zoo.tasks import ImageSource, OnDemand, Sample
-
-
-@dataclass(frozen=True)
-class Roots:
-    """Where the images of a split may lie: in the first folder that has the first two folders of a path, or the file
-    where the path is a name alone. What is found is remembered; a folder may still come while a process runs.
-
-    Attributes:
-        folders: candidates.
-        bases: in their place where none of them is there.
-    """
-
-    folders: tuple[Path, ...]
-    bases: tuple[Path, ...] = ()
-    _found: dict[PurePosixPath, Path] = field(default_factory=dict, compare=False, repr=False)
-
-    def path(self, text: str) -> Path:
-        """The path of an image, whether or not there is such a file.
-
-        Raises:
-            DataError: it leaves the data folder.
-        """
-        name = PurePosixPath(text)
-        top = PurePosixPath(*name.parent.parts[:2])
-        if top in self._found:
-            return image_path(self._found[top], text)
-        there = [folder for folder in self.folders if os.path.isdir(folder)] or self.bases or self.folders
-        wanted, has = (top, os.path.isdir) if top.parts else (name, os.path.isfile)
-        root = next((folder for folder in there if not leaving(name) and has(folder / wanted)), None)
-        if root is not None and top.parts:
-            self._found[top] = root
-        return image_path(root or there[0], text)
 
 
 @dataclass(frozen=True)
@@ -71,6 +42,7 @@ class Plan:
         references: file, format and note of what answers are scored against.
         split: which split of a `datasets` folder.
         columns: `text`, `answer`, `image`, `question_id`, … to the columns of a `datasets` folder that hold them.
+        turns: what of conversations is learnt: `split` or `last`.
     """
 
     file: Path
@@ -81,6 +53,7 @@ class Plan:
     references: tuple[Path, str, str] | None = None
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
+    turns: str = "split"
 
     @property
     def place(self) -> str:
@@ -135,9 +108,16 @@ class Split(OnDemand[Sample]):
         if self._table is not None:
             rows, form = _rows(self._table, plan), _form(self._table, plan)
         else:
-            rows, form = enumerate(read_records(plan.file), 1), plan.form
+            records, form = read_records(plan.file), plan.form
+            rows = enumerate(records, 1)
+            if says := other_form(records, form):
+                raise DataError(f"{plan.file}: {says}")
         try:
-            found = [(number, one) for number, row in rows for one in entries(row, number, plan.place, form)]
+            found = [
+                (number, one)
+                for number, row in rows
+                for one in entries(row, number, plan.place, form, plan.turns)
+            ]
         except DataError as error:
             raise DataError(plan.in_columns(str(error))) from None
         return Packed(_checked(found, plan, by_id=form == "question"))
@@ -148,6 +128,11 @@ class Split(OnDemand[Sample]):
     def make(self, place: int) -> Sample:
         number, one = self.entries[place]
         return replace(_text(one), image=self._image(number, one, looked_for=True))
+
+    @property
+    def of_files(self) -> bool:
+        """Whether images are names of files, which `entries` hold as they are written."""
+        return self._pictures is None
 
     def as_named(self, index: int) -> Sample:
         """A sample whose image may be the path of a file that is not there."""
@@ -179,12 +164,14 @@ class Split(OnDemand[Sample]):
 def _look_for(path: Path) -> None:
     """Refuse an image file that is not there while its record is known; who opens it later knows the path alone."""
     try:
-        os.stat(path)
+        about = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         remedy = "fetch it, or drop the record; 'cl-zoo data check' finds all"
         raise DataError(f"image {path}: no such file; {remedy}") from None
     except OSError as error:
         raise DataError(f"image {path}: {unread(error)}") from None
+    if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # who opens a pipe waits for ever
+        raise DataError(f"image {path}: is no file but a pipe or a device; replace it by the picture")
 
 
 def _text(one: Entry) -> Sample:
@@ -207,7 +194,7 @@ def _checked(found: Sequence[tuple[int, Entry]], plan: Plan, *, by_id: bool) -> 
                 says = f"question_id {one.id!r} stands in record {first[one.id]} already"
                 fault(plan.place, number, says, "give every test record an id of its own")
     if plan.references is not None:
-        asked = referred(asked, *plan.references)
+        asked = referred(asked, *plan.references).entries
     for place, (number, one) in enumerate(zip(numbers, asked, strict=True)):
         if what := lack(plan.needs, one.answer, one.references, one.truth):
             fault(plan.place, number, plan.in_columns(f"lacks {what}"), REPAIR)
@@ -268,7 +255,7 @@ def _from_files(datasets: Any, plan: Plan) -> Any:
 
 
 def _form(table: Any, plan: Plan) -> str:
-    return "sharegpt" if {"conversations", "messages"} & {*table.column_names, *plan.columns} else "question"
+    return "sharegpt" if {*KEYS} & {*table.column_names, *plan.columns} else "question"
 
 
 def _rows(table: Any, plan: Plan) -> Iterable[tuple[int, dict[str, Any]]]:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.data.benchmarks import made
+from cl_zoo.data.benchmarks import Described, made
 from cl_zoo.errors import OptionError, nearest
 from cl_zoo.inspection.findings import FAULTS, Facts, Finding, Report, counted
 from cl_zoo.inspection.pictures import Look, equal_files, looks
 from cl_zoo.inspection.readings import Reading, readings
-from cl_zoo.inspection.settings import refused
+from cl_zoo.inspection.settings import check_description, refused
 from cl_zoo.inspection.survey import Row, double_ids, facts, leaks, oddities, shared_images, similar_images
 
 OVERLAPS = ("exact", "perceptual", "none")
@@ -50,11 +50,13 @@ def inspect(
     Raises:
         OptionError: there is no such overlap.
         PluginError: the plugin gives no benchmark.
-        DataError: there is no such data folder, or nothing of the benchmark in it.
+        DataError: there is no such data folder, or nothing of the benchmark in it, or its YAML file cannot be used.
         RunError: a process died.
     """
     if overlap not in OVERLAPS:
         raise OptionError(f"--overlap {overlap}{nearest(overlap, OVERLAPS)}")
+    if isinstance(plugin, Described):
+        check_description(plugin.path)
     benchmark = made(plugin, data, name)
     read: list[Reading] = []
     jobs = readings(plugin, benchmark, data, outline=overlap == "perceptual")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import stat
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -174,6 +175,9 @@ def _look_at_all(paths: Sequence[str], decode: bool, outline: bool) -> list[Look
 
 def _look_at(path: str, decode: bool, outline: bool) -> Look:
     try:
+        about = os.stat(path).st_mode
+        if not (stat.S_ISREG(about) or stat.S_ISDIR(about)):  # who opens a pipe waits for ever
+            return Look("no image", "is no file but a pipe or a device")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not size:

@@ -19,21 +19,22 @@ from cl_zoo.data.benchmarks import Described, nowhere, resolved, roots
 from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, Undecoded, halved
 from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, NEEDS, lack
-from cl_zoo.data.records import Entry, entries
+from cl_zoo.data.records import UNREAD, Entry, entries, other_form
 from cl_zoo.data.references import referred
+from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
-from cl_zoo.data.splits import Roots
+from cl_zoo.data.turns import has_system, talk
 from cl_zoo.errors import DataError
 from cl_zoo.inspection.findings import Finding, counted
+from cl_zoo.inspection.golds import unmatched
 from cl_zoo.inspection.pictures import outline_of
 from cl_zoo.inspection.survey import MEMORY, Row
+from cl_zoo.scoring.judges import Expected
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
 
 SPLITS = ("train", "validation", "test")
 KINDS = {Outside: "outside", Undecoded: "unreadable", EmptyAnswer: "empty answer"}
 """Kinds of findings that a fault of a record has an error for; the others are `record`."""
-UNREAD = Entry("", None, "")
-"""Stands for a record that cannot be used: references go by places in the file."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def readings(
     """
     if not isinstance(plugin, Described):
         return [
-            partial(_samples, _of_plugin(task, split), samples, outline)
+            partial(_samples, _of_plugin(task, split), samples, outline, task)
             for task in benchmark.tasks
             for split in SPLITS
             if len(samples := getattr(task, split)) or split != "validation"
@@ -112,20 +113,29 @@ def _described(
         words = nowhere(f"task {task.name}, {split}", bases, source.files)
         return replace(reading, findings=[reading.finding("no file", words)])
     if source.format == "datasets":
-        return _samples(reading, samples, outline)
+        return _samples(reading, samples, outline, task)
     try:
         records = read_records(file)
     except DataError as error:
         return replace(reading, findings=[reading.finding("broken file", str(error))])
+    if says := other_form(records, source.format) if records else "holds no records; fetch the file again":
+        whole = replace(reading, records=len(records))
+        return replace(whole, findings=[reading.finding("broken file", f"{file}: {says}")])
     reading = replace(reading, records=len(records))
     findings = _count(reading)
-    numbered = _entries(reading, records, file, source.format, findings)
+    numbered = _entries(reading, records, file, source, findings)
     needs = ANSWER
     if split == "test":
         needs = NEEDS.get(task.metric, ANSWER)
         if task.references is not None:
             numbered = _referred(reading, numbered, task.references, bases, findings)
     rows = _rows(reading, numbered, needs, roots(bases, task.images), findings)
+    if split == "test" and not any(one.kind in ("references", "no file") for one in findings):
+        asked = [
+            (number, entry.id, Expected(entry.answer, entry.references, entry.truth))
+            for number, entry, _ in numbered
+        ]
+        findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
     return replace(reading, rows=rows, findings=findings)
 
 
@@ -143,19 +153,49 @@ Numbered = list[tuple[int, Entry, int]]
 
 
 def _entries(
-    reading: Reading, records: Sequence[dict[str, Any]], file: Path, form: str, findings: list[Finding]
+    reading: Reading,
+    records: Sequence[dict[str, Any]],
+    file: Path,
+    source: SplitSource,
+    findings: list[Finding],
 ) -> Numbered:
     numbered: Numbered = []
     for number, record in enumerate(records, 1):
         try:
-            asked = entries(record, number, file, form)
+            asked = entries(record, number, file, source.format, source.turns)
         except DataError as error:
             name = record.get("question_id", record.get("id"))
             shown = None if name is None or halved(str(name)) else str(name)
             findings.append(reading.finding(_kind(error), str(error), number, shown))
             asked = [UNREAD]
-        numbered += [(number, entry, len(asked)) for entry in asked]
+        questions = (
+            len(asked)
+            if source.turns == "split" or asked == [UNREAD]
+            else len(talk(record, number, file).turns)
+        )
+        numbered += [(number, entry, questions) for entry in asked]
+    findings += _conversations(reading, records, numbered, source.turns)
     return numbered
+
+
+def _conversations(
+    reading: Reading, records: Sequence[dict[str, Any]], numbered: Numbered, turns: str
+) -> Iterator[Finding]:
+    """What of conversations is learnt and what is not, as remarks: questions beyond the first, and what a system says."""
+    several = {number: count for number, _, count in numbered if count > 1}
+    if several:
+        asked = sum(several.values())
+        each = f"{asked:,} samples, none with the turns before it; 'turns: last' would make {len(several):,}"
+        last = f"{len(several):,} samples with the turns before the last question in its prompt; 'turns: split' would make {asked:,}"
+        words = (
+            f"conversations of several questions ({len(several):,}) make {each if turns == 'split' else last}"
+        )
+        yield replace(
+            reading.finding("turns", f"{reading.task}, {reading.split}: {words}"), count=len(several)
+        )
+    if spoken := sum(map(has_system, records)):
+        words = f"in {counted(spoken, 'conversation', 'conversations')} the system speaks, which is left out"
+        yield replace(reading.finding("system", f"{reading.task}, {reading.split}: {words}"), count=spoken)
 
 
 def _referred(
@@ -173,12 +213,15 @@ def _referred(
             findings.append(reading.finding("no file", words))
         return numbered
     try:
-        found = referred([entry for _, entry, _ in numbered], file, source.format, source.note)
+        found, by = referred([entry for _, entry, _ in numbered], file, source.format, source.note)
     except DataError as error:
         findings.append(Finding("references", str(error), reading.task, reading.split, str(file)))
         return numbered
+    words = f"{reading.task}, test: references in {file.name} are joined by {by}"
+    findings.append(Finding("joined", words, reading.task, reading.split, str(file)))
     wanted = source.per_sample
-    odd = [one for one in found if wanted and len(one.references or one.truth.get("answers", ())) != wanted]
+    there = [one for one in found if one != UNREAD]
+    odd = [one for one in there if wanted and len(one.references or one.truth.get("answers", ())) != wanted]
     if odd:
         records = counted(len(odd), "test record has", "test records have")
         words = f"{file}: {records} other than {wanted} references; fetch the file again"
@@ -215,14 +258,20 @@ def _row(reading: Reading, number: int, *values: Any) -> Row:
 # Samples
 
 
-def _samples(reading: Reading, samples: Sequence[Sample], outline: bool) -> Reading:
+def _samples(
+    reading: Reading, samples: Sequence[Sample], outline: bool, task: TaskData | TaskSource
+) -> Reading:
     """What samples say, each asked for once; images in memory are named by their content."""
     try:
         reading = replace(reading, records=len(samples))
     except DataError as error:
         return replace(reading, findings=[reading.finding("broken file", str(error))])
+    if not reading.records and reading.split != "validation":
+        words = f"{reading.file}: holds no samples; add some, or drop the task"
+        return replace(reading, findings=[reading.finding("broken file", words)])
     findings, rows = _count(reading), []
     outlines: dict[str, bytes] = {}
+    asked = []
     for number in range(1, reading.records + 1):
         where = f"{reading.file}, record {number}"
         try:
@@ -246,6 +295,9 @@ def _samples(reading: Reading, samples: Sequence[Sample], outline: bool) -> Read
         what = None if scored else lack(ANSWER, sample.answer, (), {})
         findings += _unanswered(reading, number, sample, what)
         rows.append(_row(reading, number, sample.id, image, sample.prompt, sample.answer))
+        asked.append((number, sample.id, Expected(sample.answer, sample.references, sample.truth)))
+    if reading.split == "test":
+        findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
     return replace(reading, rows=rows, findings=findings, outlines=outlines)
 
 

@@ -14,6 +14,9 @@ from cl_zoo.scoring.judges import Expected
 
 REMEDY = "get or write the whole file again"
 
+EXAMPLES = 3
+"""Samples without an answer that a message names."""
+
 V = TypeVar("V")
 
 
@@ -46,7 +49,8 @@ def read_answers(path: Path, expected: Mapping[str, Expected], remedy: str = REM
         _add(answers, record["id"], record["answer"], place, remedy)
     missing = [sample for sample in expected if sample not in answers]
     if missing:
-        share = f"{len(missing)} of {len(expected)} samples have no answer, first {missing[0]!r}"
+        few = ", ".join(map(repr, missing[:EXAMPLES]))
+        share = f"{len(missing)} of {len(expected)} samples have no answer, first {few}"
         raise DataError(f"{path}: {share}; {remedy}")
     return answers
 
@@ -54,7 +58,7 @@ def read_answers(path: Path, expected: Mapping[str, Expected], remedy: str = REM
 def _records(path: Path, remedy: str) -> list[tuple[str, dict[str, Any]]]:
     """The objects of a file of JSON lines, each with its place for messages and a text as `id`."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: an answer may hold U+2028
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: an answer may hold U+2028
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from cl_zoo.data.needs import PEOPLE, texts
@@ -163,6 +164,7 @@ APOSTROPHES = {
 """Shortened words with one apostrophe forgotten, and the one word that EvalAI changes the other way."""
 
 
+@lru_cache(maxsize=1 << 12)  # the ten answers to a question are looked at once for each of them
 def normalised(text: str) -> str:
     """A text as EvalAI compares it: no articles, no punctuation, digits for number words, apostrophes put back.
 
@@ -237,7 +239,8 @@ def likeness_above_half(answer: str, expected: Expected) -> float:
 def _alike(first: str, second: str) -> float:
     if not (first and second):
         return float(first == second)
-    return 1.0 - _edits(first.lower(), second.lower()) / max(len(first), len(second))
+    edits = 0 if first.lower() == second.lower() else _edits(first.lower(), second.lower())
+    return 1.0 - edits / max(len(first), len(second))
 
 
 def _edits(first: str, second: str) -> int:

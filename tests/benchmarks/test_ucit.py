@@ -19,6 +19,7 @@ from cl_zoo.recipe.keys import read_recipe
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import prepare
+from cl_zoo.tasks import without_image
 
 OFFICIAL = Path(__file__).parents[1] / "official_files.py"
 write_ucit, ucit_files, edit_json, LAYOUTS = (
@@ -191,17 +192,24 @@ def test_the_first_published_annotation_of_vizwiz_is_explained(tmp_path: Path):
     edit_json(file, without_the_seventh)
 
     assert refused(data, "V") == (
-        f"{file}: annotates 29 of the 30 test records by place (1 to 30), none for 7; fetch the file that belongs to this "
-        "test file (the VizWiz file first published annotated 2,999 images; the one uploaded on 2025-10-28 annotates all "
+        f"{file}: annotates 29 of the 30 test records by the name of the image, none for record 7: VizWiz_val_00000168.jpg; "
+        "fetch the files that belong together (the VizWiz file first published annotated 2,999 images; the one uploaded on 2025-10-28 annotates all "
         "3,000)"
     )
 
 
-def test_a_shuffled_caption_test_is_refused(data: Path):
-    file = ucit_files(data, "Flickr30k")["test"]
-    edit_json(file, lambda records: records[::-1])
+def test_a_shuffled_caption_test_keeps_the_references_of_its_images(data: Path):
+    def references() -> dict[str, tuple[str, ...]]:
+        test = load_benchmark("ucit", str(data)).stream("F")[0].test
+        return {
+            without_image(test, place).id: without_image(test, place).references for place in range(len(test))
+        }
 
-    assert "restore the test file's order" in refused(data, "F")
+    before = references()
+    edit_json(ucit_files(data, "Flickr30k")["test"], lambda records: records[::-1])
+
+    assert len(before) == 4
+    assert references() == before
 
 
 def test_a_repeated_test_id_is_refused(data: Path):

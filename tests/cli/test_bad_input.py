@@ -271,6 +271,39 @@ def test_a_backbone_folder_that_is_not_there_is_named(refused: Callable[..., str
     )
 
 
+@pytest.mark.parametrize("written", ["llava-hf/llava-1.5-7b-hf", "llava:llava-hf/llava-1.5-7b-hf"])
+def test_a_name_on_the_hub_is_told_how_to_become_a_folder(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+):
+    """Where it is in the local cache already, the folder is named."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = "llava-hf/llava-1.5-7b-hf"
+
+    assert refused("finetune", *TINY, "--backbone", written) == (
+        f"backbone {name}: no such folder; pass the path of a downloaded checkpoint; of a name on the hub, "
+        f"`hf download {name} --local-dir FOLDER` makes one"
+    )
+    repository = tmp_path / "models--llava-hf--llava-1.5-7b-hf"
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    assert refused("finetune", *TINY, "--backbone", written).endswith(f"in the local cache, pass {snapshot}")
+
+
+def test_an_adapter_in_the_place_of_a_model_is_named_with_its_base(
+    refused: Callable[..., str], tmp_path: Path
+):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "llava-hf/llava-1.5-7b-hf"}')
+
+    assert refused("finetune", *TINY, "--backbone", tmp_path) == (
+        f"backbone {tmp_path}: holds an adapter of llava-hf/llava-1.5-7b-hf, not a model; pass the folder of its base, or merge it into "
+        "that first (PEFT's merge_and_unload and save_pretrained) to start from both"
+    )
+
+
 def test_a_folder_called_like_a_backbone_does_not_take_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cl_zoo.cli.catalogue import aligned
+from cl_zoo.cli.catalogue import aligned, show
+from cl_zoo.cli.keys import MODELS
 from cl_zoo.recipe.keys import flatten
 from cl_zoo.recipe.recipe import Recipe
+from cl_zoo.scoring.rules import RULES
 
 DESCRIPTION = """
 name: birds
@@ -105,3 +108,22 @@ def test_columns_are_as_wide_as_their_longest_entry() -> None:
         aligned([("a", "bbb", "c"), ("aa", "b", "long"), ("", "b", "")]) == "a   bbb  c\naa  b    long\n    b"
     )
     assert aligned([]) == ""
+
+
+def test_what_a_benchmark_s_file_may_say_stands_in_show_and_in_the_page_on_data():
+    """Every key, every format and every metric; a letter is one capital."""
+    shown = show("benchmark", None)
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    metrics = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+
+    for model in MODELS.values():
+        for key in model.model_fields:
+            assert re.search(rf"\b{key} ", shown), key
+            assert f"`{key}`" in page, key
+    for form in ("llava", "sharegpt", "question", "datasets", "coco", "textvqa", "gqa", "scienceqa"):
+        assert f"`{form}`" in page
+        assert form in shown
+    for metric in RULES:
+        assert re.search(rf"^ *(metric)? +{metric}  ", shown, re.MULTILINE), metric
+        assert f"`{metric}`" in metrics, metric
+    assert re.search(r"letter +needed +one capital", shown)

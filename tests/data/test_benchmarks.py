@@ -14,7 +14,7 @@ import pytest
 
 from cl_zoo.data import schema
 from cl_zoo.data.benchmarks import Described, benchmark_loader, load_benchmark
-from cl_zoo.data.schema import read_description
+from cl_zoo.data.descriptions import read_description
 from cl_zoo.errors import DataError, OptionError, PluginError
 
 YAML = """
@@ -222,7 +222,7 @@ def test_a_description_is_read_without_data(birds: Path):
             "options.language has no key 'vals'; did you mean 'values'? ",
         ),
         (("backbone: llava-1.5-7b\n", ""), "backbone is missing; add it"),
-        (("letter: S", "letter: SS"), "tasks[0].letter: string should match pattern"),
+        (("letter: S", "letter: SS"), "tasks[0].letter: write one capital letter, A to Z, got 'SS'"),
         (("letter: S", "letter: 5"), "tasks[0].letter: input should be a valid string, got 5"),
         (("methods: [finetune, ewc]", "methods: ewc"), "methods: input should be a list, got 'ewc'"),
         (
@@ -252,9 +252,33 @@ def test_a_wrong_key_or_value_is_named_with_file_and_place(
     assert refused(birds).startswith(sentence)
 
 
+def test_all_faults_of_a_file_are_told_at_once(birds: Path):
+    """A key that is misspelt is not also told to be missing."""
+    changes = (
+        ("letter: S", "leter: S"),
+        ("letter: C", "letter: cc"),
+        ("max_new_tokens: 16", "max_new_tokens: 0"),
+    )
+    text = YAML
+    for change in changes:
+        text = text.replace(*change, 1)
+    birds.write_text(text.replace("version:", "# version:") + "colour: red\n")
+
+    first, *others = refused(birds).split("\n  ")
+    assert first == "has 5 faults:"
+    assert [one.partition(";")[0] for one in others] == [
+        "tasks[0] has no key 'leter'",
+        "it has no key 'colour'",
+        "version is missing",
+        "tasks[0].max_new_tokens: input should be greater than or equal to 1, got 0",
+        "tasks[1].letter: write one capital letter, A to Z, got 'cc'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("a: " + "[" * 20_000, "nested too deeply; write it"),
         ("name: [", ", line 1, column 8: broken YAML"),
         ("- a", "holds no mapping; write lines such as 'name: mine'"),
         ("", "holds no mapping"),
@@ -315,7 +339,7 @@ def test_a_path_that_leads_out_once_names_are_filled_in_is_refused(birds: Path, 
 def test_two_tasks_of_one_letter_are_refused(birds: Path):
     birds.write_text(YAML.replace("letter: C", "letter: S"))
 
-    with pytest.raises(DataError, match="benchmark birds: two tasks have the letter 'S'; rename one"):
+    with pytest.raises(DataError, match=r"birds.yaml: two tasks have the letter 'S'; rename one$"):
         load_benchmark(str(birds))
 
 

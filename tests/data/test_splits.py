@@ -17,7 +17,8 @@ from sequences import PARTS, PLACES, reads_as
 
 from cl_zoo.data.packed import Packed
 from cl_zoo.data.records import Entry
-from cl_zoo.data.splits import Plan, Roots, Split
+from cl_zoo.data.roots import Roots
+from cl_zoo.data.splits import Plan, Split
 from cl_zoo.errors import DataError
 from cl_zoo.features.encoder import open_image
 from cl_zoo.tasks import Sample, as_named, without_image

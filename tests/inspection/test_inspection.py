@@ -29,7 +29,9 @@ from cl_zoo.tasks import Benchmark, Sample, TaskData
 
 OFFICIAL = Path(__file__).parents[1] / "official_files.py"
 write_ucit, write_coin = (load("", f"{OFFICIAL}:{name}") for name in ("write_ucit", "write_coin"))
-edit_json, ucit_files = (load("", f"{OFFICIAL}:{name}") for name in ("edit_json", "ucit_files"))
+edit_json, ucit_files, conversation = (
+    load("", f"{OFFICIAL}:{name}") for name in ("edit_json", "ucit_files", "conversation")
+)
 SCRIPT = OFFICIAL.parents[1] / "benchmarks" / "performance" / "data_check.py"
 SIZES = {"train": 6, "test": 4}
 
@@ -99,6 +101,8 @@ def test_an_official_tree_has_no_faults_and_its_facts_are_remarks(clean):
     assert report.ok
     assert report.images["checked"] == 48
     assert [(one.kind, one.task, one.split, one.count) for one in report.findings] == [
+        ("joined", "VizWiz", "test", 1),
+        ("joined", "Flickr30k", "test", 1),
         ("shared images", "ArxivQA", "test", 1),
         ("rationale", "ArxivQA", "train", 3),
         ("rationale", "ArxivQA", "test", 2),
@@ -263,6 +267,8 @@ PLANTED: dict[str, tuple[Spoil, str, str, str, int | None, str]] = {
     "without answer": (record("CLEVR", "test", 0, answer=...), "record", "CLEVR-Math", "test", 1, "record 1: lacks an 'answer'"),
     "empty answer to learn": (answered("IconQA", 4, " "), "empty answer", "IconQA", "train", 5, "record 5: has an empty answer"),
     "empty answer to score": (record("CLEVR", "test", 3, answer=""), "empty answer", "CLEVR-Math", "test", 4, "record 4: has an empty answer"),
+    "gold": (record("CLEVR", "test", 1, answer="7 "), "gold", "CLEVR-Math", "test", 2, r"record 2 \(id '1'\): its answer '7 ' scores 0.00 by the rule exact when .*; write '7'"),
+    "gold of many words": (record("CLEVR", "test", 1, answer="no " * 128 + "no"), "gold", "CLEVR-Math", "test", 2, "its answer has 129 words, which no 128 tokens"),
     "double id": (record("CLEVR", "test", 2, question_id=0), "double id", "CLEVR-Math", "test", 3, "record 3: id '0' stands in record 1 too"),
     "absolute": (record("IconQA", "test", 1, image="/etc/passwd"), "outside", "IconQA", "test", 2, "record 2: image '/etc/passwd': is absolute"),
     "dots": (record("IconQA", "train", 0, image="IconQA/../../x.png"), "outside", "IconQA", "train", 1, r"record 1: image .*holds '\.\.'"),
@@ -273,7 +279,7 @@ PLANTED: dict[str, tuple[Spoil, str, str, str, int | None, str]] = {
     "no file": (lambda tree: tree.files("CLEVR")["train"].unlink(), "no file", "CLEVR-Math", "train", None, "task CLEVR-Math, train: no file; looked for "),
     "no references": (lambda tree: tree.files("VizWiz")["references"].unlink(), "no file", "VizWiz", "test", None, "task VizWiz, references: no file"),
     "null caption": (a_caption(0, None), "references", "Flickr30k", "test", None, r"annotation 1 \(id 0\): its caption is null; write"),
-    "another image": (another_image_in_the_references, "references", "VizWiz", "test", None, "image 2 is x.jpg, but test record 2 is about VizWiz_val_00000021.jpg; fetch"),
+    "another image": (another_image_in_the_references, "references", "VizWiz", "test", None, "annotates 3 of the 4 test records by the name of the image, none for record 2: VizWiz_val_00000021.jpg; fetch"),
     "half a character": (record("CLEVR", "test", 2, text="How \ud800?"), "record", "CLEVR-Math", "test", 3, r"record 3: 'text' holds half of a character \('.ud800'\)"),
     "half a character in an id": (record("CLEVR", "test", 2, question_id="\ud800"), "record", "CLEVR-Math", "test", 3, "record 3: 'question_id' holds half"),
     "method": (setting("methods", ["finetune", "ewcc+lwf"]), "setting", "", "", None, "ucit, methods: no method is called 'ewcc'; did you mean 'ewc'?"),
@@ -297,6 +303,106 @@ def test_a_fault_is_found_at_its_place_and_nothing_else_is(tree, planted):
     assert found.file.startswith((str(tree.root), "instructions/")) or kind == "setting"
     assert re.search(sentence, found.sentence), found.sentence
     assert not report.ok
+
+
+def test_right_answers_that_no_rule_counts_in_full_are_one_remark(tmp_path):
+    """A slip of an official rule can be mended in no record; what it costs at most is said."""
+    asked = [
+        {"question_id": str(n), "text": f"{n}?", "answer": gold} for n, gold in enumerate(["U.S.", "Paris"])
+    ]
+    edit = {"test.json": asked, "train.json": [conversation("A?", "a")]}
+    for name, records in edit.items():
+        (tmp_path / name).write_text(json.dumps(records))
+    plugin = one_task(
+        tmp_path,
+        {"files": ["train.json"], "format": "llava"},
+        {"files": ["test.json"], "format": "question"},
+    )
+    plugin.path.write_text(plugin.path.read_text().replace("exact", "contains-gold-bounded"))
+    report = inspect(plugin, None)
+
+    assert report.ok
+    (found,) = [one for one in report.findings if one.kind == "ceiling"]
+    assert found.sentence == (
+        "a, test: of 2 right answers 1 answer scores less than full marks whoever gives it, so that no model scores above 50.00; "
+        f"first {tmp_path}/test.json, record 1 (id '0'): its answer 'U.S.' scores 0.00 by the rule contains-gold-bounded when a model "
+        "says it, which is a slip of the official script (strict: 1.00)"
+    )
+
+
+def a_file_of_each(folder: Path, train: Any, test: Any, form: str = "llava") -> Described:
+    (folder / "train.json").write_text(json.dumps(train))
+    (folder / "test.json").write_text(json.dumps(test))
+    return one_task(
+        folder, {"files": ["train.json"], "format": form}, {"files": ["test.json"], "format": "question"}
+    )
+
+
+def test_a_whole_file_of_another_form_is_one_finding_that_names_the_form(tmp_path):
+    asked = [{"question_id": str(n), "text": f"{n}?", "answer": "a"} for n in range(9)]
+    report = inspect(a_file_of_each(tmp_path, asked, asked), None)
+
+    (found,) = [one for one in report.findings if one.fault]
+    assert (found.kind, found.split) == ("broken file", "train")
+    assert found.sentence == (
+        f"{tmp_path}/train.json: its records are in the format question, not llava; write 'format: question'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("turns", "says"),
+    [
+        ("split", "make 3 samples, none with the turns before it; 'turns: last' would make 1"),
+        ("last", "make 1 samples with the turns before the last question in its prompt; 'turns: split' would make 3"),
+    ],
+)  # fmt: skip
+def test_what_is_learnt_of_conversations_is_counted(tmp_path, turns, says):
+    asked = [{"question_id": "1", "text": "?", "answer": "a"}]
+    talks = [conversation("A?", "a"), conversation("B?", "b")]
+    talks[1]["conversations"] = [{"from": "system", "value": "S"}, *talks[1]["conversations"] * 3]
+    plugin = a_file_of_each(tmp_path, talks, asked)
+    plugin.path.write_text(
+        plugin.path.read_text().replace("format: llava", f"format: llava\n    turns: {turns}")
+    )
+    report = inspect(plugin, None)
+
+    assert report.ok
+    found = {one.kind: one.sentence for one in report.findings}
+    assert found["turns"] == f"a, train: conversations of several questions (1) {says}"
+    assert found["system"] == "a, train: in 1 conversation the system speaks, which is left out"
+    assert report.tasks[0].samples == (4 if turns == "split" else 2)
+    assert report.tasks[0].multi_turn == 1
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_empty_list_of_records_is_a_fault_as_in_a_run(tmp_path, split):
+    files = {
+        "train": [conversation("A?", "a")],
+        "test": [{"question_id": "1", "text": "?", "answer": "a"}],
+        split: [],
+    }
+    plugin = a_file_of_each(tmp_path, files["train"], files["test"])
+
+    (found,) = [one for one in inspect(plugin, None).findings if one.fault]
+    assert found.sentence == f"{tmp_path}/{split}.json: holds no records; fetch the file again"
+
+
+def test_a_plugin_s_empty_test_split_is_a_fault():
+    task = TaskData("a", "A", "", "exact", 4, [Sample("0", None, "?", "a")], (), ())
+    benchmark = Benchmark("mine", "1", (task,), ("finetune",), "llava", "0")
+
+    (found,) = [one for one in inspect(lambda data: benchmark, None).findings if one.fault]
+    assert found.sentence == "a, test: holds no samples; add some, or drop the task"
+
+
+def test_a_pipe_in_the_place_of_a_picture_is_a_fault_and_does_not_hang(tree):
+    path = tree.image("CLEVR", "test", 1)
+    path.unlink()
+    os.mkfifo(path)
+
+    (found,) = [one for one in tree.check().findings if one.fault]
+    assert (found.kind, found.task, found.record) == ("no image", "CLEVR-Math", 2)
+    assert "is no file but a pipe or a device; fetch the file again" in found.sentence
 
 
 def test_every_kind_of_fault_is_planted_above():
@@ -368,6 +474,23 @@ def test_an_unknown_scoring_rule_is_a_finding(tree):
     assert found.sentence.startswith(
         "ucit, task ArxivQA, metric: no scoring rule is called 'exakt'; did you mean 'exact'? known: "
     )
+
+
+def test_faults_of_a_description_and_names_that_are_not_installed_are_told_together(tree):
+    content = yaml.safe_load(tree.description.read_text())
+    content["tasks"][1] |= {"metric": "exakt", "letter": "a"}
+    tree.description.write_text(yaml.safe_dump({**content, "methods": ["ewcc"], "backbone": "lava"}))
+
+    with pytest.raises(DataError) as caught:
+        tree.check()
+    first, *others = str(caught.value).split("\n  ")
+    assert first == f"benchmark {tree.description}: has 4 faults:"
+    assert [one.partition(";")[0] for one in others] == [
+        "tasks[1].letter: write one capital letter, A to Z, got 'a'",
+        "tasks[1].metric: no scoring rule is called 'exakt'",
+        "methods: no method is called 'ewcc'",
+        "backbone: no backbone is called 'lava'",
+    ]
 
 
 def test_of_long_prompts_a_remark_shows_the_beginning(tree):

@@ -276,6 +276,12 @@ def cell(folder) -> Cell:
     return folder.exact([("A", "A"), ("B", "B"), ("C", "C")])
 
 
+def test_a_byte_order_mark_is_no_part_of_the_answers(cell):
+    cell.answers.write_text("\ufeff" + cell.answers.read_text())
+
+    assert value(cell) == 100
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -287,7 +293,7 @@ def cell(folder) -> Cell:
         (lambda s: s.replace('"answer": "C"', '"answer": 3'), r"line 3: 'answer' must be a text, got 3"),
         (lambda s: s.replace('"id": "2"', '"id": 2'), r"line 3: must be an object with a text as 'id'"),
         (lambda s: s + "[]\n", r"line 4: must be an object"),
-        (lambda s: "", r"3 of 3 samples have no answer"),
+        (lambda s: "", r"3 of 3 samples have no answer, first '0', '1', '2'; get"),
     ],
 )
 def test_answers_that_do_not_fit_are_an_error_with_place_and_remedy(cell, edit, message):

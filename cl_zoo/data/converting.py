@@ -1,0 +1,140 @@
+"""`cl-zoo data convert`: a benchmark as it was understood, written as JSON lines with a YAML file that describes them.
+
+Training and validation are written as `llava`, test as `question`, with references and all else that answers are scored against in the
+records. Images keep the names that they have; the new YAML file starts from the same data folder (`--data`). Pictures inside a dataset or in
+memory are written as PNG files, below `pictures/` beside the YAML file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from cl_zoo.data.benchmarks import Described
+from cl_zoo.data.splits import Split
+from cl_zoo.data.turns import TOKEN
+from cl_zoo.errors import DataError, OptionError, full_disk_named
+from cl_zoo.tasks import Benchmark, Sample, TaskData, without_image
+
+SPLITS = ("train", "validation", "test")
+PICTURES = "pictures"
+KNOWN = ("answers", "choices", "box", "size")
+"""Keys of `truth` that a record has a place for."""
+
+
+def convert(benchmark: Benchmark, plugin: Any, out: Path, say: Callable[[str], None] = print) -> Path:
+    """Write all records of a benchmark and a description of them.
+
+    Args:
+        benchmark: as `plugin` made it.
+        plugin: what it was loaded by.
+        out: a folder that is empty or not there.
+        say: told each file that is written.
+
+    Returns:
+        The YAML file.
+
+    Raises:
+        OptionError: the folder holds something.
+        DataError: a record or an image cannot be used; the first one ends it.
+        RunError: the disk is full.
+    """
+    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        raise OptionError(f"--out {out}: holds something already; pass a new folder")
+    with full_disk_named(out):
+        out.mkdir(parents=True, exist_ok=True)
+        tasks = [_task(task, out, say) for task in benchmark.tasks]
+        if isinstance(plugin, Described):
+            for written, source in zip(tasks, plugin.description.tasks, strict=True):
+                written["images"] = [*source.images, *([PICTURES] if PICTURES not in source.images else [])]
+        about = {
+            "name": benchmark.name,
+            "version": benchmark.version,
+            "methods": list(benchmark.default_methods),
+            "backbone": benchmark.default_backbone,
+            "recipe": json.loads(json.dumps(dict(benchmark.recipe))),
+            "images": [".", PICTURES],
+            "tasks": tasks,
+        }
+        file = out / f"{benchmark.name}.yaml"
+        file.write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    say(f"{file}: {len(tasks)} tasks")
+    return file
+
+
+def _task(task: TaskData, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Write the splits of a task; what the YAML file says about it."""
+    about: dict[str, Any] = {
+        key: getattr(task, key) for key in ("name", "letter", "instruction", "metric", "max_new_tokens")
+    }
+    for split in SPLITS:
+        samples: Sequence[Sample] = getattr(task, split)
+        if not len(samples):
+            continue
+        name = f"{_plain(task.name)}_{split}.jsonl"
+        with (out / name).open("w", encoding="utf-8") as file:
+            for place, image in enumerate(_images(samples, out, Path(_plain(task.name)) / split)):
+                write = _question if split == "test" else _talk
+                record = write(without_image(samples, place), image)
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        say(f"{out / name}: {len(samples):,} records")
+        form = "question" if split == "test" else "llava"
+        about[split] = {"files": [name], "format": form, "count": len(samples)}
+    return about
+
+
+def _talk(sample: Sample, image: str | None) -> dict[str, Any]:
+    # With the token as LLaVA has it, but where taking it off would take white space of the question with it.
+    marked = image is not None and sample.prompt == sample.prompt.strip()
+    asked = f"{TOKEN}\n{sample.prompt}" if marked else sample.prompt
+    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": sample.answer}]
+    return {"id": sample.id, **({} if image is None else {"image": image}), "conversations": turns}
+
+
+def _question(sample: Sample, image: str | None) -> dict[str, Any]:
+    truth = dict(sample.truth)
+    if unknown := sorted(truth.keys() - set(KNOWN)):
+        says = f"sample {sample.id!r}: its truth holds {unknown[0]!r}, which a record has no place for"
+        raise DataError(f"{says}; leave this benchmark a plugin")
+    record: dict[str, Any] = {"question_id": sample.id}
+    if image is not None:
+        record["image"] = image
+    record["text"] = sample.prompt
+    if sample.answer is not None:
+        record["answer"] = sample.answer
+    if sample.references:
+        record["references"] = list(sample.references)
+    if "box" in truth:
+        record["answer_bbox"] = truth.pop("box")
+    return record | truth
+
+
+def _images(samples: Sequence[Sample], out: Path, folder: Path) -> Iterator[str | None]:
+    """The names of the images; pictures that are no files of the data folder are written below `pictures/`."""
+    for place in range(len(samples)):
+        if isinstance(samples, Split) and samples.of_files:
+            yield samples.entries[place][1].image
+            continue
+        image = samples[place].image
+        if image is None:
+            yield None
+            continue
+        suffix = ".png" if isinstance(image, Image.Image) else image.suffix
+        name = folder / f"{place:06}{suffix}"
+        (out / PICTURES / folder).mkdir(parents=True, exist_ok=True)
+        if isinstance(image, Image.Image):
+            image.save(out / PICTURES / name)
+        else:
+            shutil.copyfile(image, out / PICTURES / name)
+        yield name.as_posix()
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "-")

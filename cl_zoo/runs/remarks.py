@@ -1,0 +1,50 @@
+"""What a user should know of a run before it starts, although nothing is wrong: part of the tasks, next to no training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cl_zoo.data.benchmarks import load_benchmark
+from cl_zoo.recipe.recipe import build_recipe
+
+FEW_STEPS = 10
+"""Optimiser steps below which a task is hardly learnt: the warm-up alone takes one."""
+
+
+def remarks(
+    benchmark: str,
+    *,
+    data: str | None = None,
+    order: str | None = None,
+    limit: int | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """A line each for an order that leaves tasks out and for tasks of a handful of steps.
+
+    Raises:
+        ClZooError: the benchmark, its data, the order or the recipe cannot be used.
+    """
+    made = load_benchmark(benchmark, data)
+    stream, filled, lines = made.stream(order, limit), build_recipe(made.recipe, recipe or {}), []
+    names = {task.name for task in stream}
+    if left := [task.name for task in made.tasks if task.name not in names]:
+        few = f"{len(names)} of the {len(made.tasks)} tasks of {made.name}"
+        lines.append(
+            f"--order {order} takes {few}; scores do not compare with those of all (without {', '.join(left)})"
+        )
+    steps = {}
+    for task in stream:
+        own = filled.for_task(task.name)
+        steps[task.name] = (
+            own.epochs * -(-len(task.train) // own.global_batch),
+            len(task.train),
+            own.global_batch,
+        )
+    if few_steps := {name: one for name, one in steps.items() if one[0] < FEW_STEPS}:
+        name, (count, size, batch) = min(few_steps.items(), key=lambda one: one[1][0])
+        lines.append(
+            f"{len(few_steps)} of {len(steps)} tasks have fewer than {FEW_STEPS} steps, {name} has {count} ({size:,} samples in batches of "
+            f"{batch}): so few teach next to nothing; take more samples or epochs, or a smaller global_batch"
+        )
+    return lines

@@ -1,0 +1,72 @@
+"""What is said before a run although nothing is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cl_zoo.errors import OptionError
+from cl_zoo.runs.remarks import remarks
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> str:
+    """Tasks A, B and C of 6, 60 and 240 samples."""
+    tasks = []
+    for letter, size in (("A", 6), ("B", 60), ("C", 240)):
+        turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a"}]
+        (tmp_path / f"{letter}.json").write_text(json.dumps([{"conversations": turns}] * size))
+        about = {
+            "name": letter.lower(),
+            "letter": letter,
+            "instruction": "",
+            "metric": "exact",
+            "max_new_tokens": 4,
+        }
+        tasks.append(
+            about
+            | {
+                "train": {"files": [f"{letter}.json"], "format": "llava"},
+                "test": {"files": ["test.json"], "format": "question"},
+            }
+        )
+    (tmp_path / "test.json").write_text(json.dumps([{"question_id": 1, "text": "?", "answer": "a"}]))
+    recipe = {"global_batch": 24, "epochs": 1}
+    all_of_it = {
+        "name": "three",
+        "version": "1",
+        "methods": ["finetune"],
+        "backbone": "mini",
+        "recipe": recipe,
+        "tasks": tasks,
+    }
+    file = tmp_path / "three.yaml"
+    file.write_text(yaml.safe_dump(all_of_it))
+    return str(file)
+
+
+def test_an_order_that_leaves_tasks_out_is_said(three: str):
+    few = {"global_batch": 1}
+
+    assert remarks(three, order="CBA", recipe=few | {"epochs": 2}) == []
+    assert remarks(three, order="CB", recipe=few) == [
+        "--order CB takes 2 of the 3 tasks of three; scores do not compare with those of all (without a)"
+    ]
+
+
+def test_a_run_of_a_handful_of_steps_is_said(three: str):
+    """6 samples are 1 step of 24, 60 are 3, 240 are exactly 10."""
+    assert remarks(three) == [
+        "2 of 3 tasks have fewer than 10 steps, a has 1 (6 samples in batches of 24): so few teach next to nothing; "
+        "take more samples or epochs, or a smaller global_batch"
+    ]
+    assert remarks(three, limit=216)[0].startswith("3 of 3 tasks have fewer than 10 steps, a has 1")
+    assert remarks(three, recipe={"epochs": 10}) == []
+
+
+def test_an_order_of_an_unknown_task_is_refused(three: str):
+    with pytest.raises(OptionError, match="three has no task 'X'"):
+        remarks(three, order="X")
