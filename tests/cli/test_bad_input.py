@@ -102,7 +102,6 @@ def refused(cli: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
             ("finetune", "--with", "hide", *TINY),
             "finetune and hide both implement build_model; a run can follow only one",
         ),
-        (("ewc", *TINY, "--out", ""), "--out '': names nothing; name a folder, or leave the flag out"),
         (("ewc", *TINY, "--cache", " "), "--cache ' ': names nothing; name a folder, or leave the flag out"),
         (("nowhere.py:Mine", *TINY), "nowhere.py:Mine: there is no file nowhere.py; give its path from "),
         (("os:getcwd", *TINY), "os:getcwd: its entry point gives a "),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cl_zoo.errors import ClZooError, PluginError
+from cl_zoo.errors import ClZooError, OptionError, PluginError
 from cl_zoo.names import Choice
 from cl_zoo.runs import comparison
 from cl_zoo.runs.comparison import Comparison, Result, Workers, accelerators, budget_stamps, compare
@@ -157,6 +157,14 @@ def workers_that(monkeypatch: pytest.MonkeyPatch, install: Callable[..., Path]) 
 
 def job(name: str, out: Path, **changes: Any) -> Job:
     return Job((Choice(name),), "cl_zoo.testing:load_tiny", device="cpu", out=str(out), **changes)
+
+
+@pytest.mark.parametrize("flag", ["out", "cache", "data", "features", "backbone"])
+def test_a_flag_that_names_nothing_is_refused(tmp_path: Path, flag: str):
+    with pytest.raises(
+        OptionError, match=f"--{flag} '': names nothing; name a folder, or leave the flag out"
+    ):
+        replace(job("a", tmp_path), **{flag: ""})
 
 
 def test_one_run_stands_once_in_a_comparison(no_processes: None, tmp_path: Path):
