@@ -202,7 +202,8 @@ class RunFolder:
 
     def _all(self, listed: Mapping[str, Entry]) -> dict[str, Entry]:
         """Entries of all files that are here: as they were listed, or else as they are."""
-        files = (file for file in sorted(self.partial.rglob("*")) if file.is_file())
+        kinds = ("*.json", "answers/*.jsonl", "expected/*.jsonl", "state-*/*")
+        files = sorted(file for kind in kinds for file in self.partial.glob(kind) if file.is_file())
         named = {str(file.relative_to(self.partial)): file for file in files}
         return {name: listed.get(name) or entry(file) for name, file in named.items() if name != MANIFEST}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from typing import Any
 from cl_zoo.engine.files import LIST, Entry, damage, write_json
 from cl_zoo.engine.folder import IDENTITY, MANIFEST, locked, read_identity, read_manifest
 from cl_zoo.engine.states import read_list, states_in, write_list
-from cl_zoo.errors import ClZooError, RunError
+from cl_zoo.errors import ClZooError, RunError, first_line
 from cl_zoo.runs.manifest import scored
 from cl_zoo.scoring.scorer import METRICS, Scorer
+
+FILES = re.compile(r"(?:(?:answers|expected|state-\d+)/)?[\w.-]+", re.ASCII)
+"""Names of files in a run's folder; a list may come from anybody, and what it names is moved when it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,22 @@ def verify(folder: Path, scorer: Scorer) -> Verified:
     """
     if not any((folder / name).exists() for name in (MANIFEST, IDENTITY)) and not states_in(folder):
         raise RunError(f"{folder} holds no run; pass a folder that `run` or `compare` has made")
+    try:
+        return _compared(folder, scorer)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{folder}: its manifest or a list is not what this program writes ({first_line(error)}); do not use the folder"
+        ) from None
+
+
+def _compared(folder: Path, scorer: Scorer) -> Verified:
     manifest, damaged = _manifest(folder)
     listed = _listed(folder, manifest, damaged)
     for name, wanted in listed.items():
+        if not FILES.fullmatch(name) or ".." in name:
+            raise RunError(
+                f"{folder}: its list names {name!r}, which is no file of a run; do not use the folder"
+            )
         made_anew = folder.name.endswith(".partial") and name.startswith((IDENTITY, "expected/"))
         if name in damaged or (made_anew and not (folder / name).exists()):
             continue

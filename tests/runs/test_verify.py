@@ -171,6 +171,24 @@ def test_a_run_from_before_there_were_lists_is_read_and_said_to_be_one(copied: P
     assert len(cl_zoo.load(copied, device="cpu").generate([None], ["What colour is it ?"])) == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["../elsewhere.txt", "/etc/hostname", "answers/../../elsewhere.txt", "a/b/c"]
+)
+def test_a_list_that_names_what_is_no_file_of_a_run_moves_nothing(copied: Path, name: str):
+    (copied.parent / "elsewhere.txt").write_text("mine")
+
+    def lie(manifest: dict[str, Any]) -> None:
+        manifest["files"] = {name: {"size": 1, "sha256": "0"}}
+
+    resealed(copied, lie)
+    with pytest.raises(RunError, match="which is no file of a run; do not use the folder"):
+        checked(copied)
+    resealed(copied, lambda manifest: manifest.pop("scores"))
+    with pytest.raises(RunError, match=r"is not what this program writes \('scores'\)"):
+        checked(copied)
+    assert (copied.parent / "elsewhere.txt").read_text() == "mine"
+
+
 class Stop(Exception):
     pass
 
