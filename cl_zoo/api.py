@@ -51,7 +51,7 @@ def run(
         if not _main_process():
             return Result(job.label, job.seed, facts, folder.partial)
         finish(folder, facts, scorer)
-    return load_result(folder.final)
+    return load_result(folder.final, trust=job.names)
 
 
 def compare(
@@ -105,17 +105,20 @@ def load(
     backbone: str | None = None,
     features: str | None = None,
     device: str = "auto",
+    trust: Sequence[str | Path] = (),
 ) -> Result:
     """A finished run from its folder: its scores, its costs, and its model once it is asked to `generate`.
 
     Args:
         backbone, features: another place of the weights that the run was made on.
         device: where the model answers: `auto`, `cpu` or `cuda`.
+        trust: files of plugins that the run names and that may be imported, `("my_method.py",)`; a run's folder never runs code by
+            itself. An installed plugin may be named where its source is no longer the one of the run.
 
     Raises:
         RunError: it has no readable manifest.
     """
-    return load_result(Path(run_folder), backbone=backbone, features=features, device=device)
+    return load_result(Path(run_folder), backbone=backbone, features=features, device=device, trust=trust)
 
 
 def _all_used(options: Options, jobs: Sequence[Job]) -> None:

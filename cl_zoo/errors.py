@@ -61,7 +61,9 @@ def full_disk_named(place: Any) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error's text on one line; its class where it says nothing."""
+    """An error's text on one line: what the operating system says of a file without its number; its class where it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

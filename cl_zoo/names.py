@@ -176,6 +176,20 @@ def load(group: str, name: str) -> Any:
         raise PluginError(f"{name}: {module_name} has no {attribute!r}{nearest(attribute, known)}") from None
 
 
+def source_file(module: str) -> Path | None:
+    """The source of a module, found without importing it or its packages; `None` where there is none."""
+    path: list[str] | None = None
+    spec = None
+    for place in range(1, module.count(".") + 2):
+        named = ".".join(module.split(".")[:place])
+        finders = (finder.find_spec for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((found for find_spec in finders if (found := find_spec(named, path))), None)
+        if spec is None:
+            return None
+        path = list(spec.submodule_search_locations or [])
+    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).suffix == ".py" else None
+
+
 def _module_of_file(file: Path) -> Any:
     # Named after its content: a first experiment called `random.py` must not become everybody's `random`.
     name = f"{file.stem}_{source_hash(file)[:8]}"

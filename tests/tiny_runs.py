@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
 from cl_zoo.contract.plugins import Plugins
-from cl_zoo.engine.folder import RunFolder
+from cl_zoo.engine.files import LIST, entry, write_sealed
+from cl_zoo.engine.folder import MANIFEST, RunFolder, read_manifest
 from cl_zoo.engine.run import Run
+from cl_zoo.engine.states import read_list, write_list
 from cl_zoo.names import parse_stack
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
@@ -75,6 +77,22 @@ def learnt(
         )
         run.execute()
     return run
+
+
+def relisted(state: Path) -> None:
+    """Let the list of a state say what its files hold now, as if they had been written so."""
+    listed = read_list(state)
+    assert listed is not None
+    files = {file.name: entry(file) for file in state.iterdir() if file.name != LIST}
+    write_list(state, files, listed["run"])
+
+
+def resealed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a finished run's manifest as if it had been written so; a run from before there were lists."""
+    manifest = read_manifest(folder)
+    manifest.pop("files", None)
+    change(manifest)
+    write_sealed(folder / MANIFEST, manifest)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

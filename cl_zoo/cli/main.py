@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cl_zoo._version import __version__
-from cl_zoo.cli import data, looking, models
+from cl_zoo.cli import data, looking, models, verifying
 from cl_zoo.cli.flags import (
     AsJson,
     AsMarkdown,
@@ -202,6 +202,7 @@ for name, command in (
     ("new", looking.new),
     ("predict", models.predict),
     ("export", models.export),
+    ("verify", verifying.verify),
 ):
     app.command(name)(command)
 app.add_typer(data.app)

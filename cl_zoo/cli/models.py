@@ -20,6 +20,15 @@ Encoder = Annotated[
     str | None, typer.Option("--features", help="Another place of the run's own feature encoder.")
 ]
 
+Trusted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-plugin",
+        metavar="FILE",
+        help="A plugin's file that the run names and that may be imported, or an installed plugin that may be newer than the run; repeatable.",
+    ),
+]
+
 
 def predict(
     run: RunFolder,
@@ -45,13 +54,14 @@ def predict(
     backbone: Weights = None,
     features: Encoder = None,
     device: Device = "auto",
+    trust: Trusted = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer prompts about images with the model of a finished run."""
     from cl_zoo.api import load
 
     images, prompts = _asked(image or [], prompt or [], input_)
-    result = load(run, backbone=backbone, features=features, device=device)
+    result = load(run, backbone=backbone, features=features, device=device, trust=trust or ())
     records = _answered(result.restored, images, prompts, max_new_tokens=max_new_tokens, batch=batch)
     if as_json:
         print_json(list(records))
@@ -69,6 +79,7 @@ def export(
     backbone: Weights = None,
     features: Encoder = None,
     device: Device = "auto",
+    trust: Trusted = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the model of a finished run for stock PEFT and transformers."""
@@ -76,7 +87,15 @@ def export(
 
     from cl_zoo.export.writing import export as write
 
-    written = write(Path(run), Path(to), merged=merged, backbone=backbone, features=features, device=device)
+    written = write(
+        Path(run),
+        Path(to),
+        merged=merged,
+        backbone=backbone,
+        features=features,
+        device=device,
+        trust=trust or (),
+    )
     if as_json:
         print_json(written)
     else:

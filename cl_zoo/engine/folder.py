@@ -2,7 +2,8 @@
 
 A run is written to `<id>.partial` and renamed to `<id>` when its manifest, the last file, is there. The id is a hash of
 everything that decides the result, so the same command finds its own run again: finished, it is reported; unfinished, it
-goes on after the last finished task. Tensors are safetensors, everything else is JSON; nothing is ever pickled.
+goes on after the last finished task. Every file is listed with size and SHA-256 when it is written (see `cl_zoo.engine.files`): in
+the newest state while the run is not finished, in the manifest when it is.
 """
 
 from __future__ import annotations
@@ -14,18 +15,28 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from cl_zoo.engine.files import (
+    LIST,
+    Entry,
+    canonical,
+    damage,
+    entry,
+    entry_of,
+    read_sealed,
+    remedy,
+    write_json,
+    write_sealed,
+)
+from cl_zoo.engine.states import State, read_list, read_state, states_in, write_list, write_state
 from cl_zoo.errors import RunError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-State = tuple[dict[str, "Tensor"], dict[str, Any], dict[str, Any]]
-"""A checkpoint: model tensors by name, plugin state, notes."""
 
 MANIFEST, IDENTITY, FACTS = "manifest.json", "identity.json", "facts.json"
 
@@ -35,11 +46,6 @@ def run_id(identity: Mapping[str, Any], label: str, seed: int) -> str:
     digest = hashlib.sha256(canonical(identity).encode()).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9]+", "_", label).strip("_")[:60]
     return f"{identity['benchmark']['name']}-{slug}-s{seed}-{digest}"
-
-
-def canonical(value: Any) -> str:
-    """JSON in one spelling only."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def cells_of_row(cells: str, protocol: str, row: int, tasks: int) -> list[int]:
@@ -64,40 +70,28 @@ class RunFolder:
         root: folder of all runs.
         run: id of the run.
         identity: what the id was made from; a folder with another identity is refused.
+
+    Attributes:
+        files: size and SHA-256 of every file of the run by name, as it was written.
     """
 
     def __init__(self, root: Path, run: str, identity: Mapping[str, Any]) -> None:
         self.final, self.partial = root / run, root / f"{run}.partial"
         self.identity = json.loads(canonical(identity))
-        self._lock_path = root / f".{run}.lock"
-        self._lock: Any = None
+        self.files: dict[str, Entry] = {}
+        self._held = ExitStack()
 
     def __enter__(self) -> RunFolder:
-        self.final.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self._lock_path.open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it may have removed the file since it was opened: a lock on that one guards nothing.
-            held = os.path.samestat(os.fstat(self._lock.fileno()), self._lock_path.stat())
-        except OSError:
-            held = False
-        if not held:
-            self._lock.close()
-            raise RunError(
-                f"run {self.final}: another process is working on it; wait for it or use another --out"
-            )
-        try:
+        with ExitStack() as held:
+            held.enter_context(locked(self.final))
             self._check_identity()
-        except RunError:
-            self.__exit__(None, None, None)
-            raise
+            self._held = held.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock_path.unlink(missing_ok=True)
-        self._lock.close()
+        self._held.close()
 
     @contextmanager
     def reading(self) -> Iterator[RunFolder]:
@@ -113,23 +107,37 @@ class RunFolder:
         self.partial.mkdir(parents=True, exist_ok=True)
         if not (self.partial / IDENTITY).exists():
             write_json(self.partial / IDENTITY, self.identity)
+        self.files[IDENTITY] = entry(self.partial / IDENTITY)
 
     def save_state(
         self, done: int, tensors: Mapping[str, Tensor], plugins: Mapping[str, Any], notes: Mapping[str, Any]
     ) -> None:
-        """Checkpoint after `done` tasks; the former one goes when this one is complete."""
+        """Checkpoint after `done` tasks; the former one stays for the case that this one is damaged, those before it go."""
         target, draft = self.partial / f"state-{done}", self.partial / "state.draft"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        write_state(draft, done, tensors, plugins, notes)
+        self.files = self._written()
+        made = write_state(draft, done, tensors, plugins, notes, self.files)
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
-        for other in self.partial.glob("state-*"):
-            if other != target:
+        self.files |= {f"{target.name}/{name}": one for name, one in made.items()}
+        for other in states_in(self.partial):
+            if other.name not in (target.name, f"state-{done - 1}"):
                 shutil.rmtree(other)
 
     def load_state(self, device: str = "cpu") -> State | None:
-        """The newest checkpoint of the unfinished run, see `read_state`."""
+        """The newest checkpoint of the unfinished run, see `read_state`; from then on its list is that of the folder.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        states = states_in(self.partial)
+        if states:
+            listed = read_list(states[-1])
+            if listed is None:
+                raise RunError(f"checkpoint {states[-1]}: {LIST} is missing; {remedy(self.partial)}")
+            self.files = dict(listed["run"])
+            self._list_state(states[-1], listed["files"])
         return read_state(self.partial, device)
 
     def write_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
@@ -137,189 +145,147 @@ class RunFolder:
         target = self.partial / name
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_suffix(".draft")
-        draft.write_text("".join(f"{canonical(record)}\n" for record in records), encoding="utf-8")
+        content = "".join(f"{canonical(record)}\n" for record in records).encode()
+        draft.write_bytes(content)
         draft.rename(target)
+        self.files[name] = entry_of(content)
 
-    def check_answers(self, sizes: Mapping[str, int]) -> None:
-        """Whether the answers of an interrupted run are all there, before anything more is learnt.
+    def lost(self, rows: Mapping[int, Iterable[int]]) -> dict[int, list[int]]:
+        """Which answers of an interrupted run are not listed any more, because they were found damaged and moved away.
 
         Args:
-            sizes: number of answers by name of the file, for all that were written.
+            rows: places by row, of all answers that were written before the checkpoint.
+
+        Returns:
+            The same of those that are lost.
 
         Raises:
-            RunError: a file is missing or has another number of lines.
+            RunError: a listed file is missing or damaged.
         """
-        for name, size in sizes.items():
-            file = self.partial / name
-            lines = file.read_bytes().count(b"\n") if file.is_file() else 0
-            if lines != size:
-                raise RunError(
-                    f"{file}: holds {lines} of {size} answers; delete {self.partial} and run the same command again, which begins anew"
-                )
+        gone: dict[int, list[int]] = {}
+        for row, place in ((row, place) for row, places in rows.items() for place in places):
+            name = f"answers/{row}-{place}.jsonl"
+            if name not in self.files:
+                gone.setdefault(row, []).append(place)
+            elif wrong := damage(self.partial / name, self.files[name]):
+                raise RunError(f"{self.partial / name} {wrong}; {remedy(self.partial)}")
+        return gone
+
+    def list_again(self, done: int) -> None:
+        """Write the list of a checkpoint anew, after lost answers were made again."""
+        place = self.partial / f"state-{done}"
+        made = (read_list(place) or {"files": {}})["files"]
+        write_list(place, made, self._written())
+        self._list_state(place, made)
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Keep the facts for the manifest until the answers are scored."""
         write_json(self.partial / FACTS, facts)
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
-        """Drop the checkpoint's drafts, write the manifest last and give the folder its name."""
+        """Drop drafts and the former checkpoint, write the manifest last, with the list of all files, and give the folder its name.
+
+        Args:
+            manifest: with `files`, where another process has listed them.
+        """
         shutil.rmtree(self.partial / "state.draft", ignore_errors=True)
+        for former in states_in(self.partial)[:-1]:
+            shutil.rmtree(former)
         for leftover in self.partial.rglob("*.draft"):
             leftover.unlink()
         (self.partial / FACTS).unlink(missing_ok=True)
-        write_json(self.partial / MANIFEST, manifest)
+        files = self._all(manifest.get("files") or self.files)
+        write_sealed(self.partial / MANIFEST, {**manifest, "files": files})
         if self.final.exists():
             raise RunError(f"run {self.final}: the folder exists without a manifest; move it away")
         self.partial.rename(self.final)
+
+    def _all(self, listed: Mapping[str, Entry]) -> dict[str, Entry]:
+        """Entries of all files that are here: as they were listed, or else as they are."""
+        kinds = ("*.json", "answers/*.jsonl", "expected/*.jsonl", "state-*/*")
+        files = sorted(file for kind in kinds for file in self.partial.glob(kind) if file.is_file())
+        named = {str(file.relative_to(self.partial)): file for file in files}
+        return {name: listed.get(name) or entry(file) for name, file in named.items() if name != MANIFEST}
+
+    def _written(self) -> dict[str, Entry]:
+        """What is listed beside the checkpoints."""
+        return {name: one for name, one in self.files.items() if not name.startswith("state-")}
+
+    def _list_state(self, place: Path, made: Mapping[str, Entry]) -> None:
+        listed = {**made, LIST: entry(place / LIST)}
+        self.files |= {f"{place.name}/{name}": one for name, one in listed.items()}
 
     def _check_identity(self) -> None:
         for folder in (self.final, self.partial):
             if not folder.exists():
                 continue
-            try:
-                found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                if folder == self.partial and not any(folder.iterdir()):
-                    continue
-                raise RunError(
-                    f"run folder {folder}: {IDENTITY}: {first_line(error)}; move the folder away"
-                ) from None
+            if folder == self.partial and not (folder / IDENTITY).exists():
+                continue  # `begin` writes it; the folder's name holds the identity's hash
+            found = read_identity(folder)
             if found != self.identity:
                 raise RunError(
                     f"run folder {folder} holds another configuration; move it away or use another --out"
                 )
 
 
-def read_state(folder: Path, device: str = "cpu") -> State | None:
-    """The newest checkpoint in a run's folder as (model tensors, plugin state, notes), or `None` where there is none.
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run's folder, finished or not, against all other processes.
 
     Raises:
-        RunError: it is there but cannot be read.
+        RunError: another one holds it.
     """
-    states = sorted(folder.glob("state-*"), key=lambda path: int(path.name.removeprefix("state-")))
-    return read_state_in(states[-1], device) if states else None
+    run.parent.mkdir(parents=True, exist_ok=True)
+    path = run.parent / f".{run.name}.lock"
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it may have removed the file since it was opened: a lock on that one guards nothing.
+            held = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except OSError:
+            held = False
+        if not held:
+            raise RunError(f"run {run}: another process is working on it; wait for it or use another --out")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
-def write_state(
-    place: Path,
-    done: int,
-    tensors: Mapping[str, Tensor],
-    plugins: Mapping[str, Any],
-    notes: Mapping[str, Any],
-) -> None:
-    """Write the files of a state after `done` tasks into an empty folder."""
-    from safetensors.torch import save_file
-
-    flat: dict[str, Tensor] = {}
-    tree = _split_tensors(plugins, "", flat)
-    for name, held in (("model", tensors), ("plugins", flat)):
-        copies = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in held.items()}
-        save_file(copies, place / f"{name}.safetensors")
-    write_json(place / "state.json", {"done": done, "plugins": tree, **notes})
-
-
-def read_state_in(place: Path, device: str = "cpu") -> State:
-    """What `write_state` wrote.
+def read_identity(folder: Path) -> Any:
+    """What decides the result of the run in a folder.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: it is missing or cannot be read.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        notes = json.loads((place / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(place / "model.safetensors", device=device)
-        kept = load_file(place / "plugins.safetensors", device=device)
-        # Copies: in the file a tensor lies anywhere, and matrix products of unaligned memory end in other last bits.
-        kept = {name: tensor.clone() for name, tensor in kept.items()}
-        plugins = _join_tensors(notes.pop("plugins"), kept)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RunError(
-            f"checkpoint {place}: {first_line(error)}; delete {place.parent} to start the run again"
-        ) from None
-    return tensors, plugins, notes
-
-
-def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], place: str) -> None:
-    """Copy tensors into a model, strictly by name and shape.
-
-    Raises:
-        RunError: a tensor is missing, extra, or of another shape.
-    """
-    import torch
-
-    for name in sorted(targets.keys() ^ tensors.keys()):
-        what = "lacks" if name in targets else "holds an unknown"
-        raise RunError(
-            f"checkpoint in {place} {what} tensor {name}; delete the folder to start the run again"
-        )
-    with torch.no_grad():
-        for name, target in targets.items():
-            if target.shape != tensors[name].shape:
-                raise RunError(
-                    f"checkpoint in {place}: {name} has shape {tuple(tensors[name].shape)}, the model wants {tuple(target.shape)}; delete the folder to start the run again"
-                )
-            target.copy_(tensors[name])
+        return json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"run folder {folder} has no {IDENTITY}; {remedy(folder)}") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"run folder {folder}: {IDENTITY}: {first_line(error)}; {remedy(folder)}") from None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished run.
 
     Raises:
-        RunError: there is none, or it cannot be read.
+        RunError: there is none, or it is damaged.
     """
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return read_sealed(folder / MANIFEST, folder)
     except FileNotFoundError:
         raise RunError(
             f"{folder} has no {MANIFEST}, so it is no finished run; finish it with the command that began it"
         ) from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder / MANIFEST}: {first_line(error)}; delete the folder and run again") from None
-    return manifest
 
 
-def write_json(path: Path, value: Any, *, sort: bool = True) -> None:
-    """Write a JSON file under its final name in one go, its keys in alphabetical order or as they are."""
-    draft = path.with_name(path.name + ".draft")
-    text = json.dumps(value, indent=1, sort_keys=sort, ensure_ascii=False) + "\n"
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.rename(path)
-    finally:
-        draft.unlink(missing_ok=True)
+def check_answers(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Whether what a finished run's scores were made from is as it was written; a run from before there were lists passes.
 
-
-def _split_tensors(value: Any, path: str, flat: dict[str, Tensor]) -> Any:
-    """JSON with `{"$tensor": path}` in place of every tensor, which goes to `flat` under its JSON pointer (RFC 6901)."""
-    from torch import Tensor as TensorType
-
-    if isinstance(value, TensorType):
-        flat[path] = value
-        return {"$tensor": path}
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str) or key == "$tensor":
-                raise RunError(
-                    f"plugin state {path or '/'}: the key {key!r} would not come back as it is; use other strings as keys"
-                )
-        escaped = {key: key.replace("~", "~0").replace("/", "~1") for key in value}
-        return {key: _split_tensors(item, f"{path}/{escaped[key]}", flat) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_split_tensors(item, f"{path}/{place}", flat) for place, item in enumerate(value)]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise RunError(
-        f"plugin state {path or '/'}: a {type(value).__name__} is neither JSON nor a tensor; store numbers, strings, lists, tensors"
-    )
-
-
-def _join_tensors(value: Any, flat: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, dict):
-        return (
-            flat[value["$tensor"]]
-            if set(value) == {"$tensor"}
-            else {key: _join_tensors(item, flat) for key, item in value.items()}
-        )
-    return [_join_tensors(item, flat) for item in value] if isinstance(value, list) else value
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    for name, wanted in manifest.get("files", {}).items():
+        if not name.startswith("state-") and (wrong := damage(folder / name, wanted)):
+            raise RunError(f"{folder / name} {wrong}; {remedy(folder)}")

@@ -20,9 +20,10 @@ from cl_zoo.batches import seed_everything
 from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
-from cl_zoo.engine.folder import RunFolder, State, cells_of_row, fill
+from cl_zoo.engine.folder import RunFolder, cells_of_row
 from cl_zoo.engine.learning import Learner, Report, assign_parts, recompute_activations
 from cl_zoo.engine.ledger import Ledger, TaskCost, active, own_state, peak_memory_mb, stored
+from cl_zoo.engine.states import State, fill
 from cl_zoo.engine.streams import Share, TaskBatches, Union, expected
 from cl_zoo.engine.trained import Trained
 from cl_zoo.errors import PluginError
@@ -68,18 +69,13 @@ class Run:
 
     def execute(self) -> None:
         """From the last checkpoint, or from the beginning, to the last answer."""
-        lessons = self.lessons
-        done = self._restore()
+        lessons, done = self.lessons, self._restore()
         if self.world.main:
             self.folder.begin()
-            self.folder.check_answers(self._answered(done))
             for place, task in enumerate(self.stream):
                 self.folder.write_lines(f"expected/{place}.jsonl", expected(task))
         for lesson in lessons[done:]:
-            if self.trained is None:
-                self._learn(lesson)
-            elif not self._take(lesson, self.trained):
-                self._learn_for_all(lesson, self.trained)
+            self._train(lesson)
             self._answer(lesson, lessons)
             self._checkpoint(lesson.task.index + 1)
         if not lessons:
@@ -109,6 +105,13 @@ class Run:
             task = Task(index, data.name, data.instruction, len(data.train), occurrence)
             lessons.append(Lesson(task, data.train))
         return lessons
+
+    def _train(self, lesson: Lesson) -> None:
+        """Learn a task, or take over what another run learnt of it."""
+        if self.trained is None:
+            self._learn(lesson)
+        elif not self._take(lesson, self.trained):
+            self._learn_for_all(lesson, self.trained)
 
     def _learn(self, lesson: Lesson) -> None:
         task, recipe = lesson.task, self.recipe.for_task(lesson.task.name)
@@ -174,11 +177,9 @@ class Run:
     def _answer(self, lesson: Lesson | None, lessons: Sequence[Lesson]) -> None:
         """Write the answers to this row's cells."""
         started = time.perf_counter()
-        seen = [other.task for other in lessons if lesson and other.task.index <= lesson.task.index]
         row = lesson.task.index if lesson else 0
         with unchanged(self.model, self.backbone):
-            with self._autocast():
-                answering = answering_model(self.plugins, self.model, seen, self.seed)
+            answering = self._answering(row, lessons)
             for place in cells_of_row(self.cells, self.plugins.protocol, row, len(self.stream)):
                 self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
                 records = self._write_answers(answering, row, place)
@@ -191,14 +192,18 @@ class Run:
             self.ledger.active = sum(active(answering, self.ledger.stored["inference"]).values())
         self.ledger.evaluation_seconds += time.perf_counter() - started
 
-    def _answered(self, rows: int) -> dict[str, int]:
-        """Number of answers in each file that was written in the first rows."""
-        protocol, tasks = self.plugins.protocol, len(self.stream)
-        return {
-            f"answers/{row}-{place}.jsonl": len(self.stream[place].test)
-            for row in range(rows)
-            for place in cells_of_row(self.cells, protocol, row, tasks)
-        }
+    def _answering(self, row: int, lessons: Sequence[Lesson]) -> nn.Module:
+        seen = [lesson.task for lesson in lessons if lesson.task.index <= row]
+        with self._autocast():
+            return answering_model(self.plugins, self.model, seen, self.seed)
+
+    def _answer_again(self, row: int, places: Sequence[int]) -> None:
+        """Write answers that were lost; what was measured on them stands in the checkpoint."""
+        with unchanged(self.model, self.backbone):
+            answering = self._answering(row, self.lessons)
+            for place in places:
+                self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
+                self._write_answers(answering, row, place)
 
     def _measure(self, measured: Mapping[str, Any]) -> None:
         """Add to the measurements of the task just learnt."""
@@ -242,15 +247,28 @@ class Run:
         self.ledger.peak_memory_mb = max(self.ledger.peak_memory_mb, peak_memory_mb(self.backbone.device))
 
     def _restore(self) -> int:
-        """Go back to the newest checkpoint; returns how many tasks are done."""
+        """Go on from the newest checkpoint; returns how many tasks are done.
+
+        Lost answers are made again by the model that made them: in an earlier row that of tasks that are learnt once more.
+        """
         found = self.folder.load_state(str(self.backbone.device))
         if found is None:
             return 0
+        done, protocol, tasks = int(found[2]["done"]), self.plugins.protocol, len(self.stream)
+        lost = self.folder.lost({row: cells_of_row(self.cells, protocol, row, tasks) for row in range(done)})
+        for lesson in self.lessons[: max((row + 1 for row in lost if row < done - 1), default=0)]:
+            self._train(lesson)
+            if lesson.task.index in lost:
+                self._answer_again(lesson.task.index, lost[lesson.task.index])
         notes = put_back(found, self.plugins, self.model, self.backbone, self.folder.partial)
         self.ledger = Ledger.from_json(notes["ledger"])
         self.plugins.seconds.update(self.ledger.hooks)
         self.measured = notes["measured"]
-        return int(notes["done"])
+        if done - 1 in lost:
+            self._answer_again(done - 1, lost[done - 1])
+        if lost and self.world.main:
+            self.folder.list_again(done)
+        return done
 
     def _seed(self, phase: str, task: Task | None = None) -> None:
         seed_phase(self.seed, phase, task)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.engine.folder import State, read_state_in, write_state
+from cl_zoo.engine.states import State, read_state_in, write_state
 from cl_zoo.errors import RunError
 
 if TYPE_CHECKING:

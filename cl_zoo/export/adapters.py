@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,8 @@ import torch
 from peft import PeftModel
 from transformers import {base.model_class}
 
-model = {base.model_class}.from_pretrained({json.dumps(base.place)}, dtype=torch.{base.dtype})
+{base.line}
+model = {base.model_class}.from_pretrained(BASE, dtype=torch.{base.dtype})
 model = PeftModel.from_pretrained(model, ".")
 """
     what = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
 """Where huggingface_hub keeps the files of a model."""
+
+PARENTS = re.compile(r"(?<![\w./:~])/(?:[^\s/+,=\[\]`|]+/)+(?=[^\s/+,=\[\]`|])")
+"""The folders of an absolute path: those of the machine that made a run are nobody's business and are not there elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,19 @@ class Base:
         hub = f"{cached[1]}/{cached[2]}" if cached else None if Path(place).is_dir() else place or None
         dtype = str(model.dtype).removeprefix("torch.")
         if hub is None and Path(place).is_dir():
-            place = str(Path(place).resolve())  # the card is read from another folder
+            place = str(Path(place).resolve())  # the adapter is read from another folder
         return cls(hub or place, hub, _licence(Path(place)), type(model).__name__, dtype)
+
+    @property
+    def named(self) -> str:
+        """The id of the hub, or the name of the folder: where it lies here is nobody's business, and it lies elsewhere there."""
+        return self.hub or Path(self.place).name
+
+    @property
+    def line(self) -> str:
+        """The line of Python that says what `from_pretrained` takes."""
+        where = "" if self.hub else "  # a folder: give the path where it lies on your machine"
+        return f"BASE = {json.dumps(self.named)}{where}"
 
 
 def _licence(folder: Path) -> str | None:
@@ -75,7 +90,7 @@ def card(restored: Restored, base: Base, what: str, loading: str, *, library: st
         library: `peft` or `transformers`.
     """
     manifest = restored.manifest
-    names = [one["name"] for one in manifest["identity"]["stack"]]
+    names = [PARENTS.sub("", one["name"]) for one in manifest["identity"]["stack"]]
     data = ModelCardData(
         base_model=base.hub,
         library_name=library,
@@ -85,7 +100,7 @@ def card(restored: Restored, base: Base, what: str, loading: str, *, library: st
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {manifest['label']} on {', '.join(manifest['tasks'])}",
+        f"# {PARENTS.sub('', manifest['label'])} on {', '.join(manifest['tasks'])}",
         what,
         *_papers(restored.plugins.instances.values()),
         "## Lineage",
@@ -96,7 +111,7 @@ def card(restored: Restored, base: Base, what: str, loading: str, *, library: st
         f"Inside this folder:\n\n```python\n{loading.strip()}\n```",
         _asking(restored),
         "## Recipe",
-        f"```yaml\n{yaml.safe_dump(manifest['identity']['recipe'], sort_keys=True).strip()}\n```",
+        f"```yaml\n{PARENTS.sub('', yaml.safe_dump(manifest['identity']['recipe'], sort_keys=True)).strip()}\n```",
         "## Licence",
         _terms(base),
     ]
@@ -118,13 +133,13 @@ def _lineage(manifest: Mapping[str, Any], base: Base) -> list[tuple[str, str]]:
     identity, environment = manifest["identity"], manifest.get("environment", {})
     benchmark, backbone = identity["benchmark"], identity["backbone"]
     rows = [
-        ("base model", f"`{base.place}` ({base.model_class}), hash of its files {backbone['revision']}"),
+        ("base model", f"`{base.named}` ({base.model_class}), hash of its files {backbone['revision']}"),
         ("prompt template", f"`{backbone['template']}`"),
         ("image aspect", backbone["image_aspect"]),
     ]
     for plugin in identity["stack"]:
         chosen = ", ".join(f"{key}={value}" for key, value in sorted(plugin["options"].items()))
-        rows.append((f"plugin {plugin['name']}", chosen or "no options"))
+        rows.append((PARENTS.sub("", f"plugin {plugin['name']}"), PARENTS.sub("", chosen) or "no options"))
     limit = f", {benchmark['limit']} samples per split" if benchmark["limit"] is not None else ""
     return [
         *rows,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
 
-from cl_zoo.engine.folder import write_json
+from cl_zoo.engine.files import write_json
 from cl_zoo.export.adapters import METADATA, plain, projector_name, projector_of, write_lora
 from cl_zoo.export.card import Base, write_card
 from cl_zoo.export.folding import Folded
@@ -35,7 +34,8 @@ from transformers import {base.model_class}
 
 with open("routing.json") as file:
     routing = json.load(file)
-model = {base.model_class}.from_pretrained({json.dumps(base.place)}, dtype=torch.{base.dtype})
+{base.line}
+model = {base.model_class}.from_pretrained(BASE, dtype=torch.{base.dtype})
 """
     if projector:
         loading += f'model.get_submodule("{projector_name(backbone)}").load_state_dict(load_file("projector.safetensors"))\n'

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ def export(
     backbone: str | None = None,
     features: str | None = None,
     device: str = "auto",
+    trust: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """Write a finished run's model to a new folder.
 
     Args:
         merged: a full checkpoint in place of an adapter.
-        backbone, features, device: as in `restore`.
+        backbone, features, device, trust: as in `restore`.
 
     Returns:
         What was written: `folder`, `kind` (adapter, adapters or checkpoint), `adapters` and `files`.
@@ -49,7 +51,7 @@ def export(
     """
     if to.exists():
         raise OptionError(f"--to {to}: exists already; name a folder that does not")
-    restored = restore(run, backbone=backbone, features=features, device=device)
+    restored = restore(run, backbone=backbone, features=features, device=device, trust=trust)
     try:
         folded = fold(restored.model, restored.backbone)
     except OptionError as error:

@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.engine.folder import write_json
+from cl_zoo.engine.files import write_json
 from cl_zoo.errors import full_disk_named
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from cl_zoo.runs.manifest import finish
 from cl_zoo.runs.result import Result as Result
 from cl_zoo.runs.result import load_result as load_result
 from cl_zoo.runs.turns import Turns
+from cl_zoo.runs.worker import describe
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.scoring.rules import of_files
 from cl_zoo.scoring.scorer import Scorer
@@ -107,10 +108,11 @@ def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, A
             identity = json.loads((root / f"{event['run']}.partial" / IDENTITY).read_text(encoding="utf-8"))
             with full_disk_named(root):
                 finish(RunFolder(root, event["run"], identity), event["facts"], scorer)
-        result = load_result(root / event["run"])
+        result = load_result(root / event["run"], trust=job.names)
     except (ClZooError, OSError) as error:
-        failed = Result(job.label, job.seed, {}, error=str(error), user_error=True)
-        return {**event, "event": "failed", "message": str(error)}, failed
+        message = str(error) if isinstance(error, ClZooError) else describe(error)
+        failed = Result(job.label, job.seed, {}, error=message, user_error=True)
+        return {**event, "event": "failed", "message": message}, failed
     return {
         **event,
         "event": "finished",
@@ -265,7 +267,7 @@ class Workers:
             environment["CUDA_VISIBLE_DEVICES"] = self._devices[index % len(self._devices)]
         with (self._logs / f"worker-{index}.log").open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "cl_zoo.runs.worker"],
+                [sys.executable, "-m", "cl_zoo.runs.worker", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

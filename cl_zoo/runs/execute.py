@@ -66,6 +66,7 @@ def execute(job: Job, report: Report, training: Training = "own") -> tuple[RunFo
         if trained is not None and trained.whole(len(running.lessons)):
             report(phase="trained")
         facts = {"id": run, **_facts(prepared, running), "environment": environment(world.device, world.size)}
+        facts["files"] = folder.files
         if world.main:
             folder.note(facts)
     return folder, facts

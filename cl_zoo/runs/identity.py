@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_zoo._version import __version__
 from cl_zoo.contract.plugins import source_of
-from cl_zoo.engine.folder import canonical
+from cl_zoo.engine.files import canonical
 from cl_zoo.tasks import source_hash
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ class Job:
         out: folder of all runs.
 
     Raises:
-        OptionError: there are no such cells.
+        OptionError: there are no such cells, or a folder has no name.
     """
 
     choices: tuple[Choice, ...]
@@ -57,11 +57,20 @@ class Job:
     def __post_init__(self) -> None:
         if self.cells not in CELLS:
             raise OptionError(f"--cells {self.cells}{nearest(self.cells, CELLS)}")
+        for name in ("out", "cache", "data", "features", "backbone"):
+            value = getattr(self, name)
+            if value is not None and not str(value).strip():
+                raise OptionError(f"--{name} {value!r}: names nothing; name a folder, or leave the flag out")
 
     @property
     def label(self) -> str:
         """The stack without its probes: `moelora+ewc[strength=3]`."""
         return "+".join(choice.label for choice in self.choices if not choice.probe)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What was named by whoever asked for the run, and is trusted therefore."""
+        return (*(choice.name for choice in self.choices), *([self.backbone] if self.backbone else []))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

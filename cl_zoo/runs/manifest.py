@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.engine.folder import RunFolder, cells_of_row, read_manifest
+from cl_zoo.engine.files import remedy
+from cl_zoo.engine.folder import RunFolder, cells_of_row, check_answers, read_manifest
 from cl_zoo.errors import DataError, nearest
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.scoring.matrix import Matrix
@@ -43,29 +44,45 @@ def finish(folder: RunFolder, facts: Mapping[str, Any], scorer: Scorer) -> dict[
 
     Raises:
         DataError: an answer file is incomplete.
+        RunError: a file is damaged.
     """
     with folder:
         if folder.finished:
             return read_manifest(folder.final)
-        tasks = len(facts["tasks"])
-        rows = 1 if facts["protocol"] != "sequential" else tasks
-        cells = [
-            (row, place)
-            for row in range(rows)
-            for place in cells_of_row(folder.identity["cells"], facts["protocol"], row, tasks)
-        ]
-        scores = score_answers(folder.partial, cells, facts["metrics"], scorer)
+        facts = {"files": folder.files, **facts}
+        check_answers(folder.partial, facts)
         manifest = {
             **facts,
             "identity": folder.identity,
-            "scores": {cell: asdict(score) for cell, score in scores.items()},
-            "matrix": _matrix({cell: score.value for cell, score in scores.items()}, rows, tasks),
+            **scored(folder.partial, facts, folder.identity["cells"], scorer),
         }
-        if any(score.strict is not None for score in scores.values()):
-            strict = {cell: s.value if s.strict is None else s.strict for cell, s in scores.items()}
-            manifest["strict"] = _matrix(strict, rows, tasks)
         folder.finish(manifest)
         return manifest
+
+
+def scored(folder: Path, facts: Mapping[str, Any], cells: str, scorer: Scorer) -> dict[str, Any]:
+    """What a manifest holds of a run's scores: `scores`, `matrix`, and `strict` where some rule has a strict form.
+
+    Args:
+        folder: of the run, with `answers` and `expected`.
+        facts: of its manifest: `tasks`, `metrics`, `protocol`.
+        cells: which cells were asked about.
+
+    Raises:
+        DataError: an answer file is missing or incomplete.
+    """
+    tasks, protocol = len(facts["tasks"]), facts["protocol"]
+    rows = 1 if protocol != "sequential" else tasks
+    asked = [(row, place) for row in range(rows) for place in cells_of_row(cells, protocol, row, tasks)]
+    scores = score_answers(folder, asked, facts["metrics"], scorer)
+    found = {
+        "scores": {cell: asdict(score) for cell, score in scores.items()},
+        "matrix": _matrix({cell: score.value for cell, score in scores.items()}, rows, tasks),
+    }
+    if any(score.strict is not None for score in scores.values()):
+        strict = {cell: s.value if s.strict is None else s.strict for cell, s in scores.items()}
+        found["strict"] = _matrix(strict, rows, tasks)
+    return found
 
 
 def score_answers(
@@ -81,14 +98,13 @@ def score_answers(
     Raises:
         DataError: an answer file is missing or incomplete.
     """
-    remedy = f"delete {folder} and run the same command again, which begins anew"
     named = {f"{row}-{place}": place for row, place in cells}
     files = [
         Cell(
             metrics[place],
             folder / "answers" / f"{name}.jsonl",
             folder / "expected" / f"{place}.jsonl",
-            remedy,
+            remedy(folder),
         )
         for name, place in named.items()
     ]

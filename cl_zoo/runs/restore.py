@@ -17,12 +17,14 @@ from PIL import Image
 
 from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.contract.plugins import Plugins
-from cl_zoo.data.benchmarks import load_benchmark
-from cl_zoo.engine.folder import read_manifest, read_state
+from cl_zoo.engine.files import LIST, damage, remedy
+from cl_zoo.engine.folder import read_manifest
+from cl_zoo.engine.states import read_state
 from cl_zoo.errors import BackboneError, OptionError, RunError
 from cl_zoo.recipe.recipe import Recipe, validated
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import load_backbone
+from cl_zoo.runs.trust import check_backbone, check_code
 from cl_zoo.tasks import ImageSource, Sample, Task
 
 if TYPE_CHECKING:
@@ -114,7 +116,12 @@ class Restored:
 
 
 def restore(
-    folder: Path, *, backbone: str | None = None, features: str | None = None, device: str = "auto"
+    folder: Path,
+    *,
+    backbone: str | None = None,
+    features: str | None = None,
+    device: str = "auto",
+    trust: Sequence[str | Path] = (),
 ) -> Restored:
     """The model that answers after the last task of a finished run.
 
@@ -122,9 +129,11 @@ def restore(
         folder: of the run.
         backbone, features: another place of the weights that the run was made on.
         device: `auto`, `cpu` or `cuda`.
+        trust: files that the run names and that may be imported; see `cl_zoo.runs.trust`.
 
     Raises:
-        RunError: no finished run, its checkpoint is missing or corrupt, or it is too old to hold what is needed.
+        RunError: no finished run, its checkpoint is missing or damaged, or it is too old to hold what is needed.
+        PluginError: the run names code that is not trusted, or that is not what it was made with.
         BackboneError: the weights are not those of the run.
     """
     import torch
@@ -134,10 +143,13 @@ def restore(
 
     manifest = read_manifest(folder)
     job, recipe, tasks = _described(folder, manifest)
+    check_code(folder, manifest, job, trust)
+    if backbone is None:
+        backbone = _own_backbone(folder, job, trust)
     world = World(device)
     if world.device.type == "cpu":
         torch.set_num_threads(1)  # as in the run, whose bits must not depend on the number of cores
-    found = read_state(folder, str(world.device)) if tasks else None
+    found = _state(folder, manifest, str(world.device)) if tasks else None
     if tasks and found is None:
         raise RunError(
             f"{folder} holds no checkpoint (state-{len(tasks)}); put it back, or delete the folder and run again"
@@ -170,18 +182,43 @@ def _described(folder: Path, manifest: Mapping[str, Any]) -> tuple[Job, Recipe, 
         ) from None
 
 
+def _state(folder: Path, manifest: Mapping[str, Any], device: str) -> Any:
+    """The last checkpoint, `None` where there is none.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    for name, wanted in manifest.get("files", {}).items():  # what is in the list is checked by it
+        listing = name.endswith(f"/{LIST}") and (folder / name).parent.is_dir()
+        if listing and (wrong := damage(folder / name, wanted)):
+            raise RunError(f"{folder / name} {wrong}; {remedy(folder)}")
+    return read_state(folder, device)
+
+
+def _own_backbone(folder: Path, job: Job, trust: Sequence[str | Path]) -> str:
+    """The backbone that the manifest names.
+
+    Raises:
+        RunError: it names none.
+        PluginError: it names code that is not trusted.
+    """
+    if job.backbone is None:
+        raise RunError(f"{folder}: its manifest names no backbone; pass the run's own with --backbone")
+    check_backbone(folder, backbone_parts(job.backbone)[0], trust)
+    return job.backbone
+
+
 def _backbone(
     folder: Path,
     manifest: Mapping[str, Any],
     job: Job,
     recipe: Recipe,
-    backbone: str | None,
+    name: str,
     features: str | None,
     world: World,
 ) -> Backbone:
     """The run's backbone, from where it was or from another place of the same weights."""
     wanted = manifest["identity"]["backbone"]
-    name = backbone or job.backbone or load_benchmark(job.benchmark, job.data).default_backbone
     loaded = load_backbone(backbone_parts(name), recipe, world.device)
     loaded.adjust(features=features or job.features)
     if loaded.revision != wanted["revision"]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.engine.folder import read_manifest
+from cl_zoo.engine.folder import check_answers, read_manifest
 from cl_zoo.errors import PluginError
 from cl_zoo.recipe.budget import beside_projector, budget_notes
 from cl_zoo.report.rows import Row
@@ -26,7 +26,7 @@ class Result:
         manifest: everything known about it; empty where it failed.
         folder: where it lies.
         stamps: what a reader of its row has to know.
-        places: arguments of `restore`: where the weights are now, and on which device it answers.
+        places: arguments of `restore`: where the weights are now, on which device it answers, and whose code is trusted.
     """
 
     label: str
@@ -59,7 +59,18 @@ class Result:
     def _matrix(self, name: str) -> Matrix:
         if self.error is not None:
             raise PluginError(f"{self.label}, seed {self.seed} has no matrix: {self.error}")
-        return Matrix.from_json(self.manifest[name])
+        return Matrix.from_json(self._checked[name])
+
+    @cached_property
+    def _checked(self) -> Mapping[str, Any]:
+        """The manifest, once the answers behind its scores were found to be as they were written.
+
+        Raises:
+            RunError: one is missing or damaged.
+        """
+        if self.folder is not None:
+            check_answers(self.folder, self.manifest)
+        return self.manifest
 
     @property
     def complete(self) -> bool:

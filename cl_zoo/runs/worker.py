@@ -5,6 +5,8 @@
 
 Jobs with one key may share a training; `training` says whether this one does, see `cl_zoo.runs.execute`.
 
+It ends with its parent: one that is killed cannot say so.
+
 Everything that libraries print goes to standard error, which the parent keeps in a log file.
 """
 
@@ -13,6 +15,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +27,9 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Serve commands until standard input ends."""
+    """Serve commands until standard input ends, or the process whose id is the only argument does."""
+    if len(sys.argv) > 1:
+        end_with(int(sys.argv[1]))
     # The event stream keeps the original descriptor; whoever prints to standard output prints to the log.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
@@ -44,6 +50,17 @@ def main() -> None:
         except Exception as error:
             traceback.print_exc()
             send("failed", message=describe(error), user=isinstance(error, OSError))
+
+
+def end_with(parent: int) -> None:
+    """End this process within a second of its parent, also while it trains; files are written under draft names."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check(jobs: list[dict[str, Any]]) -> list[str]:

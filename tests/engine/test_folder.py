@@ -13,7 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cl_zoo.engine.folder import RunFolder, canonical, read_manifest, run_id, write_json
+from cl_zoo.engine.files import canonical, damage, entry, read_sealed, write_json, write_sealed
+from cl_zoo.engine.folder import RunFolder, read_manifest, run_id
 from cl_zoo.errors import RunError
 
 IDENTITY = {"benchmark": {"name": "tiny"}, "seed": 0, "recipe": {"lr": {"adapters": 1e-2}}}
@@ -65,7 +66,10 @@ def test_a_folder_without_an_identity_is_refused(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     (folder.partial / "identity.json").write_text("{")
 
-    with pytest.raises(RunError, match=r"identity\.json: .*; move the folder away"), folder_in(tmp_path):
+    with (
+        pytest.raises(RunError, match=r"identity\.json: .*; .*verify .*\.partial --repair"),
+        folder_in(tmp_path),
+    ):
         pass
 
 
@@ -132,7 +136,7 @@ def test_a_lock_on_a_file_that_is_gone_guards_nothing(
 
     def slow(file: Any, operation: int) -> None:
         real(file, operation)
-        folder._lock_path.unlink()
+        (tmp_path / ".tiny-x-s0-0123.lock").unlink()
 
     monkeypatch.setattr(fcntl, "flock", slow)
     with pytest.raises(RunError, match="another process"), folder:
@@ -215,10 +219,10 @@ def test_a_state_that_would_not_come_back_is_refused(
     assert folder.load_state() is None
 
 
-def test_tensors_and_notes_come_back_and_the_former_checkpoint_goes(tmp_path: Path) -> None:
+def test_tensors_and_notes_come_back_and_checkpoints_before_the_former_go(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     shared = torch.arange(6.0).reshape(2, 3)
-    for done in (1, 2, 10):
+    for done in (1, 9, 10):
         folder.save_state(done, {"w": shared.T, "v": shared}, {}, {"measured": [{"x": done}]})
 
     found = folder.load_state()
@@ -227,7 +231,7 @@ def test_tensors_and_notes_come_back_and_the_former_checkpoint_goes(tmp_path: Pa
     assert same(tensors, {"w": shared.T.contiguous(), "v": shared})
     assert plugins == {}
     assert notes == {"done": 10, "measured": [{"x": 10}]}
-    assert sorted(path.name for path in folder.partial.iterdir()) == ["identity.json", "state-10"]
+    assert sorted(path.name for path in folder.partial.iterdir()) == ["identity.json", "state-10", "state-9"]
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
@@ -237,7 +241,7 @@ def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     folder.save_state(1, {"w": torch.ones(2)}, {"mine": {"t": torch.ones(1), "n": [1]}}, {"ledger": {}})
 
     files = [file for file in folder.partial.rglob("*") if file.is_file()]
-    assert len(files) == 4
+    assert len(files) == 5
     for file in files:
         if file.suffix == ".json":
             json.loads(file.read_text())
@@ -257,7 +261,7 @@ def test_an_interrupted_checkpoint_leaves_the_former_one(tmp_path: Path) -> None
     assert found is not None
     assert found[2]["done"] == 1
     folder.save_state(2, {"w": torch.zeros(2)}, {}, {})
-    assert {path.name for path in folder.partial.iterdir()} == {"identity.json", "state-2"}
+    assert {path.name for path in folder.partial.iterdir()} == {"identity.json", "state-1", "state-2"}
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "plugins.safetensors", "state.json"])
@@ -271,7 +275,7 @@ def test_a_corrupt_checkpoint_is_named_with_a_remedy(tmp_path: Path, file: str, 
     else:
         target.write_bytes(target.read_bytes()[:-10])
 
-    with pytest.raises(RunError, match=r"state-1: .*; delete .* to start the run again") as caught:
+    with pytest.raises(RunError, match=rf"state-1: {file} .*; .*\.partial --repair") as caught:
         folder.load_state()
     assert "\n" not in str(caught.value)
 
@@ -320,12 +324,125 @@ def test_a_run_gets_its_name_with_its_manifest_last(tmp_path: Path) -> None:
     assert folder.finished
     assert not folder.partial.exists()
     assert sorted(path.name for path in folder.final.iterdir()) == ["identity.json", "manifest.json"]
-    assert read_manifest(folder.final) == {"matrix": []}
+    manifest = read_manifest(folder.final)
+    assert manifest["matrix"] == []
+    assert manifest["files"] == {"identity.json": entry(folder.final / "identity.json")}
 
 
 def test_an_unfinished_or_corrupt_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"has no manifest\.json, so it is no finished run"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(RunError, match=r"manifest\.json: .*; delete the folder and run again"):
+    with pytest.raises(RunError, match=r"manifest\.json cannot be read .*; .*verify .* --repair"):
         read_manifest(tmp_path)
+
+
+# --- whole or damaged -----------------------------------------------------------------------------------------------
+
+
+def test_every_changed_bit_of_a_sealed_file_shows(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    write_sealed(
+        file, {"files": {"a": {"size": 1, "sha256": "x"}}, "last": 26.39, "tasks": ["ü", "b"], "n": {3: 1}}
+    )
+    whole = file.read_bytes()
+    assert read_sealed(file, tmp_path)["last"] == 26.39
+
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        with pytest.raises(RunError, match=r"manifest\.json .*; .*verify .* --repair") as caught:
+            read_sealed(file, tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_from_before_there_were_lists_is_read_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"matrix": []}')
+
+    assert read_manifest(tmp_path) == {"matrix": []}
+
+
+def test_damage_is_told_by_what_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"12345")
+    wanted = entry(file)
+
+    assert damage(file, wanted) is None
+    file.write_bytes(b"12346")
+    assert damage(file, wanted) == "is not what was written (its SHA-256 differs)"
+    file.write_bytes(b"1234")
+    assert damage(file, wanted) == "holds 4 of 5 bytes"
+    file.unlink()
+    assert damage(file, wanted) == "is missing"
+
+
+def test_a_file_is_read_for_its_digest_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint may hold gigabytes: it is hashed when it is written, and not again when the run is finished."""
+    from cl_zoo.engine import folder as folders
+    from cl_zoo.engine import states
+
+    hashed: list[str] = []
+
+    def counted(file: Path) -> Any:
+        hashed.append(file.name)
+        return entry(file)
+
+    for module in (folders, states):
+        monkeypatch.setattr(module, "entry", counted)
+    folder = begun(tmp_path)
+    folder.save_state(1, {"w": torch.ones(2)}, {}, {})
+    folder.write_lines("answers/0-0.jsonl", [{"id": "1"}])
+    folder.finish({"matrix": []})
+
+    assert sorted(hashed) == [
+        "files.json",
+        "identity.json",
+        "model.safetensors",
+        "plugins.safetensors",
+        "state.json",
+    ]
+    listed = read_manifest(folder.final)["files"]
+    assert all(damage(folder.final / name, one) is None for name, one in listed.items())
+    assert len(listed) == 6
+
+
+def test_answers_of_an_interrupted_run_are_checked_and_those_that_were_taken_out_are_told(
+    tmp_path: Path,
+) -> None:
+    folder = begun(tmp_path)
+    for name in ("answers/0-0.jsonl", "answers/1-0.jsonl"):
+        folder.write_lines(name, [{"id": "1", "answer": "red"}])
+    folder.save_state(2, {}, {}, {})
+    again = folder_in(tmp_path)
+    again.load_state()
+
+    assert again.lost({0: [0], 1: [0, 1]}) == {1: [1]}
+    (folder.partial / "answers/1-0.jsonl").write_text('{"answer":"rad","id":"1"}\n')
+    with pytest.raises(RunError, match=r"1-0\.jsonl is not what was written .*--repair"):
+        again.lost({0: [0], 1: [0]})
+
+
+def test_an_unfinished_run_without_its_identity_goes_on_and_a_finished_one_says_what_it_lacks(
+    tmp_path: Path,
+) -> None:
+    """The name of the folder holds the hash of the identity, so an unfinished run writes it again."""
+    folder = begun(tmp_path)
+    written = (folder.partial / "identity.json").read_bytes()
+    (folder.partial / "identity.json").unlink()
+    with folder_in(tmp_path) as again:
+        again.begin()
+        assert (folder.partial / "identity.json").read_bytes() == written
+        again.finish({})
+    (folder.final / "identity.json").unlink()
+
+    with pytest.raises(RunError, match=r"has no identity\.json; .*verify .* --repair"), folder_in(tmp_path):
+        pass
+
+
+def test_a_checkpoint_with_values_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    folder.save_state(1, {"w": torch.tensor([1.0, float("nan")]), "n": torch.tensor([1])}, {}, {})
+
+    with pytest.raises(RunError, match=r"state-1: w holds values that are no numbers \(NaN\)"):
+        folder.load_state()

@@ -102,13 +102,18 @@ def loading_lines(folder: Path) -> str:
 
 
 @pytest.fixture
-def by_its_card(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, Any]]:
+def by_its_card(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> Callable[[Path], dict[str, Any]]:
     """What the lines of a card define, run inside the folder."""
 
     def load(folder: Path) -> dict[str, Any]:
         names: dict[str, Any] = {}
         monkeypatch.chdir(folder)
-        exec(loading_lines(folder), names)
+        lines = loading_lines(folder)
+        if named := re.search(r'^BASE = "(.+)"  # a folder', lines, re.MULTILINE):
+            beside = folder.parent / named[1]
+            place = beside if beside.is_dir() else tiny_folder / named[1]
+            lines = lines.replace(named[0], f"BASE = {str(place)!r} # here")
+        exec(lines, names)
         return names
 
     return load
@@ -497,7 +502,7 @@ def test_the_card_says_where_the_model_comes_from(make: Make, tmp_path: Path, ti
         "expanded=0",
         "variant=released",
         "| plugin ewc |",
-        f"`{tiny_folder / 'llava'}` (LlavaForConditionalGeneration), hash of its files {manifest['identity']['backbone']['revision']}",
+        f"`llava` (LlavaForConditionalGeneration), hash of its files {manifest['identity']['backbone']['revision']}",
         "| benchmark | tiny 1, data tiny-1, 6 samples per split |",
         "| order | side, colour |",
         "| seed | 3 |",
@@ -507,6 +512,31 @@ def test_the_card_says_where_the_model_comes_from(make: Make, tmp_path: Path, ti
         cl_zoo.__version__,
     ):
         assert said in text
+
+
+@pytest.mark.parametrize(("method", "merged"), [("finetune", False), ("finetune", True), ("hide", False)])
+def test_a_card_holds_no_path_of_the_machine_it_was_made_on(
+    make: Make, tmp_path: Path, tiny_folder: Path, method: str, merged: bool
+):
+    run = make(method)
+    export(run, tmp_path / "new", merged=merged)
+
+    text = (tmp_path / "new" / "README.md").read_text()
+    for place in (run.parent, tiny_folder, tmp_path, Path(cl_zoo.__file__).parent):
+        assert str(place) not in text
+
+
+def test_the_card_names_files_of_plugins_without_their_folders():
+    from cl_zoo.export.card import PARENTS
+
+    for text, plain in (
+        ("/home/me/mine.py:Mine[file=/data/a b.json]+ewc", "mine.py:Mine[file=a b.json]+ewc"),
+        (
+            "see https://arxiv.org/abs/1612.00796 and ./mine.py, a/b",
+            "see https://arxiv.org/abs/1612.00796 and ./mine.py, a/b",
+        ),
+    ):
+        assert PARENTS.sub("", text) == plain
 
 
 def test_the_card_shows_the_final_row(make: Make, tmp_path: Path):

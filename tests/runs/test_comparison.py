@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cl_zoo.errors import ClZooError, PluginError
+from cl_zoo.errors import ClZooError, OptionError, PluginError
 from cl_zoo.names import Choice
 from cl_zoo.runs import comparison
 from cl_zoo.runs.comparison import Comparison, Result, Workers, accelerators, budget_stamps, compare
@@ -156,6 +159,14 @@ def job(name: str, out: Path, **changes: Any) -> Job:
     return Job((Choice(name),), "cl_zoo.testing:load_tiny", device="cpu", out=str(out), **changes)
 
 
+@pytest.mark.parametrize("flag", ["out", "cache", "data", "features", "backbone"])
+def test_a_flag_that_names_nothing_is_refused(tmp_path: Path, flag: str):
+    with pytest.raises(
+        OptionError, match=f"--{flag} '': names nothing; name a folder, or leave the flag out"
+    ):
+        replace(job("a", tmp_path), **{flag: ""})
+
+
 def test_one_run_stands_once_in_a_comparison(no_processes: None, tmp_path: Path):
     with pytest.raises(PluginError, match="finetune stands twice in the comparison; name it once"):
         compare([job("finetune", tmp_path), job("finetune", tmp_path)])
@@ -203,6 +214,35 @@ def test_a_worker_that_dies_is_replaced_and_its_log_is_kept(
     ]
     assert events[1][1]["message"] == f"its process ended with code 9; see {tmp_path}/logs/worker-0.log"
     assert (tmp_path / "logs" / "worker-0.log").read_text() == "said\n" * 3
+
+
+BUSY = """
+import sys
+from cl_zoo.runs.worker import end_with
+end_with(int(sys.argv[1]))
+print("busy", flush=True)
+while True:
+    sum(range(1000))
+"""
+PARENT = """
+import os, subprocess, sys
+print(subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())]).pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_worker_ends_within_two_seconds_of_a_killed_parent_also_while_it_computes():
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    assert "busy" in {parent.stdout.readline().strip() for _ in range(2)}
+
+    killed = time.monotonic()
+    parent.kill()
+    parent.communicate(timeout=20)  # the worker has the same standard output: it ends with the worker
+
+    assert time.monotonic() - killed < 2
 
 
 def test_an_interrupted_comparison_ends_its_workers(tmp_path: Path, workers_that: Callable[[str], None]):
