@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -62,6 +63,15 @@ class BackboneError(ClZooError, ValueError):
 
 class RunError(ClZooError, RuntimeError):
     """A run folder cannot be used: corrupt, in use, or of another configuration."""
+
+
+DEBUG = "CL_ZOO_DEBUG"
+"""The variable by which `--debug` reaches the worker processes of a comparison."""
+
+
+def debugging() -> bool:
+    """Whether tracebacks are told whole."""
+    return bool(os.environ.get(DEBUG))
 
 
 @contextmanager

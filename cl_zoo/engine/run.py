@@ -86,7 +86,7 @@ class Run:
     def _build(self) -> nn.Module:
         self._seed("build")
         model = placed(self.plugins, self.backbone, self.recipe)
-        self._look(model, "build_model")
+        self._sound(model, "build_model")
         if self.recipe.checkpointing:
             recompute_activations(self.backbone.model)
         return model
@@ -116,7 +116,7 @@ class Run:
         with self._autocast():
             self.plugins.before_task(self.model, task)
         self.model.to(self.backbone.device)  # what the hook has just made may still be elsewhere
-        self._look(self.model, "before_task")
+        self._sound(self.model, "before_task")
         self._seed("rehearse", task)
         pool = Union([lesson.train, self.plugins.rehearse(task)])
         learner = Learner(
@@ -131,7 +131,7 @@ class Run:
         )
         cost = learner.run(lambda **facts: self.report(task=task.name, index=task.index, **facts))
         self.ledger.tasks.append(cost)
-        self._look(self.model, "loss", f"step {cost.steps}, the last one,")
+        self._sound(self.model, "loss", f"step {cost.steps}, the last one,")
         self.plugins.at(in_words(task))
         self._seed("after_task", task)
         self.report(task=task.name, index=task.index, phase="after_task")
@@ -140,7 +140,7 @@ class Run:
             measured = self.plugins.after_task(
                 self.model, task, batches, parts=learner.names, backbone=self.backbone
             )
-        self._look(self.model, "after_task")
+        self._sound(self.model, "after_task")
         with self.plugins.told("after_task"):
             self.measured.append(numbers("after_task", measured))
 
@@ -261,7 +261,7 @@ class Run:
         self.measured = notes["measured"]
         return int(notes["done"])
 
-    def _look(self, model: nn.Module, hook: str, behind: str = "") -> None:
+    def _sound(self, model: nn.Module, hook: str, behind: str = "") -> None:
         """Whether what a hook or a task has left behind are numbers."""
         with self.plugins.told(hook):
             check_weights(model, self.backbone, behind or hook)

@@ -16,12 +16,13 @@ model, one expert on all linears. All promises of one method share their runs.
 from __future__ import annotations
 
 import json
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from cl_zoo.errors import OptionError, nearest
+from cl_zoo.errors import OptionError, debugging, nearest, printable
 from cl_zoo.names import parse_stack, stack
 from cl_zoo.testing.conformance import promises
 from cl_zoo.testing.conformance.moments import ConformanceError
@@ -86,10 +87,12 @@ def check_and_print(name: str, options: Mapping[str, Mapping[str, Any]], *, slow
             print(f"-       {promise}: {verdict}", flush=True)
     broken = _broken(found)
     for error in broken:
-        print(f"BROKEN  {error.promise}: {_says(error.promise)}\n        {error.sentence}")
+        print(f"BROKEN  {error.promise}: {_says(error.promise)}\n        {printable(error.sentence)}")
         print(f"        how to keep it: {error.page}")
         if error.hides:
             print(f"        cannot be told because of it: {', '.join(error.hides)}")
+        if debugging() and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
     return not broken
 
 
