@@ -111,6 +111,8 @@ class Call:
     def _remedy(self, error: BaseException) -> str:
         if isinstance(error, SystemExit):
             return "let it return, or raise an exception that says what is wrong"
+        if self._hook == "load_state_dict":
+            return self._asks  # where a checkpoint is damaged no other remedy helps
         said = str(error)
         return next((remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, said)), self._asks)
 

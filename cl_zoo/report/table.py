@@ -177,7 +177,10 @@ class Table:
             Section("Avg" + mark, self._block(learners, "avg_i", "avg")),
             Section("Last" + mark, self._block(learners, "last_i", "last")),
         )
-        scores = Sheet((*distinct([printable(task) for task in self.tasks]), "Mean"), tuple(block for block in blocks if block.lines))
+        scores = Sheet(
+            (*distinct([printable(task) for task in self.tasks]), "Mean"),
+            tuple(block for block in blocks if block.lines),
+        )
         columns = (*FIGURES.values(), "Trained", "Stored", "Seconds", NOTES)
         return scores, Sheet(columns, (Section(mark.removeprefix(", "), self._summary()),))
 
@@ -218,7 +221,9 @@ def known_scoring(name: str) -> str:
 
 
 def _lines(methods: Sequence[Method], columns: Sequence[Sequence[Entry]]) -> tuple[Line, ...]:
-    return tuple(Line(printable(m.label), tuple(column[n] for column in columns)) for n, m in enumerate(methods))
+    return tuple(
+        Line(printable(m.label), tuple(column[n] for column in columns)) for n, m in enumerate(methods)
+    )
 
 
 def _ranked(
