@@ -302,6 +302,7 @@ def put_back(found: State, plugins: Plugins, model: nn.Module, backbone: Backbon
     fill(own_state(model, backbone), tensors, str(place))
     if bad := unsound(weights(model, backbone)):
         raise RunError(f"checkpoint in {place}: the weight {bad}; delete the folder to start the run again")
+    plugins.at("")
     return notes
 
 

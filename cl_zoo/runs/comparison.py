@@ -285,9 +285,9 @@ def ended(code: int, last: Mapping[str, Any]) -> str:
     Args:
         last: the last event that it told of.
     """
-    doing = {"train": "it learnt", "after_task": "it finished", "answer": "it answered"}
+    doing = {"train": "while it learnt", "after_task": "in after_task of", "answer": "while it answered"}
     now = doing.get(last.get("phase", ""), "")
-    during = f" while {now} {last['task']}" if now else ""
+    during = f" {now} {last['task']}" if now else ""
     step = f", behind step {last['step']}" if last.get("phase") == "train" else ""
     how = f"with code {code}" if code >= 0 else f"by signal {-code}, as where memory is short"
     asks = ", though a hook returns or raises and never ends the process" if code >= 0 else ""

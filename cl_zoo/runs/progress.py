@@ -104,7 +104,7 @@ def _phase(event: dict[str, Any]) -> str:
     if event["phase"] == "train" and event["step"] == event["steps"]:
         # Rounded before zero is added: what is nearly nothing has no sign.
         terms = ", ".join(f"{name} {round(value, 3) + 0.0:.3f}" for name, value in event["terms"].items())
-        steps = f"{event['steps']} step{'s' if event['steps'] > 1 else ''}"
+        steps = "1 step, too few to learn from" if event["steps"] == 1 else f"{event['steps']} steps"
         return f"learnt {event['task']} in {steps} ({terms})"
     if event["phase"] == "taken":
         return f"took over {event['task']}, which another run has learnt"
