@@ -69,8 +69,8 @@ class Task:
 
 
 def in_words(task: Task) -> str:
-    """A task for a sentence: `task colour`, `task colour (time 2)` where its name has come before."""
-    return f"task {task.name}" + (f" (time {task.occurrence + 1})" if task.occurrence else "")
+    """A task for a sentence: `task colour`, `task colour, time 2` where its name has come before."""
+    return f"task {task.name}" + (f", time {task.occurrence + 1}" if task.occurrence else "")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ from cl_zoo.tasks import Sample, Task, in_words
 Report = Callable[..., None]
 """Called with keywords that tell how far a run is."""
 
+BACKWARD = "let terms and forward be functions of the weights that learn"
+"""What the contract asks of what is differentiated."""
+
 
 def assign_parts(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict[str, list[str]]:
     """Every parameter that is not the frozen backbone's, by part.
@@ -98,13 +101,8 @@ class Learner:
         seed: int,
     ) -> None:
         self.model, self.task, self.pool = model, task, pool
-        self.backbone, self.plugins, self.recipe, self.world, self.seed = (
-            backbone,
-            plugins,
-            recipe,
-            world,
-            seed,
-        )
+        self.backbone, self.plugins, self.recipe = backbone, plugins, recipe
+        self.world, self.seed = world, seed
         plugins.at(in_words(task))
         self.per_epoch = -(-task.size // recipe.global_batch)
         self.total = self.per_epoch * recipe.epochs
@@ -127,12 +125,7 @@ class Learner:
         self.cost = TaskCost(task.name, trained=trained, learning=asdict(learning(model)))
         self.norm = torch.zeros(())
         self._module = plugins.calling_module()
-        self._backward = plugins.calling(
-            "loss",
-            "build_model",
-            subject="the backward pass",
-            asks="let terms and forward be functions of the weights that learn",
-        )
+        self._backward = plugins.calling("loss", "build_model", subject="the backward pass", asks=BACKWARD)
 
     def _method_of(self) -> Callable[[nn.Parameter], str]:
         """Whose part a weight is in: the plugin's that says so, else the method's."""

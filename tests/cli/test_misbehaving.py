@@ -143,18 +143,3 @@ def test_a_module_that_cannot_be_imported_is_named_with_its_line(
 
     assert ended.code == 2
     assert ended.err.splitlines()[-1] == f"error: {file}:Mine: importing {file} {says}"
-
-
-def test_one_fault_is_one_line_of_the_check(cli: Callable[..., Any], tmp_path: Path) -> None:
-    """What answers has no forward that works: four promises ask it, one sentence says so."""
-    file = tmp_path / "mute.py"
-    file.write_text(
-        "from cl_zoo import hookimpl\nfrom cl_zoo.nn import Around\n"
-        "class Silent(Around):\n    def forward(self, **inputs):\n        raise ValueError('not yet')\n"
-        "class Mute:\n    @hookimpl\n    def build_inference_model(self, model):\n        return Silent(model)\n"
-    )
-    ended = cli("check", f"{file}:Mute")
-
-    assert ended.code == 1
-    assert ended.out.count("not yet (mute.py, line 5, in forward)") == 1
-    assert "cannot be told because of it: identity, saving, resuming, ledger" in ended.out
