@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_zoo.errors import PluginError
+from cl_zoo.errors import PluginFault
 from cl_zoo.tasks import Sample
 
 IGNORED = -100
@@ -115,18 +115,20 @@ def answer_losses(outputs: Any, batch: Batch) -> Tensor:
     """−log p of each answer token, (batch, K) in fp32, zero off the answer (Eq. 1 of the HiDe-LLaVA paper).
 
     Raises:
-        PluginError: the outputs have no logits, or others than those of the targets.
+        PluginFault: the outputs have no logits, or others than those of the targets.
     """
     if batch.targets is None:
         raise ValueError("a batch without answers has no loss; build it for training")
     logits = getattr(outputs, "logits", None)
     if logits is None:
-        raise PluginError(
-            f"the model's forward returned a {type(outputs).__name__}; return what the backbone's forward returns, with logits"
+        raise PluginFault(
+            f"the model's forward returned a {type(outputs).__name__}",
+            "return what the backbone's forward returns, with logits",
         )
     if logits.shape[:2] != batch.targets.shape:
-        raise PluginError(
-            f"the model's forward returned logits {tuple(logits.shape)} for targets {tuple(batch.targets.shape)}; pass all of batch.inputs on, logits_to_keep too"
+        raise PluginFault(
+            f"the model's forward returned logits {tuple(logits.shape)} for targets {tuple(batch.targets.shape)}",
+            "pass all of batch.inputs on, logits_to_keep too",
         )
     logits = logits.float()
     return F.cross_entropy(logits.transpose(1, 2), batch.targets, ignore_index=IGNORED, reduction="none")

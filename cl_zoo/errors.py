@@ -2,6 +2,7 @@
 
 ClZooError
 ├── PluginError      a method, benchmark or backbone cannot be found, loaded or combined
+│   └── PluginFault  a plugin's code did or returned what the contract does not allow
 ├── OptionError      an option or a recipe key is unknown or out of range
 ├── DataError        a task, an image or an answer file is not usable
 ├── BackboneError    a checkpoint is missing, incomplete or of another class
@@ -14,9 +15,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories that a terminal takes as orders: controls, formats (which turn text around), halves, line ends."""
 
 
 class ClZooError(Exception):
@@ -25,6 +31,22 @@ class ClZooError(Exception):
 
 class PluginError(ClZooError, LookupError):
     """A plugin cannot be found, loaded or combined with the others of its stack."""
+
+
+class PluginFault(PluginError):
+    """What a plugin's code did or gave back against the contract, while it was called.
+
+    Whoever sees it says what went wrong; the guard around the call (`cl_zoo.contract.calls`) adds who, when and where.
+
+    Attributes:
+        what, asks: the halves of the sentence: what went wrong, what the contract asks.
+        where: its beginning: plugin, task, step, file and line; empty until the guard has said so.
+        packages: names of the packages that the plugins stand in, whose lines of a traceback are theirs.
+    """
+
+    def __init__(self, what: str, asks: str, where: str = "", packages: Iterable[str] = ()) -> None:
+        super().__init__(f"{where}: {what}; {asks}" if where else f"{what}; {asks}")
+        self.what, self.asks, self.where, self.packages = what, asks, where, frozenset(packages)
 
 
 class OptionError(ClZooError, ValueError):
@@ -41,6 +63,15 @@ class BackboneError(ClZooError, ValueError):
 
 class RunError(ClZooError, RuntimeError):
     """A run folder cannot be used: corrupt, in use, or of another configuration."""
+
+
+DEBUG = "CL_ZOO_DEBUG"
+"""The variable by which `--debug` reaches the worker processes of a comparison."""
+
+
+def debugging() -> bool:
+    """Whether tracebacks are told whole."""
+    return bool(os.environ.get(DEBUG))
 
 
 @contextmanager
@@ -61,11 +92,22 @@ def full_disk_named(place: Any) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error's text on one line: what the operating system says of a file without its number; its class where it says nothing."""
+    """An error's text on one line, fit for a terminal: what the operating system says of a file without its number; its class where it says nothing."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return printable(lines[0]) if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A text without a character that moves a terminal's cursor, paints or turns what follows; such a one is written as `\\x1b`."""
+    if text.isprintable():
+        return text
+    kept = (
+        one if one in "\n\t" or unicodedata.category(one) not in UNPRINTED else ascii(one)[1:-1]
+        for one in text
+    )
+    return "".join(kept)
 
 
 def nearest(value: str, known: Iterable[str]) -> str:

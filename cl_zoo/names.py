@@ -5,11 +5,13 @@ Entry points are found by their metadata; nothing is imported before it is asked
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -158,16 +160,12 @@ def load(group: str, name: str) -> Any:
     module_name, _, attribute = value.rpartition(":")
     if module_name.endswith(".py") and not Path(module_name).is_file():
         raise PluginError(f"{name}: there is no file {module_name}; give its path from {Path.cwd()}")
+    file = Path(module_name) if module_name.endswith(".py") else None
     try:
-        module = (
-            _module_of_file(Path(module_name))
-            if module_name.endswith(".py")
-            else importlib.import_module(module_name)
-        )
-    except Exception as error:  # a stranger's module may raise anything
-        raise PluginError(
-            f"{name}: importing {module_name} failed with {type(error).__name__}: {first_line(error)}; repair or uninstall it"
-        ) from error
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result of the command
+            module = importlib.import_module(module_name) if file is None else _module_of_file(file)
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything, or end the process
+        raise PluginError(f"{name}: importing {module_name} {_failed(error, name, module_name)}") from error
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -188,6 +186,24 @@ def source_file(module: str) -> Path | None:
             return None
         path = list(spec.submodule_search_locations or [])
     return Path(spec.origin) if spec and spec.origin and Path(spec.origin).suffix == ".py" else None
+
+
+def _failed(error: BaseException, name: str, module: str) -> str:
+    """How an import failed, in which line, and what to do."""
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if module in (frame.f_code.co_filename, frame.f_globals.get("__name__"))
+    ]
+    where = f" (line {lines[-1]})" if lines else ""
+    if isinstance(error, SystemExit):
+        return f"called sys.exit({error.code!r}){where}; a module is imported for what it defines, take the call out"
+    missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+    if missing and ":" in name:
+        remedy = f"install what it belongs to, or write {name.replace(':', '.py:')} where it is a file"
+    else:
+        remedy = "repair it" if module.endswith(".py") else "repair or uninstall it"
+    return f"failed with {type(error).__name__}: {first_line(error)}{where}; {remedy}"
 
 
 def _module_of_file(file: Path) -> Any:

@@ -68,6 +68,11 @@ class Task:
     occurrence: int = 0
 
 
+def in_words(task: Task) -> str:
+    """A task for a sentence: `task colour`, `task colour, time 2` where its name has come before."""
+    return f"task {task.name}" + (f", time {task.occurrence + 1}" if task.occurrence else "")
+
+
 @dataclass(frozen=True)
 class TaskData:
     """A task as the engine holds it.

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from cl_zoo.data.benchmarks import Description
 
 KINDS = {METHODS: "method", BENCHMARKS: "benchmark", BACKBONES: "backbone"}
+IMPORT_SECONDS = 120
+"""How long `list --check` waits for one plugin; importing torch from a cold disk takes a while."""
+
 OURS = "cl-zoo"
 """The distribution that this package comes in."""
 
@@ -309,7 +312,11 @@ def _import_call(group: str, one: Installed) -> str:
 def _import_fault(group: str, one: Installed) -> str:
     call = _import_call(group, one)
     code = f"from cl_zoo.names import load\nfrom cl_zoo.errors import ClZooError\nfrom cl_zoo.contract.plugins import load_class\ntry:\n    {call}\nexcept ClZooError as error:\n    raise SystemExit(str(error))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=IMPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"importing it was not done after {IMPORT_SECONDS} s; a module is imported for what it defines, take out what waits"
     if done.returncode == 0:
         return ""
     return (

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+
+from cl_zoo.errors import DEBUG
+
+
+def _debug(value: bool) -> bool:
+    """Through the environment, which the worker processes of a comparison get."""
+    if value:
+        os.environ[DEBUG] = "1"
+    return value
+
 
 With = Annotated[list[str] | None, typer.Option("--with", help="A further plugin of the stack; repeatable.")]
 Probe = Annotated[list[str] | None, typer.Option("--probe", help="A plugin that only measures; repeatable.")]
@@ -54,7 +65,10 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Out = Annotated[str, typer.Option("--out", help="Folder of all runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")]
-
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_debug, help="Tracebacks of plugins whole, not only their own lines."),
+]
 
 SETTINGS = "backbone features template image_aspect cache data order limit cells device out".split()
 """Flags that are keywords of `cl_zoo.run` and `cl_zoo.compare` as they are."""

@@ -17,6 +17,7 @@ from cl_zoo.cli.flags import (
     Cache,
     Cells,
     Data,
+    Debug,
     Limit,
     Order,
     Out,
@@ -203,6 +204,7 @@ def check(
     slow: Annotated[
         bool, typer.Option("--slow", help="With the promises that start processes of their own.")
     ] = False,
+    debug: Debug = False,
 ) -> None:
     """Check on tiny tasks that a method keeps every promise; exit code 1 where it breaks one."""
     from cl_zoo.testing.conformance.check import check_and_print

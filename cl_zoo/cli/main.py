@@ -5,9 +5,11 @@ Heavy imports stay inside the commands: `cl-zoo --help` and `cl-zoo list` load n
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +25,7 @@ from cl_zoo.cli.flags import (
     Cache,
     Cells,
     Data,
+    Debug,
     Device,
     Features,
     ImageAspect,
@@ -81,6 +84,7 @@ def run(
     out: Out = "runs",
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
+    debug: Debug = False,
 ) -> None:
     """Run one method on a benchmark; the same command resumes an interrupted run."""
     from cl_zoo.api import run as run_one
@@ -93,7 +97,7 @@ def run(
     chosen = chosen_seeds(seed, seeds)
     _remark(benchmark, filled)
     results = []
-    with _resumable(), progress_for(_console(stderr=True), len(chosen)) as watch:
+    with _working(), progress_for(_console(stderr=True), len(chosen)) as watch:
         for one in chosen:
             result = run_one(
                 method,
@@ -157,6 +161,7 @@ def compare(
     out: Out = "runs",
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
+    debug: Debug = False,
 ) -> None:
     """Run several methods at one budget, in parallel, and print one table."""
     from cl_zoo.api import compare as compare_all
@@ -175,7 +180,7 @@ def compare(
     )
     chosen = chosen_seeds(seed, seeds)
     _remark(benchmark, filled)
-    with _resumable(), progress_for(_console(stderr=True), len(names) * len(chosen)) as watch:
+    with _working(), progress_for(_console(stderr=True), len(names) * len(chosen)) as watch:
         comparison = compare_all(
             names,
             benchmark=benchmark,
@@ -218,11 +223,13 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Entry point: errors of the user are one sentence on standard error and exit code 2."""
-    from cl_zoo.errors import ClZooError
+    from cl_zoo.errors import ClZooError, debugging
 
     try:
         app()
     except ClZooError as error:
+        if debugging():
+            traceback.print_exc()
         _fail(str(error))
     except OSError as error:
         from cl_zoo.runs.worker import describe
@@ -231,13 +238,23 @@ def main() -> None:
 
 
 @contextmanager
-def _resumable() -> Iterator[None]:
-    """Ctrl-C ends a command with a sentence; what is finished stays."""
+def _working() -> Iterator[None]:
+    """Ctrl-C ends a command with a sentence; what is finished stays.
+
+    Whatever is printed meanwhile, by Python or past it, goes to standard error: standard output is for results.
+    """
+    sys.stdout.flush()
+    results = os.dup(1)
+    os.dup2(2, 1)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except KeyboardInterrupt:
         print("interrupted; the same command goes on after the last finished task", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        os.dup2(results, 1)
+        os.close(results)
 
 
 def _remark(benchmark: str, filled: dict[str, Any]) -> None:
@@ -249,7 +266,9 @@ def _remark(benchmark: str, filled: dict[str, Any]) -> None:
 
 
 def _fail(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
+    from cl_zoo.errors import printable
+
+    print(f"error: {printable(sentence)}", file=sys.stderr)
     raise SystemExit(2) from None
 
 

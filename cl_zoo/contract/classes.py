@@ -1,4 +1,4 @@
-"""The rules of the contract that can be seen on a plugin's class, before there is an instance.
+"""The rules of the contract that can be seen before a hook is called: on a plugin's class, and of a stack.
 
 Each raises a `PluginError` that says what is wrong and how it is put right.
 """
@@ -6,13 +6,20 @@ Each raises a `PluginError` that says what is wrong and how it is put right.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from cl_zoo.contract.hookspecs import PROJECT, HookSpecs
 from cl_zoo.errors import PluginError, first_line, nearest
+
+if TYPE_CHECKING:
+    from cl_zoo.names import Choice
+
+ONLY_ONE = ("build_model", "build_inference_model")
+NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "build_inference_model")
+ONLY_FOR_PROBES = ("after_answers",)
 
 
 def check_hook(name: str, hook: str, function: Any) -> None:
@@ -62,3 +69,39 @@ def check_making(name: str, plugin: type, given: Sequence[Any]) -> None:
             else 'give it a class Options(BaseModel, frozen=True, extra="forbid"), or let __init__ take nothing'
         )
         raise PluginError(f"{name}: its __init__ cannot be called: {first_line(error)}; {remedy}") from None
+
+
+def check_composition(
+    choices: Sequence[Choice], instances: Mapping[str, Any], implementing: Callable[[str], Sequence[str]]
+) -> None:
+    """The plugins of a stack go together.
+
+    Args:
+        choices: the method first.
+        instances: the plugins by name.
+        implementing: names of those that implement a hook.
+    """
+    for hook in ONLY_ONE:
+        owners = implementing(hook)
+        if len(owners) > 1:
+            raise PluginError(f"{' and '.join(owners)} both implement {hook}; a run can follow only one")
+    for place, choice in enumerate(choices):
+        plugin = instances[choice.name]
+        for hook in NOT_FOR_PROBES if choice.probe else ():
+            if choice.name in implementing(hook):
+                raise PluginError(
+                    f"{choice.name} implements {hook}, so it is no probe; put it into the stack with --with"
+                )
+        if getattr(plugin, "probe", False) and not choice.probe:
+            raise PluginError(f"{choice.name} only measures; put it into the stack with --probe")
+        for hook in () if choice.probe else ONLY_FOR_PROBES:
+            if choice.name in implementing(hook):
+                raise PluginError(
+                    f"{choice.name} implements {hook}, which only a probe may; put it into the stack with --probe"
+                )
+        protocol = getattr(plugin, "protocol", "sequential")
+        of_method = getattr(instances[choices[0].name], "protocol", "sequential")
+        if place and protocol not in ("sequential", of_method):
+            raise PluginError(
+                f"{choice.name} has protocol {protocol!r} and cannot go with {choices[0].name}; run it alone"
+            )

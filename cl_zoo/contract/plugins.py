@@ -11,16 +11,24 @@ import inspect
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from cl_zoo.contract import returned
-from cl_zoo.contract.classes import check_hook, check_making, check_options
+from cl_zoo.contract.calls import MODULE, Call
+from cl_zoo.contract.classes import (
+    ONLY_FOR_PROBES,
+    check_composition,
+    check_hook,
+    check_making,
+    check_options,
+)
 from cl_zoo.contract.hookspecs import PROJECT, HookSpecs
 from cl_zoo.contract.options import filled, kind_of
-from cl_zoo.errors import ClZooError, PluginError, first_line, nearest
+from cl_zoo.errors import ClZooError, PluginError, RunError, nearest
 from cl_zoo.names import METHODS, Choice, Options, installed, load
 from cl_zoo.tasks import source_hash
 
@@ -33,9 +41,6 @@ if TYPE_CHECKING:
     from cl_zoo.tasks import Sample, Task
 
 PROTOCOLS = ("sequential", "joint", "none")
-ONLY_ONE = ("build_model", "build_inference_model")
-NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "build_inference_model")
-ONLY_FOR_PROBES = ("after_answers",)
 HOOKS = tuple(name for name in vars(HookSpecs) if not name.startswith("_"))
 
 
@@ -78,14 +83,8 @@ def make(choice: Choice, defaults: Mapping[str, Any] | None = None) -> Any:
     options = filled(plugin, choice, defaults or {})
     given = (options,) if hasattr(plugin, "Options") else ()
     check_making(choice.name, plugin, given)
-    try:
+    with Call("__init__", {choice.name: plugin}):
         return plugin(*given)
-    except ClZooError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"{choice.name}: making the plugin failed with {type(error).__name__}: {first_line(error)}; repair its __init__"
-        ) from error
 
 
 def every_method() -> list[str]:
@@ -120,13 +119,14 @@ class Plugins:
         self.manager = _manager()
         self.seconds: dict[str, float] = defaultdict(float)
         self.instances: dict[str, Any] = {}
+        self._task, self._step, self._terms = "", 0, dict[str, str]()
         for choice in self.choices:
             if choice.name in self.instances:
                 raise PluginError(f"{choice.name} stands twice in the stack; name it once")
             self.instances[choice.name] = make(choice, self._defaults[choice.name])
         for name in reversed(self.instances):  # pluggy calls the last one registered first
             _register(self.manager, name, self.instances[name])
-        self._check_composition()
+        check_composition(self.choices, self.instances, self._implementing)
 
     @property
     def method(self) -> Any:
@@ -137,20 +137,43 @@ class Plugins:
     def protocol(self) -> str:
         return str(getattr(self.method, "protocol", "sequential"))
 
+    def at(self, task: str, step: int = 0) -> None:
+        """Say what is going on, for the sentence of a fault: a task in words, and the optimiser step, counted from 1."""
+        self._task, self._step = task, step
+
+    def calling(self, hook: str, *others: str, subject: str = "", asks: str = "") -> Call:
+        """The guard around what those do who implement a hook, or one of others, see `cl_zoo.contract.calls.Call`."""
+        names = {name for one in (hook, *others) for name in self._implementing(one)}
+        owners = {name: plugin for name, plugin in self.instances.items() if name in names}
+        return Call(hook, owners, self._now, subject=subject, asks=asks)
+
+    def told(self, hook: str, term: str | None = None) -> Call:
+        """Adds who and when to a fault that the engine finds: of a further term its owner, else whoever may have done it."""
+        owner = self._terms.get(term or "", "")
+        owners = {owner: self.instances[owner]} if owner in self.instances else self.instances
+        return Call(hook, owners, self._now, catches=False)
+
+    def calling_module(self, *, answers: bool = False) -> Call:
+        """The guard around `prepare`, forward and `generate` of what learns, or of what answers."""
+        own = answers and self._implementing("build_inference_model")
+        hook = "build_inference_model" if own else "build_model"
+        return self.calling(hook, subject=f"the module of {hook}", asks=MODULE)
+
     def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
         return self._built("build_model", backbone=backbone, recipe=recipe)
 
     def before_task(self, model: nn.Module, task: Task) -> None:
-        self._call("before_task", model=model, task=task)
+        for _ in self._each("before_task", model=model, task=task):
+            pass
 
     def rehearse(self, task: Task) -> list[Sample]:
-        owner = " and ".join(self._implementing("rehearse"))
         return [
-            sample for found in self._call("rehearse", task=task) for sample in returned.samples(owner, found)
+            sample for _, found in self._each("rehearse", returned.samples, task=task) for sample in found
         ]
 
     def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> dict[str, Tensor]:
-        return self._named("loss", model=model, batch=batch, outputs=outputs, task=task)
+        read = partial(returned.terms, batch)
+        return self._named("loss", read, model=model, batch=batch, outputs=outputs, task=task)
 
     def after_task(
         self,
@@ -161,10 +184,10 @@ class Plugins:
         backbone: Backbone,
     ) -> dict[str, float | Tensor]:
         arguments = {"model": model, "task": task, "batches": batches, "parts": parts, "backbone": backbone}
-        return self._named("after_task", **arguments)
+        return self._named("after_task", returned.measurements, **arguments)
 
     def after_answers(self, task: Task, place: int, answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        return self._named("after_answers", task=task, place=place, answers=answers)
+        return self._named("after_answers", returned.measurements, task=task, place=place, answers=answers)
 
     def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module:
         built = self._built("build_inference_model", model=model, tasks_seen=tasks_seen)
@@ -184,24 +207,37 @@ class Plugins:
         return {name: owner for owner, parts in said.items() for names in parts.values() for name in names}
 
     def _said_of_parts(self, model: nn.Module) -> dict[str, Mapping[str, Iterable[str]]]:
-        return {
-            owner: returned.parts(owner, plugin.parts(model))
-            for owner, plugin in self.instances.items()
-            if hasattr(plugin, "parts")
-        }
+        said = {}
+        for owner, plugin in self.instances.items():
+            if hasattr(plugin, "parts"):
+                with self._guard("parts", owner):
+                    said[owner] = returned.parts(plugin.parts(model))
+        return said
 
     def state_dict(self, *, probes: bool = True) -> dict[str, Mapping[str, Any]]:
         """State of every plugin that has one, by its name in the stack; without probes, what learning on needs."""
-        return {
-            name: returned.state(name, plugin.state_dict())
-            for name, plugin in self.instances.items()
-            if hasattr(plugin, "state_dict") and (probes or name not in self.probes)
-        }
+        kept = {}
+        for name, plugin in self.instances.items():
+            if hasattr(plugin, "state_dict") and (probes or name not in self.probes):
+                with self._guard("state_dict", name):
+                    kept[name] = returned.state(plugin.state_dict())
+        return kept
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give each plugin that has one its state.
+
+        Raises:
+            PluginFault: one cannot take it.
+            RunError: there is none for it.
+        """
         for name, plugin in self.instances.items():
             if hasattr(plugin, "load_state_dict"):
-                plugin.load_state_dict(state[name])
+                if name not in state:
+                    raise RunError(
+                        f"{self._now() or 'the state'} holds nothing of {name}; delete the run's folder and run again"
+                    )
+                with self._guard("load_state_dict", name):
+                    plugin.load_state_dict(state[name])
 
     def sources(self) -> dict[str, str]:
         """A hash of each plugin's source module, by class path; decides a run's identity."""
@@ -235,71 +271,59 @@ class Plugins:
         """Who implements a hook, under whatever name its function has."""
         return sorted(impl.plugin_name for impl in getattr(self.manager.hook, hook).get_hookimpls())
 
-    def _check_composition(self) -> None:
-        for hook in ONLY_ONE:
-            owners = self._implementing(hook)
-            if len(owners) > 1:
-                raise PluginError(f"{' and '.join(owners)} both implement {hook}; a run can follow only one")
-        for choice in self.choices:
-            plugin = self.instances[choice.name]
-            for hook in NOT_FOR_PROBES if choice.probe else ():
-                if choice.name in self._implementing(hook):
-                    raise PluginError(
-                        f"{choice.name} implements {hook}, so it is no probe; put it into the stack with --with"
-                    )
-            if getattr(plugin, "probe", False) and not choice.probe:
-                raise PluginError(f"{choice.name} only measures; put it into the stack with --probe")
-            for hook in () if choice.probe else ONLY_FOR_PROBES:
-                if choice.name in self._implementing(hook):
-                    raise PluginError(
-                        f"{choice.name} implements {hook}, which only a probe may; put it into the stack with --probe"
-                    )
-            protocol = getattr(plugin, "protocol", "sequential")
-            if plugin is not self.method and protocol not in ("sequential", self.protocol):
-                raise PluginError(
-                    f"{choice.name} has protocol {protocol!r} and cannot go with {self.choices[0].name}; run it alone"
-                )
+    def _now(self) -> str:
+        """What is going on, in words; empty where nobody has said so."""
+        return self._task + (f", step {self._step}" if self._step else "")
+
+    def _guard(self, hook: str, name: str) -> Call:
+        return Call(hook, {name: self.instances[name]}, self._now)
 
     def _built(self, hook: str, **arguments: Any) -> nn.Module | None:
         """What the one plugin that implements the hook made, `None` where there is no such plugin; a forgotten `return` is no choice."""
-        made: nn.Module | None = self._call(hook, **arguments)
-        if made is None and (owners := self._implementing(hook)):
-            learns_or_answers = (
-                "learns" if hook == "build_model" else "answers, the model itself where it does"
-            )
-            raise PluginError(
-                f"{owners[0]}: {hook} returned nothing; return the module that {learns_or_answers}"
-            )
-        return made
-
-    def _call(self, hook: str, **arguments: Any) -> Any:
         started = time.perf_counter()
         try:
-            return getattr(self.manager.hook, hook)(**arguments)
+            with self.calling(hook):
+                made: nn.Module | None = getattr(self.manager.hook, hook)(**arguments)
+                if self._implementing(hook) and (made is None or made is not arguments.get("model")):
+                    returned.module(hook, made, forward=hook == "build_model")
+                return made
         finally:
             self.seconds[hook] += time.perf_counter() - started
 
-    def _named(self, hook: str, **arguments: Any) -> dict[str, Any]:
-        """Join the mappings of all plugins; an equal name from two of them is an error that names both.
+    def _each(
+        self, hook: str, read: Callable[[str, Any], Any] = lambda hook, result: result, **arguments: Any
+    ) -> Iterator[tuple[str, Any]]:
+        """Name of each plugin that implements the hook, and what it returned as `read` takes it; nothing is skipped.
 
         After a task probes come first: they measure what was trained before a method fuses, prunes or merges it.
         """
-        started = time.perf_counter()
+        names = list(self.instances)
+        if hook == "after_task":
+            names.sort(key=lambda name: name not in self.probes)
+        for name in names:
+            others = [plugin for other, plugin in self.instances.items() if other != name]
+            started = time.perf_counter()
+            try:
+                with self._guard(hook, name):
+                    results = self.manager.subset_hook_caller(hook, others)(**arguments)
+                    found = [read(hook, result) for result in results]
+            finally:
+                self.seconds[hook] += time.perf_counter() - started
+            yield from ((name, one) for one in found)
+
+    def _named(
+        self, hook: str, read: Callable[[str, Any], Mapping[str, Any]], **arguments: Any
+    ) -> dict[str, Any]:
+        """Join the mappings of all plugins; an equal name from two of them is an error that names both."""
         joined: dict[str, Any] = {}
         owner: dict[str, str] = {"task": "the engine"} if hook == "loss" else {}
-        measuring_first = sorted(self.instances, key=lambda name: name not in self.probes)
-        for name in measuring_first if hook == "after_task" else self.instances:
-            others = [plugin for other, plugin in self.instances.items() if other != name]
-            for result in self.manager.subset_hook_caller(hook, others)(**arguments):
-                for key, value in returned.named(name, hook, result).items():
-                    if hook != "loss":
-                        returned.number(name, hook, key, value)
-                    if key in owner:
-                        raise PluginError(
-                            f"{owner[key]} and {name} both return {key!r} from {hook}; rename one"
-                        )
-                    owner[key], joined[key] = name, value
-        self.seconds[hook] += time.perf_counter() - started
+        for name, found in self._each(hook, read, **arguments):
+            for key, value in found.items():
+                if key in owner:
+                    raise PluginError(f"{owner[key]} and {name} both return {key!r} from {hook}; rename one")
+                owner[key], joined[key] = name, value
+        if hook == "loss":
+            self._terms = owner
         return joined
 
 

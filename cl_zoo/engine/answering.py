@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,13 +12,19 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch, pieces, prepare
-from cl_zoo.errors import PluginError
+from cl_zoo.errors import PluginFault
 from cl_zoo.tasks import Sample
 
 
 @torch.no_grad()
 def answers(
-    model: nn.Module, backbone: Backbone, samples: Sequence[Sample], *, max_new_tokens: int, batch: int
+    model: nn.Module,
+    backbone: Backbone,
+    samples: Sequence[Sample],
+    *,
+    max_new_tokens: int,
+    batch: int,
+    guard: AbstractContextManager[Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Answer every sample greedily.
 
@@ -25,6 +33,7 @@ def answers(
         samples: answers and references in them are not shown to the model.
         max_new_tokens: token budget of one answer.
         batch: samples per generation.
+        guard: entered around what the model does, see `cl_zoo.contract.calls`.
 
     Yields:
         `{"id", "prompt", "answer"}`, and `"route"` (rounded to 4 digits) where the model exposes one.
@@ -32,25 +41,47 @@ def answers(
     for piece in pieces(len(samples), batch):
         prompts = backbone.batch(samples[piece], answers=False)
         backbone.expect(samples[i] for i in range(piece.stop, min(piece.stop + batch, len(samples))))
-        prepare(model, prompts)
-        texts = backbone.decode(generated(model, backbone, prompts, max_new_tokens))
-        route = getattr(model, "route", None)
-        if route is not None and (getattr(route, "ndim", 0) != 2 or len(route) != len(prompts)):
-            raise PluginError(
-                f"the model that answers has a route of shape {tuple(getattr(route, 'shape', ()))} for {len(prompts)} samples; make it (batch, tasks) in prepare(batch)"
-            )
-        for row, (sample, text) in enumerate(zip(prompts.samples, texts, strict=True)):
+        with guard or nullcontext():
+            prepare(model, prompts)
+            tokens = generated(model, backbone, prompts, max_new_tokens)
+            routes = routed(model, prompts)
+        texts = backbone.decode(tokens)
+        for sample, text, route in zip(prompts.samples, texts, routes, strict=True):
             record: dict[str, Any] = {"id": sample.id, "prompt": sample.prompt, "answer": text}
             if route is not None:
-                record["route"] = [round(float(weight), 4) for weight in route[row]]
+                record["route"] = route
             yield record
+
+
+def routed(model: nn.Module, prompts: Batch) -> list[list[float] | None]:
+    """The route of each sample of a batch that was just answered, rounded to 4 digits; `None` where the model exposes none.
+
+    Raises:
+        PluginFault: it is not (batch, tasks), or holds what is no finite number.
+    """
+    route = getattr(model, "route", None)
+    if route is None:
+        return [None] * len(prompts)
+    if getattr(route, "ndim", 0) != 2 or len(route) != len(prompts):
+        raise PluginFault(
+            f"the model that answers has a route of shape {tuple(getattr(route, 'shape', ()))} for {len(prompts)} samples",
+            "make it (batch, tasks) in prepare(batch)",
+        )
+    rows = [[round(float(weight), 4) for weight in row] for row in route]
+    for sample, row in zip(prompts.samples, rows, strict=True):
+        if not all(map(math.isfinite, row)):
+            raise PluginFault(
+                f"the model that answers has the route {row} for sample {sample.id}",
+                "make it of finite numbers",
+            )
+    return list(rows)
 
 
 def generated(model: nn.Module, backbone: Backbone, prompts: Batch, max_new_tokens: int) -> Tensor:
     """Token ids of the answers to a batch that the model has prepared for, (batch, new), greedily.
 
     Raises:
-        PluginError: the model's `generate` does not return the prompts' ids followed by new ones.
+        PluginFault: the model's `generate` does not return the prompts' ids followed by new ones.
     """
     asked = prompts.inputs["input_ids"]
     tokens = model.generate(  # type: ignore[operator]
@@ -63,7 +94,8 @@ def generated(model: nn.Module, backbone: Backbone, prompts: Batch, max_new_toke
     )
     if not isinstance(tokens, Tensor) or not torch.equal(tokens[:, : asked.shape[1]], asked):
         shape = f" of shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else ""
-        raise PluginError(
-            f"generate of {type(model).__name__} returned a {type(tokens).__name__}{shape} to prompts {tuple(asked.shape)}; return token ids, in each row the prompt's and then the answer's"
+        raise PluginFault(
+            f"generate of {type(model).__name__} returned a {type(tokens).__name__}{shape} to prompts {tuple(asked.shape)}",
+            "return token ids, in each row the prompt's and then the answer's",
         )
     return tokens[:, asked.shape[1] :]

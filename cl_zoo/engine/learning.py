@@ -11,20 +11,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything, shard, steps
+from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
-from cl_zoo.errors import PluginError, RunError
+from cl_zoo.engine.sound import unsound
+from cl_zoo.errors import PluginFault, RunError
 from cl_zoo.nn.budget import learning
 from cl_zoo.nn.placing import bank_parts
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
-from cl_zoo.tasks import Sample, Task
+from cl_zoo.tasks import Sample, Task, in_words
 
 Report = Callable[..., None]
 """Called with keywords that tell how far a run is."""
+
+BACKWARD = "let terms and forward be functions of the weights that learn"
+"""What the contract asks of what is differentiated."""
 
 
 def assign_parts(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict[str, list[str]]:
@@ -33,7 +39,7 @@ def assign_parts(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict
     The plugins' own words come first, then the bank's (adapters, routers), then the projector.
 
     Raises:
-        PluginError: a trainable tensor belongs to no part, to two or to the frozen backbone, or a part names no parameter.
+        PluginFault: a trainable tensor belongs to no part, to two or to the frozen backbone, or a part names no parameter.
     """
     named = dict(model.named_parameters())
     parts = {part: list(names) for part, names in plugins.parts(model).items()}
@@ -51,20 +57,24 @@ def assign_parts(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict
     for part, names in parts.items():
         for name in names:
             if name not in named:
-                raise PluginError(
-                    f"parts: {part!r} names {name!r}, which the model does not have; give names of model.named_parameters()"
+                raise PluginFault(
+                    f"parts: {part!r} names {name!r}, which the model does not have",
+                    "give names of model.named_parameters()",
                 )
             if name in owners:
-                raise PluginError(f"parts: {name} belongs to {owners[name]!r} and to {part!r}; name it once")
+                raise PluginFault(
+                    f"parts: {name} belongs to {owners[name]!r} and to {part!r}", "name it once"
+                )
             owners[name] = part
     for name, weight in named.items():
         if weight.requires_grad and backbone.owns(weight):
-            raise PluginError(
-                f"{name} belongs to the frozen backbone and would not be kept; train an expert or a module beside it"
+            raise PluginFault(
+                f"{name} belongs to the frozen backbone and would not be kept",
+                "train an expert or a module beside it",
             )
         if weight.requires_grad and name not in owners:
-            raise PluginError(
-                f"{name} is trainable but belongs to no part; name it in the method's parts(model)"
+            raise PluginFault(
+                f"{name} is trainable but belongs to no part", "name it in the method's parts(model)"
             )
     return parts
 
@@ -91,32 +101,31 @@ class Learner:
         seed: int,
     ) -> None:
         self.model, self.task, self.pool = model, task, pool
-        self.backbone, self.plugins, self.recipe, self.world, self.seed = (
-            backbone,
-            plugins,
-            recipe,
-            world,
-            seed,
-        )
+        self.backbone, self.plugins, self.recipe = backbone, plugins, recipe
+        self.world, self.seed = world, seed
+        plugins.at(in_words(task))
         self.per_epoch = -(-task.size // recipe.global_batch)
         self.total = self.per_epoch * recipe.epochs
         named = dict(model.named_parameters())
-        self.names = assign_parts(model, plugins, backbone)
+        with plugins.told("parts"):
+            self.names = assign_parts(model, plugins, backbone)
         self.parts = {
             part: [named[name] for name in names if named[name].requires_grad]
             for part, names in self.names.items()
         }
         self.learning = [weight for weights in self.parts.values() for weight in weights]
         if not self.learning:
-            raise PluginError(
-                f"task {task.name}: nothing requires a gradient; let before_task choose what learns"
-            )
+            with plugins.told("before_task"):
+                raise PluginFault("nothing requires a gradient", "let before_task choose what learns")
         self.optimizer = make_optimizer(self.parts, recipe, self._method_of())
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: rate(step, self.total, recipe)
         )
         trained = {part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws}
         self.cost = TaskCost(task.name, trained=trained, learning=asdict(learning(model)))
+        self.norm = torch.zeros(())
+        self._module = plugins.calling_module()
+        self._backward = plugins.calling("loss", "build_model", subject="the backward pass", asks=BACKWARD)
 
     def _method_of(self) -> Callable[[nn.Parameter], str]:
         """Whose part a weight is in: the plugin's that says so, else the method's."""
@@ -128,7 +137,8 @@ class Learner:
         """All epochs; returns what they cost.
 
         Raises:
-            RunError: the objective is not finite.
+            PluginFault: a plugin's term or a gradient is not finite.
+            RunError: the task's own objective is not.
         """
         started, done = time.perf_counter(), 0
         self.model.train()
@@ -138,9 +148,11 @@ class Learner:
             )
             plan = steps(self._order(epoch), batch=self.recipe.global_batch, count=self.per_epoch)
             for indices, following in zip(plan, [*plan[1:], []], strict=True):
-                terms = self.step(indices, following)
                 done += 1
-                values = self._finite(terms, done)
+                self.plugins.at(in_words(self.task), done)
+                terms = self.step(indices, following)
+                values = self._finite(terms)
+                self.optimizer.zero_grad(set_to_none=True)  # kept until it was known that they are numbers
                 if done % 10 == 0 or done == self.total:
                     report(phase="train", step=done, steps=self.total, terms=values)
         trained = sum(self.cost.trained.values())
@@ -170,6 +182,7 @@ class Learner:
         )
         terms: dict[str, Tensor] = {}
         tokens = 0
+        self.optimizer.zero_grad(set_to_none=True)
         for samples, coming in zip_longest(mine, mine[1:]):  # a process may have no piece of a short batch
             batch = self.backbone.batch(samples, answers=True)
             self._expect(coming, following)
@@ -181,7 +194,8 @@ class Learner:
                 terms[name] = terms[name] + share if name in terms else share
             # One backward per micro-batch frees its images and activations before the next forward.
             objective = torch.stack(list(terms.values())).sum()
-            objective.backward()  # type: ignore[no-untyped-call]
+            with self._backward:
+                objective.backward()  # type: ignore[no-untyped-call]
             terms = {name: term.detach() for name, term in terms.items()}
         self._update()
         self._count(indices, tokens, answer_tokens)
@@ -195,11 +209,10 @@ class Learner:
 
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
         with self.world.autocast(self.recipe.precision):
-            outputs = forward(self.model, batch)
-            return {
-                "task": answer_losses(outputs, batch),
-                **self.plugins.loss(self.model, batch, outputs, self.task),
-            }
+            with self._module:
+                outputs = forward(self.model, batch)
+                own = answer_losses(outputs, batch)
+            return {"task": own, **self.plugins.loss(self.model, batch, outputs, self.task)}
 
     def _update(self) -> None:
         # A step without any image leaves the projector where its momentum takes it, as one with images of no weight would.
@@ -207,11 +220,13 @@ class Learner:
             if weight.requires_grad and weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         self.world.reduce_gradients(self.learning)
+        self.norm = get_total_norm(weight.grad for weight in self.learning if weight.grad is not None)
         if self.recipe.clip == "norm":
-            torch.nn.utils.clip_grad_norm_(self.learning, self.recipe.clip_norm)
+            # A norm that is no number would make all gradients such; by 0 they stay as they are, to be told by name.
+            finite = torch.where(self.norm.isfinite(), self.norm, 0.0)
+            clip_grads_with_norm_(self.learning, self.recipe.clip_norm, finite)
         self.optimizer.step()
         self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def _count(self, indices: Sequence[int], tokens: int, answer_tokens: float) -> None:
         self.cost.steps += 1
@@ -220,15 +235,34 @@ class Learner:
         self.cost.tokens += round(self.world.sum(float(tokens)))
         self.cost.answer_tokens += round(answer_tokens)
 
-    def _finite(self, terms: Mapping[str, Tensor], step: int) -> dict[str, float]:
-        # Of all processes: what is reported is the whole objective, and all stop where one of them would.
-        values = self.world.sum_by_name({name: float(term) for name, term in terms.items()})
+    def _finite(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """The terms of all processes, added up: what is reported is the whole objective, and all stop where one of them would.
+
+        Terms and the gradient's norm are read together, so that a device is waited for once in a step.
+        """
+        *here, norm = torch.stack([*terms.values(), self.norm]).tolist()
+        values = self.world.sum_by_name(dict(zip(terms, here, strict=True)))
         for name, value in values.items():
             if not math.isfinite(value):
-                raise RunError(
-                    f"task {self.task.name}, step {step}: the term {name!r} is {value}; lower its learning rate or weight"
+                self._stop(name, value)
+        if not math.isfinite(norm):
+            named = self.model.named_parameters()
+            bad = unsound({name: weight.grad for name, weight in named if weight.grad is not None})
+            with self.plugins.told("loss"):
+                raise PluginFault(
+                    f"the gradient of {bad}" if bad else "the gradient is beyond the range of its numbers",
+                    "keep roots, logarithms and norms in loss and forward away from zero, or lower the learning rate",
                 )
         return values
+
+    def _stop(self, name: str, value: float) -> None:
+        """End at a term that is no number: a plugin's by its name, the task's own by that of the task."""
+        remedy = "lower its learning rate or weight"
+        if name == "task":
+            step = self.cost.steps
+            raise RunError(f"{in_words(self.task)}, step {step}: the term {name!r} is {value}; {remedy}")
+        with self.plugins.told("loss", name):
+            raise PluginFault(f"the term {name!r} is {value}", remedy)
 
 
 def reduce_term(
@@ -242,19 +276,14 @@ def reduce_term(
         forwards: how many forwards the step takes over all processes.
 
     Raises:
-        PluginError: another shape, or no tensor.
+        PluginFault: another shape, or no tensor.
     """
-    if not isinstance(term, Tensor):
-        raise PluginError(f"loss: the term {name!r} is a {type(term).__name__}; return a tensor")
+    returned.term(name, term, batch)
     if term.ndim == 0:
         return term / forwards
     if term.shape == (len(batch),):
         return term.sum() / samples
-    if batch.targets is not None and term.shape == batch.targets.shape:
-        return torch.where(batch.answer_mask, term, 0.0).sum() / max(answer_tokens, 1.0)
-    raise PluginError(
-        f"loss: the term {name!r} has shape {tuple(term.shape)}; return a scalar, (batch,) or (batch, K) like batch.targets"
-    )
+    return torch.where(batch.answer_mask, term, 0.0).sum() / max(answer_tokens, 1.0)
 
 
 def make_optimizer(

@@ -6,33 +6,30 @@ The engine knows tasks, batches, backbones and the loop. It knows no method and 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import seed_everything
-from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
 from cl_zoo.engine.folder import RunFolder, cells_of_row
 from cl_zoo.engine.learning import Learner, Report, assign_parts, recompute_activations
 from cl_zoo.engine.ledger import Ledger, TaskCost, active, own_state, peak_memory_mb, stored
+from cl_zoo.engine.sound import check_weights, numbers, unchanged, unsound, weights
 from cl_zoo.engine.states import State, fill
 from cl_zoo.engine.streams import Share, TaskBatches, Union, expected
 from cl_zoo.engine.trained import Trained
-from cl_zoo.errors import PluginError
+from cl_zoo.errors import PluginError, RunError
 from cl_zoo.nn.budget import budget
 from cl_zoo.nn.placing import adapters
-from cl_zoo.nn.still import standing_still
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
-from cl_zoo.tasks import Sample, Task, TaskData
+from cl_zoo.tasks import Sample, Task, TaskData, in_words
 
 
 class Run:
@@ -85,6 +82,7 @@ class Run:
     def _build(self) -> nn.Module:
         self._seed("build")
         model = placed(self.plugins, self.backbone, self.recipe)
+        self._sound(model, "build_model")
         if self.recipe.checkpointing:
             recompute_activations(self.backbone.model)
         return model
@@ -115,11 +113,13 @@ class Run:
 
     def _learn(self, lesson: Lesson) -> None:
         task, recipe = lesson.task, self.recipe.for_task(lesson.task.name)
+        self.plugins.at(in_words(task))
         self.model.train()  # whether the run has just begun, goes on or was resumed
         self._seed("before_task", task)
         with self._autocast():
             self.plugins.before_task(self.model, task)
         self.model.to(self.backbone.device)  # what the hook has just made may still be elsewhere
+        self._sound(self.model, "before_task")
         self._seed("rehearse", task)
         pool = Union([lesson.train, self.plugins.rehearse(task)])
         learner = Learner(
@@ -134,6 +134,8 @@ class Run:
         )
         cost = learner.run(lambda **facts: self.report(task=task.name, index=task.index, **facts))
         self.ledger.tasks.append(cost)
+        self._sound(self.model, "loss", f"step {cost.steps}, the last one,")
+        self.plugins.at(in_words(task))
         self._seed("after_task", task)
         self.report(task=task.name, index=task.index, phase="after_task")
         with self._autocast():
@@ -141,7 +143,9 @@ class Run:
             measured = self.plugins.after_task(
                 self.model, task, batches, parts=learner.names, backbone=self.backbone
             )
-        self.measured.append({name: float(value) for name, value in measured.items()})  # 0-dim tensors too
+        self._sound(self.model, "after_task")
+        with self.plugins.told("after_task"):
+            self.measured.append(numbers("after_task", measured))
 
     def _take(self, lesson: Lesson, trained: Trained) -> bool:
         """Take over what another run learnt of this task and what that cost; returns whether it was there, in all processes."""
@@ -178,7 +182,8 @@ class Run:
         """Write the answers to this row's cells."""
         started = time.perf_counter()
         row = lesson.task.index if lesson else 0
-        with unchanged(self.model, self.backbone):
+        self.plugins.at(f"answers after {in_words(lesson.task)}" if lesson else "answers")
+        with self.plugins.told("build_inference_model"), unchanged(self.model, self.backbone):
             answering = self._answering(row, lessons)
             for place in cells_of_row(self.cells, self.plugins.protocol, row, len(self.stream)):
                 self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
@@ -189,7 +194,8 @@ class Run:
             self.ledger.stored = stored(
                 self.model, answering, self.backbone, parts, self.plugins.state_dict(probes=False)
             )
-            self.ledger.active = sum(active(answering, self.ledger.stored["inference"]).values())
+            with self.plugins.calling_module(answers=True):
+                self.ledger.active = sum(active(answering, self.ledger.stored["inference"]).values())
         self.ledger.evaluation_seconds += time.perf_counter() - started
 
     def _answering(self, row: int, lessons: Sequence[Lesson]) -> nn.Module:
@@ -199,7 +205,8 @@ class Run:
 
     def _answer_again(self, row: int, places: Sequence[int]) -> None:
         """Write answers that were lost; what was measured on them stands in the checkpoint."""
-        with unchanged(self.model, self.backbone):
+        self.plugins.at(f"answers after {in_words(self.lessons[row].task)}")
+        with self.plugins.told("build_inference_model"), unchanged(self.model, self.backbone):
             answering = self._answering(row, self.lessons)
             for place in places:
                 self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
@@ -207,10 +214,12 @@ class Run:
 
     def _measure(self, measured: Mapping[str, Any]) -> None:
         """Add to the measurements of the task just learnt."""
-        for name, value in measured.items():
+        with self.plugins.told("after_answers"):
+            found = numbers("after_answers", measured)
+        for name, value in found.items():
             if name in self.measured[-1]:
                 raise PluginError(f"{name!r} was measured twice after one task; rename one")
-            self.measured[-1][name] = float(value)
+            self.measured[-1][name] = value
 
     def _write_answers(self, answering: nn.Module, row: int, place: int) -> list[dict[str, Any]]:
         """Answer the test samples at a place of the stream; returns the records of all processes in their order."""
@@ -224,6 +233,7 @@ class Run:
                     mine,
                     max_new_tokens=task.max_new_tokens,
                     batch=self.recipe.eval_batch,
+                    guard=self.plugins.calling_module(answers=True),
                 )
             )
         gathered = mine.merged(self.world.gather, records)
@@ -270,6 +280,11 @@ class Run:
             self.folder.list_again(done)
         return done
 
+    def _sound(self, model: nn.Module, hook: str, behind: str = "") -> None:
+        """Whether what a hook or a task has left behind are numbers."""
+        with self.plugins.told(hook):
+            check_weights(model, self.backbone, behind or hook)
+
     def _seed(self, phase: str, task: Task | None = None) -> None:
         seed_phase(self.seed, phase, task)
 
@@ -288,8 +303,6 @@ def placed(plugins: Plugins, backbone: Backbone, recipe: Recipe) -> nn.Module:
     model = plugins.build_model(backbone, recipe)
     if model is None:
         model = adapters(backbone, recipe) if learns else backbone.model
-    else:
-        returned.module("build_model", model)
     backbone.train_projector(learns and recipe.projector == "sequential")
     return model.to(backbone.device)
 
@@ -298,12 +311,17 @@ def put_back(found: State, plugins: Plugins, model: nn.Module, backbone: Backbon
     """Give a model that was just placed, and its plugins, what a checkpoint holds; returns its notes.
 
     Raises:
-        RunError: the checkpoint's tensors are not those of the model.
+        RunError: the checkpoint's tensors are not those of the model, or no numbers.
+        PluginFault: a plugin cannot take its state.
     """
     tensors, state, notes = found
+    plugins.at(f"checkpoint in {place}")
     plugins.load_state_dict(state)
     model.to(backbone.device)
     fill(own_state(model, backbone), tensors, str(place))
+    if bad := unsound(weights(model, backbone)):
+        raise RunError(f"checkpoint in {place}: the weight {bad}; delete the folder to start the run again")
+    plugins.at("")
     return notes
 
 
@@ -311,10 +329,7 @@ def answering_model(plugins: Plugins, model: nn.Module, seen: Sequence[Task], se
     """What answers after the tasks seen so far, in evaluation mode."""
     model.eval()  # a module that answers may hold the model without registering it
     seed_phase(seed, "build_inference_model", seen[-1] if seen else None)
-    built = plugins.build_inference_model(model, seen)
-    if built is not model:
-        returned.module("build_inference_model", built, forward=False)
-    return built.eval()
+    return plugins.build_inference_model(model, seen).eval()
 
 
 @dataclass(frozen=True)
@@ -323,28 +338,3 @@ class Lesson:
 
     task: Task
     train: Sequence[Sample]
-
-
-@contextmanager
-def unchanged(model: nn.Module, backbone: Backbone) -> Iterator[None]:
-    """Answering must not teach: weights are checked, experts, mixes, modes and `requires_grad` put back.
-
-    Raises:
-        PluginError: a weight was changed, added or removed.
-    """
-    before = model.state_dict(keep_vars=True)
-    # Writing through `.data` leaves the version as it is, so the method's own, small tensors are compared by value too.
-    marks = {name: (id(tensor), tensor._version) for name, tensor in before.items()}
-    # On the CPU: what the engine checks is no memory that the method costs.
-    values = {
-        name: tensor.detach().to("cpu", copy=True) for name, tensor in own_state(model, backbone).items()
-    }
-    with standing_still(model):
-        yield
-    after = model.state_dict(keep_vars=True)
-    for name in sorted(before.keys() | after.keys()):
-        same = name in after and marks.get(name) == (id(after[name]), after[name]._version)
-        if not same or (name in values and not torch.equal(values[name], after[name].cpu())):
-            raise PluginError(
-                f"answering changed {name}; build_inference_model must leave the model's weights as they are"
-            )

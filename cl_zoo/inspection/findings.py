@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo.engine.files import write_json
-from cl_zoo.errors import full_disk_named
+from cl_zoo.errors import full_disk_named, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -162,7 +162,7 @@ class Report:
         console.width = max(console.width, console.measure(table).maximum)  # in a file nothing is cut off
         console.print(table)
         for line in self.lines():
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def lines(self) -> list[str]:
         """What is shown below the table."""
@@ -199,6 +199,7 @@ def counted(count: int, one: str, many: str) -> str:
 def _table(tasks: Sequence[Facts]) -> Any:
     """Columns that would be the same in every line are left out."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("task", no_wrap=True)
@@ -214,7 +215,7 @@ def _table(tasks: Sequence[Facts]) -> Any:
     for place, facts in enumerate(tasks):
         low, high = facts.records_per_image
         table.add_row(
-            facts.task,
+            Text(printable(facts.task)),  # a name is no markup
             facts.split,
             f"{facts.records:,}",
             "–" if facts.official is None else f"{facts.official:,}",

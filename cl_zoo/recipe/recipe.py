@@ -19,7 +19,8 @@ from cl_zoo.errors import OptionError, nearest
 from cl_zoo.recipe.keys import flatten
 
 Model = TypeVar("Model", bound=BaseModel)
-Rate = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=10)]
+"""AdamW moves a weight by about the rate in a step, so beyond 10 nothing is learnt by any method."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 UNUSED: dict[str, Any] = {"tasks": {}, "max_tokens": None, "options": {}}

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from cl_zoo.errors import DataError, OptionError, nearest
+from cl_zoo.errors import DataError, OptionError, nearest, printable
 from cl_zoo.report.estimates import Estimate
 from cl_zoo.report.rows import SEQUENTIAL, Method, PerTask, Row
 from cl_zoo.report.sheets import (
@@ -177,7 +177,10 @@ class Table:
             Section("Avg" + mark, self._block(learners, "avg_i", "avg")),
             Section("Last" + mark, self._block(learners, "last_i", "last")),
         )
-        scores = Sheet((*distinct(self.tasks), "Mean"), tuple(block for block in blocks if block.lines))
+        scores = Sheet(
+            (*distinct([printable(task) for task in self.tasks]), "Mean"),
+            tuple(block for block in blocks if block.lines),
+        )
         columns = (*FIGURES.values(), "Trained", "Stored", "Seconds", NOTES)
         return scores, Sheet(columns, (Section(mark.removeprefix(", "), self._summary()),))
 
@@ -199,7 +202,7 @@ class Table:
         columns.append([Entry(parameters(m.over_seeds(lambda row: row.trained))) for m in methods])
         columns.append([Entry(parameters(m.over_seeds(lambda row: row.stored))) for m in methods])
         columns.append([Entry(seconds(m.over_seeds(lambda row: row.seconds))) for m in methods])
-        columns.append([Entry(m.notes) for m in methods])
+        columns.append([Entry(printable(m.notes)) for m in methods])
         return _lines(methods, columns)
 
 
@@ -218,7 +221,9 @@ def known_scoring(name: str) -> str:
 
 
 def _lines(methods: Sequence[Method], columns: Sequence[Sequence[Entry]]) -> tuple[Line, ...]:
-    return tuple(Line(m.label, tuple(column[n] for column in columns)) for n, m in enumerate(methods))
+    return tuple(
+        Line(printable(m.label), tuple(column[n] for column in columns)) for n, m in enumerate(methods)
+    )
 
 
 def _ranked(

@@ -26,6 +26,7 @@ from cl_zoo.errors import ClZooError, PluginError, full_disk_named
 from cl_zoo.machine import cores
 from cl_zoo.report.table import Table
 from cl_zoo.runs.execute import TRAINED
+from cl_zoo.runs.faults import LOGS
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
 from cl_zoo.runs.result import Result as Result
@@ -173,7 +174,7 @@ class Workers:
     """
 
     def __init__(self, count: int, devices: Sequence[str], out: Path) -> None:
-        self._logs, self._devices = out / "logs", devices
+        self._logs, self._devices = out / LOGS, devices
         self._closing, self._closed, self._threads = threading.Lock(), False, list[threading.Thread]()
         self._turns: Turns | None = None
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -241,7 +242,8 @@ class Workers:
 
     def _ask(self, worker: int, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Send a command and yield its events up to the closing one."""
-        process = self._processes[worker]
+        process, last = self._processes[worker], dict[str, Any]()
+        log = self._logs / f"worker-{worker}.log"
         try:
             process.stdin.write(json.dumps(command) + "\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
@@ -249,16 +251,18 @@ class Workers:
             pass
         for line in process.stdout:  # type: ignore[union-attr]
             event = json.loads(line)
+            if event.get("logged"):
+                event["message"] += f"; its traceback is in {log}"
             yield event
             if event["event"] != "progress":
                 return
+            last = event
         code = process.wait()
-        log = self._logs / f"worker-{worker}.log"
         with self._closing:  # the jobs that wait for this worker get a new one
             if not self._closed:
                 _close(process)
                 self._processes[worker] = self._start(worker)
-        yield {"event": "failed", "user": False, "message": f"its process ended with code {code}; see {log}"}
+        yield {"event": "failed", "user": code >= 0, "message": f"{ended(code, last)}; see {log}"}
 
     def _start(self, index: int) -> subprocess.Popen[str]:
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -275,6 +279,21 @@ class Workers:
                 env=environment,
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its workers in order
             )
+
+
+def ended(code: int, last: Mapping[str, Any]) -> str:
+    """That a worker ended by itself, and at what: by a signal where the system or a user ended it, else by code that it ran.
+
+    Args:
+        last: the last event that it told of.
+    """
+    doing = {"train": "while it learnt", "after_task": "in after_task of", "answer": "while it answered"}
+    now = doing.get(last.get("phase", ""), "")
+    during = f" {now} {last['task']}" if now else ""
+    step = f", behind step {last['step']}" if last.get("phase") == "train" else ""
+    how = f"with code {code}" if code >= 0 else f"by signal {-code}, as where memory is short"
+    asks = ", though a hook returns or raises and never ends the process" if code >= 0 else ""
+    return f"its process ended {how}{during}{step}{asks}"
 
 
 def _close(process: subprocess.Popen[str]) -> None:

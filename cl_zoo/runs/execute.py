@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cl_zoo.engine.folder import RunFolder, run_id
+from cl_zoo.runs.faults import LOGS, logged
 from cl_zoo.runs.identity import environment, identify, training_of
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import Prepared, prepare
@@ -47,7 +48,7 @@ def execute(job: Job, report: Report, training: Training = "own") -> tuple[RunFo
     trained = _trained(prepared, identity, training)
     name, tasks = trained and trained.folder.name, [task.name for task in prepared.stream]
     report(phase="start", run=run, label=job.label, seed=job.seed, tasks=tasks, trained=name)
-    with folder if world.main else folder.reading():
+    with logged(Path(job.out) / LOGS / f"{run}.log"), folder if world.main else folder.reading():
         if folder.finished:
             return folder, {}
         running = Run(

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from cl_zoo.errors import printable
+
 
 def progress_for(console: Console, runs: int) -> Lines | Bars:
     """Bars where the console is a terminal, else lines."""
@@ -45,9 +47,8 @@ class Lines:
             self._say(f"{name}: failed: {event['message']} ({self._ended} of {self._runs})")
 
     def _say(self, text: str) -> None:
-        self._console.print(
-            f"[{time.monotonic() - self._began:6.0f} s] {text}", markup=False, highlight=False, soft_wrap=True
-        )
+        line = f"[{time.monotonic() - self._began:6.0f} s] {printable(text)}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bars:
@@ -73,6 +74,7 @@ class Bars:
         self._bars.stop()
 
     def __call__(self, event: dict[str, Any]) -> None:
+        event = {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
         key = (event["label"], event["seed"])
         if key not in self._ids:
             self._ids[key] = self._bars.add_task(
@@ -100,8 +102,10 @@ def _phase(event: dict[str, Any]) -> str:
     if event["phase"] == "start":
         return f"run {event['run']}"
     if event["phase"] == "train" and event["step"] == event["steps"]:
-        terms = ", ".join(f"{name} {value:.3f}" for name, value in event["terms"].items())
-        return f"learnt {event['task']} in {event['steps']} steps ({terms})"
+        # Rounded before zero is added: what is nearly nothing has no sign.
+        terms = ", ".join(f"{name} {round(value, 3) + 0.0:.3f}" for name, value in event["terms"].items())
+        steps = "1 step, too few to learn from" if event["steps"] == 1 else f"{event['steps']} steps"
+        return f"learnt {event['task']} in {steps} ({terms})"
     if event["phase"] == "taken":
         return f"took over {event['task']}, which another run has learnt"
     return ""

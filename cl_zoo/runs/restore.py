@@ -89,7 +89,10 @@ class Restored:
         self, answers: Any, asked: Sequence[Sample], budget: int, size: int
     ) -> Iterator[dict[str, Any]]:
         with self.autocast():
-            for record in answers(self.model, self.backbone, asked, max_new_tokens=budget, batch=size):
+            guard = self.plugins.calling_module(answers=True)
+            for record in answers(
+                self.model, self.backbone, asked, max_new_tokens=budget, batch=size, guard=guard
+            ):
                 del record["id"]
                 yield record
 

@@ -1,7 +1,7 @@
 """A worker process of a comparison: one JSON command per line in, JSON events out.
 
     {"check": [job, …]}                →  {"event": "checked", "trainings": [key, …]} or {"event": "refused", "message": …}
-    {"run": job, "training": "own"}    →  {"event": "progress", …} …, then "answered", "finished" or "failed"
+    {"run": job, "training": "own"}    →  {"event": "progress", …} …, then "answered", "finished" or "failed", `logged` where a traceback was printed
 
 Jobs with one key may share a training; `training` says whether this one does, see `cl_zoo.runs.execute`.
 
@@ -20,7 +20,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.errors import ClZooError, full_disk_named
+from cl_zoo.errors import ClZooError, full_disk_named, printable
 
 if TYPE_CHECKING:
     from cl_zoo.runs.execute import Training
@@ -47,9 +47,9 @@ def main() -> None:
                 run(command["run"], command["training"], send)
         except ClZooError as error:
             send("refused" if "check" in command else "failed", message=str(error), user=True)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             traceback.print_exc()
-            send("failed", message=describe(error), user=isinstance(error, OSError))
+            send("failed", message=describe(error), user=isinstance(error, OSError), logged=True)
 
 
 def end_with(parent: int) -> None:
@@ -105,7 +105,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         about = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         return f"{about}: {error.strerror.lower()}; check the path and who may read and write it"
-    text = " ".join(str(error).split()) or "no further words"
+    text = printable(" ".join(str(error).split())) or "no further words"
     return f"{type(error).__name__}: {text}"
 
 

@@ -253,7 +253,10 @@ def test_the_term_task_belongs_to_the_engine():
 
 
 def test_a_loss_that_is_no_mapping_is_refused_by_name():
-    with pytest.raises(PluginError, match="ReturnsTensor: loss returned a Tensor; return a mapping"):
+    with pytest.raises(
+        PluginError,
+        match=r"ReturnsTensor \(test_contract.py, line \d+\): loss returned a Tensor; return a mapping",
+    ):
         terms(plugins(ReturnsTensor))
 
 
@@ -504,7 +507,10 @@ class Adjustable:
             OddProtocol,
             "OddProtocol: protocol is 'jont'; did you mean 'joint'\\? known: joint, none, sequential",
         ),
-        (Broken, "Broken: making the plugin failed with FileNotFoundError: no table; repair its __init__"),
+        (
+            Broken,
+            r"Broken \(test_contract.py, line \d+, in __init__\): __init__ raised FileNotFoundError: no table; repair",
+        ),
         (HalfState, "HalfState: has only one of state_dict and load_state_dict"),
         (
             ForeignAnswering,
@@ -613,12 +619,11 @@ def test_two_runs_share_nothing():
 # Parts
 
 
-class Keys(nn.Module):
+class Keys(nn_names.Around):
     """A model with a parameter of its own around the bank."""
 
-    def __init__(self, bank: nn.Module) -> None:
-        super().__init__()
-        self.bank = bank
+    def __init__(self, bank: Any) -> None:
+        super().__init__(bank)
         self.keys = nn.Parameter(torch.zeros(3))
 
 
@@ -813,12 +818,13 @@ class AnswersNothing:
 
 def test_a_forgotten_return_is_no_choice():
     with pytest.raises(
-        PluginError, match=r"BuildsNothing: build_model returned nothing; return the module that learns$"
+        PluginError,
+        match=r"BuildsNothing \(.*\): build_model returned nothing; return the module that learns$",
     ):
         plugins(BuildsNothing).build_model(BACKBONE, Recipe())
     with pytest.raises(
         PluginError,
-        match=r"AnswersNothing: build_inference_model returned nothing; .* answers, the model itself",
+        match=r"AnswersNothing \(.*\): build_inference_model returned nothing; .* answers, the model itself",
     ):
         plugins(AnswersNothing).build_inference_model(nn.Linear(1, 1), [])
     assert plugins(Counts).build_model(BACKBONE, Recipe()) is None

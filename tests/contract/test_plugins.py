@@ -195,7 +195,7 @@ def test_the_source_hash_changes_with_the_file(tmp_path: Path):
         (
             "raise RuntimeError('not today')",
             "Mine",
-            "failed with RuntimeError: not today; repair or uninstall it",
+            r"failed with RuntimeError: not today \(line 1\); repair it$",
         ),
         (MINE, "Mien", "has no 'Mien'; did you mean 'Mine'\\? known: Mine"),
         (None, "Mine", "no file .*mine.py"),

@@ -25,7 +25,7 @@ from cl_zoo.engine.learning import (
     reduce_term,
 )
 from cl_zoo.engine.ledger import TaskCost
-from cl_zoo.errors import PluginError, RunError
+from cl_zoo.errors import PluginError
 from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe, build_recipe
@@ -336,7 +336,9 @@ class Burst:
 def test_an_objective_that_is_not_finite_stops_the_run_at_its_step(tiny: Backbone, value: float) -> None:
     teacher = learner(tiny, stack(Burst(2, value)), global_batch=3)
 
-    with pytest.raises(RunError, match=r"task description, step 2: the term 'burst' is (nan|inf); lower"):
+    with pytest.raises(
+        PluginError, match=r"Burst, task description, step 2 .*: the term 'burst' is (nan|inf); lower"
+    ):
         teacher.run(silent)
 
 

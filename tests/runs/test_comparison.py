@@ -212,7 +212,10 @@ def test_a_worker_that_dies_is_replaced_and_its_log_is_kept(
         (1, "failed"),
         (2, "answered"),
     ]
-    assert events[1][1]["message"] == f"its process ended with code 9; see {tmp_path}/logs/worker-0.log"
+    assert events[1][1]["message"] == (
+        "its process ended with code 9, though a hook returns or raises and never ends the process; "
+        f"see {tmp_path}/logs/worker-0.log"
+    )
     assert (tmp_path / "logs" / "worker-0.log").read_text() == "said\n" * 3
 
 
@@ -309,11 +312,11 @@ ABOUT = {"label": "hide", "seed": 0}
 EVENTS: list[dict[str, Any]] = [
     {**ABOUT, "event": "progress", "phase": "start", "run": "tiny-hide-s0-1", "tasks": ["colour", "side"]},
     {**ABOUT, "event": "progress", "phase": "train", "task": "colour", "index": 0, "step": 1, "steps": 2, "terms": {"task": 2.0}},
-    {**ABOUT, "event": "progress", "phase": "train", "task": "colour", "index": 0, "step": 2, "steps": 2, "terms": {"task": 1.5}},
+    {**ABOUT, "event": "progress", "phase": "train", "task": "colour", "index": 0, "step": 2, "steps": 2, "terms": {"task": 1.5, "pull": -0.0001}},
     {**ABOUT, "event": "progress", "phase": "after_task", "task": "colour", "index": 0},
     {**ABOUT, "event": "progress", "phase": "answer", "task": "colour", "index": 0, "cell": 0},
     {**ABOUT, "event": "finished", "last": 50.0, "seconds": 3.2},
-    {"label": "ewc", "seed": 1, "event": "failed", "message": "no [space] left"},
+    {"label": "ewc", "seed": 1, "event": "failed", "message": "no [space] \x1b[31mleft"},
 ]  # fmt: skip
 
 
@@ -327,9 +330,9 @@ def test_off_a_terminal_progress_is_plain_lines():
 
     assert lines == [
         "hide, seed 0: run tiny-hide-s0-1",
-        "hide, seed 0: learnt colour in 2 steps (task 1.500)",
+        "hide, seed 0: learnt colour in 2 steps (task 1.500, pull 0.000)",
         "hide, seed 0: finished, Last 50.00, 3 s (1 of 2)",
-        "ewc, seed 1: failed: no [space] left (2 of 2)",
+        r"ewc, seed 1: failed: no [space] \x1b[31mleft (2 of 2)",
     ]
     assert "\x1b" not in written.getvalue()
 
@@ -343,4 +346,4 @@ def test_on_a_terminal_each_run_has_a_bar():
 
     assert "hide, seed 0" in written.getvalue()
     assert "finished, Last 50.00, 3 s" in written.getvalue()
-    assert "no [space] left" in written.getvalue()
+    assert r"no [space] \x1b[31mleft" in written.getvalue()

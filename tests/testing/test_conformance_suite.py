@@ -12,7 +12,7 @@ import torch
 from cl_zoo import testing
 from cl_zoo.errors import OptionError, PluginError
 from cl_zoo.testing import ConformanceError, check_method, check_promise
-from cl_zoo.testing.conformance.check import ALL, PROMISES, SLOW, Undecided, verdicts
+from cl_zoo.testing.conformance.check import ALL, PROMISES, SLOW, Undecided, _broken, verdicts
 
 BROKEN = Path(__file__).with_name("broken_methods.py")
 
@@ -167,11 +167,12 @@ def test_what_a_hook_raises_is_told_with_its_place(tmp_path: Path) -> None:
         "from cl_zoo import hookimpl\n\nclass Mine:\n    @hookimpl\n    def after_task(self):\n        {}['weights']\n"
     )
     with pytest.raises(
-        ConformanceError, match=r"KeyError: 'weights' \(mine.py, line 6, in after_task\)"
+        ConformanceError,
+        match=r"\(mine.py, line 6, in after_task\): after_task raised KeyError: 'weights'; return",
     ) as caught:
         check_method(f"{tmp_path / 'mine.py'}:Mine")
 
-    assert isinstance(caught.value.__cause__, KeyError)
+    assert isinstance(caught.value.__cause__.__cause__, KeyError)
 
 
 def test_options_are_those_of_the_first_plugin() -> None:
@@ -266,3 +267,14 @@ def test_the_number_of_threads_does_not_matter_and_is_left_as_it_was(monkeypatch
         assert (seen, torch.get_num_threads()) == ([1], 2)
     finally:
         torch.set_num_threads(1)
+
+
+def test_what_one_fault_breaks_is_told_once() -> None:
+    """The first promise that meets it is named, the others behind it; another fault is told by itself."""
+    mute = [
+        (name, ConformanceError(name, f"{name}: no forward", ValueError("no forward")))
+        for name in ("batches", "ledger")
+    ]
+    broken = _broken([*mute, ("seeds", ConformanceError("seeds", "differs", KeyError("a")))])
+
+    assert [(one.promise, one.hides) for one in broken] == [("batches", ["ledger"]), ("seeds", [])]

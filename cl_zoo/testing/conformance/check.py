@@ -16,12 +16,13 @@ model, one expert on all linears. All promises of one method share their runs.
 from __future__ import annotations
 
 import json
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from cl_zoo.errors import OptionError, nearest
+from cl_zoo.errors import OptionError, PluginFault, debugging, nearest, printable
 from cl_zoo.names import parse_stack, stack
 from cl_zoo.testing.conformance import promises
 from cl_zoo.testing.conformance.moments import ConformanceError
@@ -86,10 +87,12 @@ def check_and_print(name: str, options: Mapping[str, Mapping[str, Any]], *, slow
             print(f"-       {promise}: {verdict}", flush=True)
     broken = _broken(found)
     for error in broken:
-        print(f"BROKEN  {error.promise}: {_says(error.promise)}\n        {error.sentence}")
+        print(f"BROKEN  {error.promise}: {_says(error.promise)}\n        {printable(error.sentence)}")
         print(f"        how to keep it: {error.page}")
         if error.hides:
             print(f"        cannot be told because of it: {', '.join(error.hides)}")
+        if debugging() and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
     return not broken
 
 
@@ -99,16 +102,24 @@ def _verdicts(subject: Subject, *, slow: bool) -> Iterator[tuple[str, Verdict]]:
 
 
 def _broken(found: Iterable[tuple[str, Verdict]]) -> list[ConformanceError]:
-    """The broken promises, each once, with the names of those that it hides."""
+    """The broken promises, each once, with the names of those that it hides: what one fault of the method breaks is told once."""
     broken: dict[str, ConformanceError] = {}
     for promise, verdict in found:
         cause = verdict.cause if isinstance(verdict, Undecided) else verdict
         if cause is not None:
             told = ConformanceError(cause.promise, cause.sentence, cause.__cause__)
-            first = broken.setdefault(cause.promise, told)
-            if promise != cause.promise:
+            first = broken.setdefault(_fault(cause), told)
+            if promise != first.promise:
                 first.hides.append(promise)
     return list(broken.values())
+
+
+def _fault(broken: ConformanceError) -> str:
+    """What the method itself raised; the name of the promise where it raised nothing."""
+    raised = broken.__cause__
+    if raised is None or isinstance(raised, ConformanceError):
+        return broken.promise
+    return raised.what if isinstance(raised, PluginFault) else f"{type(raised).__name__}: {raised}"
 
 
 def _says(promise: str) -> str:

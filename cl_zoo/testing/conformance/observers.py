@@ -146,7 +146,8 @@ class Observed(Plugins):
     def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module:
         """The check asks what answers for logits too, as authors and other tools do."""
         built = super().build_inference_model(model, tasks_seen)
-        return built if built is model else returned.module("build_inference_model", built)
+        with self.told("build_inference_model"):
+            return built if built is model else returned.module("build_inference_model", built)
 
     def rehearse(self, task: Task) -> list[Sample]:
         with self._put_back("rehearse"):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import prepare
+from cl_zoo.contract.calls import package
 from cl_zoo.contract.plugins import Plugins, load_class
 from cl_zoo.engine.answering import generated
 from cl_zoo.names import Choice
@@ -156,8 +157,10 @@ class Subject:
 
     def told(self, error: BaseException) -> str:
         """An error out of the stack as the end of a sentence."""
-        packages = {load_class(choice.name).__module__.partition(".")[0] for choice in self.choices}
-        return told(error, packages).removeprefix(f"{self.label}: ")
+        packages = {package(load_class(choice.name)) for choice in self.choices}
+        said = told(error, packages)
+        behind = next((mark for mark in (": ", ", ", " ") if said.startswith(self.label + mark)), "")
+        return said.removeprefix(self.label + behind) if behind else said
 
     def copied(self, name: str) -> Path:
         """A copy of the whole trial's folder."""
