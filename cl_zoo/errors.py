@@ -18,6 +18,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+LONGEST = 300
+"""Letters of a name that a sentence shows."""
+
 
 class ClZooError(Exception):
     """Something the user can put right."""
@@ -61,9 +64,23 @@ def full_disk_named(place: Any) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error's text on one line; its class where it says nothing."""
+    """An error's text on one line; its class where it says nothing. Of one of the system, its words without a number."""
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f" ({cut(str(error.filename))})"
+        return f"{error.strerror.lower()}{place}"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def shown(text: str) -> str:
+    """A text in quotes as a sentence holds it: a very long one without its middle."""
+    return repr(cut(text))
+
+
+def cut(text: object) -> str:
+    """What stands for a path or a text in a sentence: a very long one without its middle."""
+    whole = str(text)
+    return whole if len(whole) <= LONGEST else f"{whole[: LONGEST // 2]}…{whole[-LONGEST // 3 :]}"
 
 
 def nearest(value: str, known: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ from cl_zoo.features import encoder as features
 from cl_zoo.features.encoder import FeatureEncoder, Remembered, content_key, image_key, open_image
 from cl_zoo.features.loading import encoder_revision
 from cl_zoo.features.shelves import Shelf
-from cl_zoo.images import Ahead, reading_threads
+from cl_zoo.images.ahead import Ahead, reading_threads
 from cl_zoo.tasks import ImageSource, Sample, source_hash
 
 LINEARS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"

@@ -208,9 +208,11 @@ def _benchmark(
             instruction=task.instruction,
             metric=task.metric,
             max_new_tokens=task.max_new_tokens,
-            train=_split(task, "train", bases),
-            validation=_split(task, "validation", bases) if task.validation else (),
-            test=_split(task, "test", bases),
+            train=_split(task, "train", bases, about.pictures == "faithful"),
+            validation=_split(task, "validation", bases, about.pictures == "faithful")
+            if task.validation
+            else (),
+            test=_split(task, "test", bases, about.pictures == "faithful"),
         )
         for task in about.tasks
     )
@@ -225,7 +227,7 @@ def _benchmark(
     )
 
 
-def _split(task: TaskSource, which: str, bases: tuple[Path, ...]) -> Split:
+def _split(task: TaskSource, which: str, bases: tuple[Path, ...], faithful: bool) -> Split:
     source: SplitSource = getattr(task, which)
 
     def plan() -> Plan:
@@ -248,6 +250,7 @@ def _split(task: TaskSource, which: str, bases: tuple[Path, ...]) -> Split:
             references=references,
             split=source.split or which,
             columns=source.columns,
+            faithful=faithful,
         )
 
     return Split(plan)

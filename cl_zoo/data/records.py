@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, below, fault, halved, kind_of, leaving
-from cl_zoo.errors import DataError
+from cl_zoo.errors import DataError, shown
 
 TOKEN = "<image>"
 ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant")
@@ -91,14 +91,14 @@ def image_path(root: Path, text: str) -> Path:
     """
     name = PurePosixPath(text)
     remedy = "write paths inside the data folder"
-    if not text.strip() or "\0" in text:
-        raise DataError(f"image {text!r}: names no file; {remedy}")
+    if not text.strip() or "\0" in text or not name.parts:  # `.` is the folder itself
+        raise DataError(f"image {shown(text)}: names no file; {remedy}")
     if what := leaving(name):
-        raise Outside(f"image {text!r}: {what} and may leave the data folder; {remedy}")
+        raise Outside(f"image {shown(text)}: {what} and may leave the data folder; {remedy}")
     path = root / name
     if not below(root, path):
         raise Outside(
-            f"image {text!r}: leads out of {root} to {os.path.realpath(path)} through a link; move the file into the data folder"
+            f"image {shown(text)}: leads out of {root} to {os.path.realpath(path)} through a link; move the file into the data folder"
         )
     return path
 

@@ -22,7 +22,8 @@ from cl_zoo.data.needs import ANSWER, lack
 from cl_zoo.data.packed import Packed
 from cl_zoo.data.records import Entry, entries, image_path
 from cl_zoo.data.references import referred
-from cl_zoo.errors import DataError, first_line, nearest
+from cl_zoo.errors import DataError, cut, first_line, nearest
+from cl_zoo.images.kinds import Faithful, as_rgb
 from cl_zoo.tasks import ImageSource, OnDemand, Sample
 
 
@@ -71,6 +72,7 @@ class Plan:
         references: file, format and note of what answers are scored against.
         split: which split of a `datasets` folder.
         columns: `text`, `answer`, `image`, `question_id`, … to the columns of a `datasets` folder that hold them.
+        faithful: whether pictures are to be read as a person sees them, see `cl_zoo.images.kinds`.
     """
 
     file: Path
@@ -81,6 +83,7 @@ class Plan:
     references: tuple[Path, str, str] | None = None
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
+    faithful: bool = False
 
     @property
     def place(self) -> str:
@@ -165,7 +168,8 @@ class Split(OnDemand[Sample]):
         found: ImageSource | None
         try:
             if self._pictures is not None:
-                found = _picture(self._pictures[number - 1].column(0)[0].as_py(), self.plan.roots)
+                stored = self._pictures[number - 1].column(0)[0].as_py()
+                found = _picture(stored, self.plan.roots, self.plan.faithful)
             else:
                 found = self.plan.roots.path(one.image)
             if looked_for and isinstance(found, Path):
@@ -173,7 +177,7 @@ class Split(OnDemand[Sample]):
         except DataError as error:
             where = f"{self.plan.place}, record {number}{self.plan.column('image', 'images')}"
             raise type(error)(f"{where}: {error}") from None
-        return found
+        return Faithful(found) if self.plan.faithful and isinstance(found, Path) else found
 
 
 def _look_for(path: Path) -> None:
@@ -182,9 +186,9 @@ def _look_for(path: Path) -> None:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         remedy = "fetch it, or drop the record; 'cl-zoo data check' finds all"
-        raise DataError(f"image {path}: no such file; {remedy}") from None
+        raise DataError(f"image {cut(path)}: no such file; {remedy}") from None
     except OSError as error:
-        raise DataError(f"image {path}: {unread(error)}") from None
+        raise DataError(f"image {cut(path)}: {unread(error)}") from None
 
 
 def _text(one: Entry) -> Sample:
@@ -309,12 +313,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _picture(value: Any, roots: Roots) -> ImageSource | None:
-    """A picture as RGB with its pixels as they are stored, as files are opened: `datasets` would turn it by its EXIF tag.
+def _picture(value: Any, roots: Roots, faithful: bool) -> ImageSource | None:
+    """A picture as RGB as files are opened: `datasets` would always turn it by its EXIF tag.
 
     Args:
         value: {"bytes": …, "path": …}, or a list of one.
         roots: where it lies if only its path is stored.
+        faithful: as in `Plan`.
 
     Raises:
         DataError: there are several, it is damaged, or its path leaves the data folder.
@@ -328,6 +333,6 @@ def _picture(value: Any, roots: Roots) -> ImageSource | None:
         return roots.path(pictures[0]["path"] or "")
     try:
         with Image.open(io.BytesIO(pictures[0]["bytes"])) as opened:
-            return opened.convert("RGB")
+            return as_rgb(opened, faithful=faithful)
     except Exception as error:  # a damaged picture raises nearly anything, SyntaxError included
         raise Undecoded(f"its image cannot be decoded: {first_line(error)}; {REPAIR}") from None

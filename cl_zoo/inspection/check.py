@@ -1,6 +1,6 @@
 """`cl-zoo data check`: every record read, every image looked at, and what is wrong or worth knowing, in one report.
 
-The order of work: what the benchmark names for its runs (`cl_zoo.inspection.settings`), files and records (`cl_zoo.inspection.readings`), image files in parallel (`cl_zoo.inspection.pictures`), what records have in common
+The order of work: what the benchmark names for its runs (`cl_zoo.inspection.settings`), files and records (`cl_zoo.inspection.readings`), image files in parallel (`cl_zoo.images.looks`), what records have in common
 (`cl_zoo.inspection.survey`). `cl_zoo.inspection.findings` says what the report holds.
 """
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cl_zoo.data.benchmarks import made
-from cl_zoo.errors import OptionError, nearest
+from cl_zoo.errors import OptionError, cut, nearest
+from cl_zoo.images.looks import Look, equal_files, looks
 from cl_zoo.inspection.findings import FAULTS, Facts, Finding, Report, counted
-from cl_zoo.inspection.pictures import Look, equal_files, looks
 from cl_zoo.inspection.readings import Reading, readings
 from cl_zoo.inspection.settings import refused
 from cl_zoo.inspection.survey import Row, double_ids, facts, leaks, oddities, shared_images, similar_images
@@ -135,7 +135,7 @@ def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Ite
         if look.fault:
             row, others = users[path][0], len(users[path]) - 1
             more = f" ({counted(others, 'more record names', 'more records name')} it)" if others else ""
-            sentence = f"{row.place}: image {path} {look.words}{more}; {REMEDIES.get(look.fault, AGAIN)}"
+            sentence = f"{row.place}: image {cut(path)} {look.words}{more}; {REMEDIES.get(look.fault, AGAIN)}"
             yield Finding(look.fault, sentence, row.task, row.split, row.file, row.record, row.id or None)
 
 

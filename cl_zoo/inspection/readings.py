@@ -24,8 +24,8 @@ from cl_zoo.data.references import referred
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
 from cl_zoo.data.splits import Roots
 from cl_zoo.errors import DataError
+from cl_zoo.images.looks import outline_of
 from cl_zoo.inspection.findings import Finding, counted
-from cl_zoo.inspection.pictures import outline_of
 from cl_zoo.inspection.survey import MEMORY, Row
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
 

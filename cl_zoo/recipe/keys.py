@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from cl_zoo.errors import OptionError, nearest
+from cl_zoo.errors import OptionError, first_line, nearest
 
 RECIPES = Path(__file__).parent / "named"
 """Recipes with a name: one YAML file each, with the source of every value."""
@@ -74,9 +74,9 @@ def _mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"--recipe {path}: {str(error).splitlines()[0]}; pass a readable YAML file"
-        ) from None
+        system = error.strerror if isinstance(error, OSError) else None
+        says = system.lower() if system else first_line(error)
+        raise OptionError(f"--recipe {path}: {says}; pass a readable YAML file") from None
     if not isinstance(content, dict):
         raise OptionError(
             f"--recipe {path}: holds no mapping of recipe keys; write lines such as 'epochs: 1'"

@@ -187,7 +187,7 @@ def test_a_recipe_file_is_nested_or_dotted(tmp_path: Path, text: str):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "No such file or directory.*; pass a readable YAML file"),
+        (None, "no such file or directory.*; pass a readable YAML file"),
         (b"epochs: [1\n", "pass a readable YAML file"),
         (b"\xff\xfe\x00", "pass a readable YAML file"),
         (b"", "holds no mapping of recipe keys"),

@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from cl_zoo.errors import RunError
+from cl_zoo.images.kinds import kinds, no_file
 
 FOUND = TypeVar("FOUND")
 Advance = Callable[[int], None]
@@ -49,6 +50,8 @@ class Look(NamedTuple):
         size: bytes.
         tail: hash of the last bytes; equal files have equal ones.
         outline: perceptual hash, 32 bytes; `None` where none was wanted or the picture is of one tone.
+        width, height: pixels, as the file has them.
+        kinds: of `cl_zoo.images.kinds.KINDS`.
     """
 
     fault: str
@@ -56,6 +59,9 @@ class Look(NamedTuple):
     size: int = 0
     tail: bytes = b""
     outline: bytes | None = None
+    width: int = 0
+    height: int = 0
+    kinds: tuple[str, ...] = ()
 
 
 def looks(
@@ -174,6 +180,8 @@ def _look_at_all(paths: Sequence[str], decode: bool, outline: bool) -> list[Look
 
 def _look_at(path: str, decode: bool, outline: bool) -> Look:
     try:
+        if what := no_file(path):
+            return Look("no image", what)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
@@ -181,8 +189,6 @@ def _look_at(path: str, decode: bool, outline: bool) -> Look:
             return _open(file, size, decode, outline)
     except (FileNotFoundError, NotADirectoryError):
         return Look("missing", "is missing")
-    except IsADirectoryError:
-        return Look("no image", "is a folder")
     except PermissionError:
         return Look("forbidden", "may not be read")
     except OSError as error:
@@ -210,14 +216,15 @@ def _open(file: IO[bytes], size: int, decode: bool, outline: bool) -> Look:
     if fault:
         return Look("truncated", fault)
     tail = hashlib.blake2b(end, digest_size=16).digest()
+    about = (image.width, image.height, kinds(image))
     if not (decode or outline):
-        return Look("", "", size, tail)
+        return Look("", "", size, tail, None, *about)
     try:
         file.seek(0)
         if not decode:
             image.draft("L", (4 * OUTLINE, 4 * OUTLINE))  # a JPEG decodes at an eighth of its size
         image.load()
-        return Look("", "", size, tail, outline_of(image) if outline else None)
+        return Look("", "", size, tail, outline_of(image) if outline else None, *about)
     except Exception as error:
         kind = "truncated" if "truncated" in str(error) else "unreadable"
         return Look(kind, f"cannot be decoded: {_words(error)}")
