@@ -49,6 +49,7 @@ FAULTS = {
     ),
     "record": ("record that cannot be used", "records that cannot be used"),
     "empty answer": ("empty answer", "empty answers"),
+    "gold": ("test answer that no model can match", "test answers that no model can match"),
     "double id": ("test id that stands twice", "test ids that stand twice"),
     "outside": ("path that leaves the data folder", "paths that leave the data folder"),
     "references": ("fault of references for the test file", "faults of references for the test file"),

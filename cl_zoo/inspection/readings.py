@@ -27,6 +27,8 @@ from cl_zoo.errors import DataError
 from cl_zoo.images.looks import outline_of
 from cl_zoo.inspection.findings import Finding, counted
 from cl_zoo.inspection.survey import MEMORY, Row
+from cl_zoo.scoring.golds import mismatch
+from cl_zoo.scoring.judges import Expected
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
 
 SPLITS = ("train", "validation", "test")
@@ -78,7 +80,7 @@ def readings(
     """
     if not isinstance(plugin, Described):
         return [
-            partial(_samples, _of_plugin(task, split), samples, outline)
+            partial(_samples, _of_plugin(task, split), samples, outline, task)
             for task in benchmark.tasks
             for split in SPLITS
             if len(samples := getattr(task, split)) or split != "validation"
@@ -112,7 +114,7 @@ def _described(
         words = nowhere(f"task {task.name}, {split}", bases, source.files)
         return replace(reading, findings=[reading.finding("no file", words)])
     if source.format == "datasets":
-        return _samples(reading, samples, outline)
+        return _samples(reading, samples, outline, task)
     try:
         records = read_records(file)
     except DataError as error:
@@ -126,6 +128,12 @@ def _described(
         if task.references is not None:
             numbered = _referred(reading, numbered, task.references, bases, findings)
     rows = _rows(reading, numbered, needs, roots(bases, task.images), findings)
+    if split == "test" and not any(one.kind in ("references", "no file") for one in findings):
+        asked = [
+            (number, entry.id, Expected(entry.answer, entry.references, entry.truth))
+            for number, entry, _ in numbered
+        ]
+        findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
     return replace(reading, rows=rows, findings=findings)
 
 
@@ -215,7 +223,9 @@ def _row(reading: Reading, number: int, *values: Any) -> Row:
 # Samples
 
 
-def _samples(reading: Reading, samples: Sequence[Sample], outline: bool) -> Reading:
+def _samples(
+    reading: Reading, samples: Sequence[Sample], outline: bool, task: TaskData | TaskSource
+) -> Reading:
     """What samples say, each asked for once; images in memory are named by their content."""
     try:
         reading = replace(reading, records=len(samples))
@@ -223,6 +233,7 @@ def _samples(reading: Reading, samples: Sequence[Sample], outline: bool) -> Read
         return replace(reading, findings=[reading.finding("broken file", str(error))])
     findings, rows = _count(reading), []
     outlines: dict[str, bytes] = {}
+    asked = []
     for number in range(1, reading.records + 1):
         where = f"{reading.file}, record {number}"
         try:
@@ -246,6 +257,9 @@ def _samples(reading: Reading, samples: Sequence[Sample], outline: bool) -> Read
         what = None if scored else lack(ANSWER, sample.answer, (), {})
         findings += _unanswered(reading, number, sample, what)
         rows.append(_row(reading, number, sample.id, image, sample.prompt, sample.answer))
+        asked.append((number, sample.id, Expected(sample.answer, sample.references, sample.truth)))
+    if reading.split == "test":
+        findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
     return replace(reading, rows=rows, findings=findings, outlines=outlines)
 
 
@@ -257,6 +271,32 @@ def _unanswered(reading: Reading, number: int, one: Entry | Sample, what: str | 
         yield reading.finding("empty answer", words, number, one.id or None)
     elif what:
         yield reading.finding("record", f"{where}: lacks {what}; {REPAIR}", number, one.id or None)
+
+
+def unmatched(
+    reading: Reading, metric: str, budget: int, asked: Sequence[tuple[int, str, Expected]]
+) -> Iterator[Finding]:
+    """A fault for every gold that can be mended, and one remark for all that cannot: people who disagree, slips of official rules.
+
+    Args:
+        reading: the test split.
+        metric, budget: the task's rule and its `max_new_tokens`.
+        asked: number of the record, id, and what is expected.
+    """
+    capped, ceiling = [], 0.0
+    for number, name, expected in asked:
+        found = mismatch(metric, expected, budget)
+        ceiling += 1.0 if found is None else found.ceiling
+        where = f"{reading.file}, record {number} (id {name!r})"
+        if found is not None and found.remedy:
+            yield reading.finding("gold", f"{where}: {found.says}; {found.remedy}", number, name or None)
+        elif found is not None:
+            capped.append(f"{where}: {found.says}")
+    if capped:
+        few = counted(len(capped), "answer scores", "answers score")
+        words = f"{few} less than full marks whoever gives it, so that no model scores above {100 * ceiling / len(asked):.2f}; first {capped[0]}"
+        sentence = f"{reading.task}, test: of {len(asked):,} right answers {words}"
+        yield Finding("ceiling", sentence, reading.task, reading.split, reading.file, count=len(capped))
 
 
 def _kind(error: DataError) -> str:

@@ -29,7 +29,9 @@ from cl_zoo.tasks import Benchmark, Sample, TaskData
 
 OFFICIAL = Path(__file__).parents[1] / "official_files.py"
 write_ucit, write_coin = (load("", f"{OFFICIAL}:{name}") for name in ("write_ucit", "write_coin"))
-edit_json, ucit_files = (load("", f"{OFFICIAL}:{name}") for name in ("edit_json", "ucit_files"))
+edit_json, ucit_files, conversation = (
+    load("", f"{OFFICIAL}:{name}") for name in ("edit_json", "ucit_files", "conversation")
+)
 SCRIPT = OFFICIAL.parents[1] / "benchmarks" / "performance" / "data_check.py"
 SIZES = {"train": 6, "test": 4}
 
@@ -263,6 +265,8 @@ PLANTED: dict[str, tuple[Spoil, str, str, str, int | None, str]] = {
     "without answer": (record("CLEVR", "test", 0, answer=...), "record", "CLEVR-Math", "test", 1, "record 1: lacks an 'answer'"),
     "empty answer to learn": (answered("IconQA", 4, " "), "empty answer", "IconQA", "train", 5, "record 5: has an empty answer"),
     "empty answer to score": (record("CLEVR", "test", 3, answer=""), "empty answer", "CLEVR-Math", "test", 4, "record 4: has an empty answer"),
+    "gold": (record("CLEVR", "test", 1, answer="7 "), "gold", "CLEVR-Math", "test", 2, r"record 2 \(id '1'\): its answer '7 ' scores 0.00 by the rule exact when .*; write '7'"),
+    "gold of many words": (record("CLEVR", "test", 1, answer="no " * 128 + "no"), "gold", "CLEVR-Math", "test", 2, "its answer has 129 words, which no 128 tokens"),
     "double id": (record("CLEVR", "test", 2, question_id=0), "double id", "CLEVR-Math", "test", 3, "record 3: id '0' stands in record 1 too"),
     "absolute": (record("IconQA", "test", 1, image="/etc/passwd"), "outside", "IconQA", "test", 2, "record 2: image '/etc/passwd': is absolute"),
     "dots": (record("IconQA", "train", 0, image="IconQA/../../x.png"), "outside", "IconQA", "train", 1, r"record 1: image .*holds '\.\.'"),
@@ -297,6 +301,31 @@ def test_a_fault_is_found_at_its_place_and_nothing_else_is(tree, planted):
     assert found.file.startswith((str(tree.root), "instructions/")) or kind == "setting"
     assert re.search(sentence, found.sentence), found.sentence
     assert not report.ok
+
+
+def test_right_answers_that_no_rule_counts_in_full_are_one_remark(tmp_path):
+    """A slip of an official rule can be mended in no record; what it costs at most is said."""
+    asked = [
+        {"question_id": str(n), "text": f"{n}?", "answer": gold} for n, gold in enumerate(["U.S.", "Paris"])
+    ]
+    edit = {"test.json": asked, "train.json": [conversation("A?", "a")]}
+    for name, records in edit.items():
+        (tmp_path / name).write_text(json.dumps(records))
+    plugin = one_task(
+        tmp_path,
+        {"files": ["train.json"], "format": "llava"},
+        {"files": ["test.json"], "format": "question"},
+    )
+    plugin.path.write_text(plugin.path.read_text().replace("exact", "contains-gold-bounded"))
+    report = inspect(plugin, None)
+
+    assert report.ok
+    (found,) = [one for one in report.findings if one.kind == "ceiling"]
+    assert found.sentence == (
+        "a, test: of 2 right answers 1 answer scores less than full marks whoever gives it, so that no model scores above 50.00; "
+        f"first {tmp_path}/test.json, record 1 (id '0'): its answer 'U.S.' scores 0.00 by the rule contains-gold-bounded when a model "
+        "says it, which is a slip of the official script (strict: 1.00)"
+    )
 
 
 def test_every_kind_of_fault_is_planted_above():

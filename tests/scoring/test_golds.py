@@ -1,0 +1,141 @@
+"""Golds put through their own rule: what no model can answer rightly is found, for every rule and for any text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cl_zoo.scoring.captions import tokenize
+from cl_zoo.scoring.golds import golds, mismatch
+from cl_zoo.scoring.judges import Expected
+from cl_zoo.scoring.rules import RULES
+from cl_zoo.scoring.scorer import score_file
+
+WORDS = st.sampled_from(
+    ["left", "Left", "B", "b", "(B)", "B.", "F", "the", "Unanswerable", "U.S.", "2.0", ".", "?", "İ", "ß"]
+)
+SPACE = st.sampled_from(["", " ", "\n", "\u00a0"])
+TEXTS = st.one_of(
+    st.builds(lambda *parts: "".join(parts), SPACE, WORDS, SPACE, WORDS | st.just(""), SPACE),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
+).filter(lambda text: text.strip())
+SIDES = st.floats(-0.1, 1.1, allow_nan=False).map(lambda side: round(side, 2))
+
+
+def truths(metric: str) -> st.SearchStrategy[dict[str, Any]]:
+    """What a record may hold beside its answer, as the rule needs it."""
+    if metric == "textvqa":
+        return st.fixed_dictionaries({"answers": st.lists(TEXTS, min_size=10, max_size=10)})
+    if metric == "grounding":
+        return st.fixed_dictionaries(
+            {"box": st.lists(SIDES, min_size=4, max_size=4), "size": st.just([640, 480])}
+        )
+    if metric in ("scienceqa", "scienceqa-hide"):
+        return st.fixed_dictionaries(
+            {}, optional={"choices": st.sampled_from([list("ABC"), list("ABCDEFG")])}
+        )
+    if metric in ("vqav2", "anls"):
+        return st.fixed_dictionaries({}, optional={"answers": st.lists(TEXTS, min_size=10, max_size=10)})
+    return st.just({})
+
+
+@pytest.mark.parametrize("metric", [name for name, rule in RULES.items() if rule.official is not None])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_gold_without_a_finding_scores_full_marks_from_its_file(
+    tmp_path_factory: pytest.TempPathFactory, metric: str, data: st.DataObject
+):
+    """Through the files as a run scores them: 100 exactly where nothing is said; below, what is said is the best there is."""
+    answer, truth = data.draw(TEXTS), data.draw(truths(metric))
+    folder = tmp_path_factory.mktemp("golds")
+    wanted = folder / "expected.jsonl"
+    wanted.write_text(json.dumps({"id": "7", "answer": answer, "truth": truth}))
+    expected = Expected(answer, (), truth)
+
+    def scored(text: str) -> float:
+        (folder / "answers.jsonl").write_text(json.dumps({"id": "7", "answer": text}))
+        return score_file(folder / "answers.jsonl", wanted, metric).value
+
+    best = max(scored(one) for one in golds(metric, expected))
+    found = mismatch(metric, expected)
+
+    assert (best == 100) is (found is None)
+    if found is not None:
+        assert found.ceiling == pytest.approx(best / 100)
+
+
+@pytest.mark.parametrize("metric", [name for name, rule in RULES.items() if rule.official is not None])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_what_a_remedy_writes_scores_full_marks(metric: str, data: st.DataObject):
+    truth = data.draw(truths(metric))
+    found = mismatch(metric, Expected(data.draw(TEXTS), (), truth))
+    if found is not None and found.remedy.startswith("write '"):
+        better = Expected(found.remedy.removeprefix("write '").removesuffix("'"), (), truth)
+
+        if better.text.isascii() and better.text.isprintable() and "\\" not in better.text:
+            assert mismatch(metric, better) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "truth", "says", "remedy"),
+    [
+        ("exact", "left ", {}, "'left ' scores 0.00 by the rule exact when a model says it, as by", "write 'left'"),
+        ("gqa", "Left", {}, "'Left' scores 0.00 by the rule gqa", "write 'left'"),
+        ("gqa", "left.", {}, "'left.' scores 0.00 by the rule gqa", "write 'left'"),
+        ("scienceqa", "b", {}, "'b' scores 0.00 by the rule scienceqa", "write 'B'"),
+        ("scienceqa", "B.", {}, "'B.' scores 0.00", "write 'B'"),
+        ("scienceqa-hide", "(B)", {}, "'(B)' scores 0.00", "write 'B'"),
+        ("scienceqa", "C", {"choices": ["A", "B"]}, "'C' scores 0.00", "write one capital of the 2 options"),
+        ("scienceqa", "F", {}, "'F' scores 0.00", "write one capital, A to E"),
+        ("contains-gold", "no ", {}, "'no ' scores 0.00", "write 'no'"),
+        ("contains-gold-bounded", "U.S.", {}, "which is a slip of the official script (strict: 1.00)", ""),
+        ("grounding", None, {"box": [0.5, 0.5, 0.5, 0.9], "size": [9, 9]}, "scores 0.00", "write the box as"),
+        ("grounding", None, {"box": [0.5, 0.5, 0.55, 0.55], "size": [9, 9]}, "slip of the official", ""),
+        ("textvqa", None, {"answers": list("abcdefghij")}, "no answer scores more than 0.30, since people", ""),
+        ("caption", None, {}, "no reference contains a word", "give it at least one"),
+    ],
+)  # fmt: skip
+def test_what_nothing_can_match_is_said_with_what_to_write(
+    metric: str, answer: str | None, truth: dict[str, Any], says: str, remedy: str
+):
+    references = ("?!", "...") if metric == "caption" else ()
+    found = mismatch(metric, Expected(answer, references, truth))
+
+    assert found is not None
+    assert says in found.says
+    assert found.remedy.startswith(remedy)
+    assert bool(found.remedy) is bool(remedy)
+
+
+def test_a_gold_of_more_words_than_tokens_is_too_long():
+    gold = Expected("a very long answer", ("one two three four", "one two three"))
+
+    assert mismatch("exact", gold, 4) is None
+    found = mismatch("exact", gold, 3)
+    assert found is not None
+    assert found.says == "its answer has 4 words, which no 3 tokens (max_new_tokens) can say"
+    assert mismatch("caption", gold, 3) is None
+    assert mismatch("caption", gold, 2) is not None
+
+
+def test_nothing_is_said_of_an_unknown_rule_and_of_what_lacks_more():
+    assert mismatch("exakt", Expected("Left ")) is None
+    assert mismatch("textvqa", Expected("a")) is None
+
+
+def test_references_that_the_tokenizer_of_captions_empties_are_said():
+    """The tokenizer keeps some signs together (`?!`) that are no words either."""
+    texts = ["?!", "...", "a dog", "- -", "1", "''", "two", "!a", "--"]
+
+    ((tokens),) = tokenize([{"0": texts}])
+
+    said = {text: mismatch("caption", Expected(None, (text,))) is not None for text in texts}
+    emptied = [text for text, words in zip(texts, tokens["0"], strict=True) if not words]
+    assert emptied
+    assert all(said[text] for text in emptied)
+    assert [text for text in texts if not said[text]] == ["a dog", "1", "two", "!a"]
