@@ -213,10 +213,28 @@ def as_named(split: Sequence[Sample], index: int) -> Sample:
     return _looked_up(split, index, "as_named")
 
 
-def _looked_up(split: Sequence[Sample], index: int, by: str) -> Sample:
+def undecoded(split: Sequence[Sample], index: int) -> Sample:
+    """A sample of a split as `as_named` gives it, its picture not decoded either; a split that has to may define `undecoded`."""
+    return _looked_up(split, index, "undecoded")
+
+
+def whole_of(split: Sequence[Sample]) -> Sequence[Sample]:
+    """The sequence that a part was taken from, and a sequence itself."""
+    while isinstance(split, Part):
+        split = split.whole
+    return split
+
+
+def place_in(split: Sequence[Sample], index: int) -> int:
+    """Where in `whole_of(split)` a sample stands."""
     while isinstance(split, Part):
         index = split.places[index]
         split = split.whole
+    return index
+
+
+def _looked_up(split: Sequence[Sample], index: int, by: str) -> Sample:
+    index, split = place_in(split, index), whole_of(split)
     look = getattr(split, by, None) or split.__getitem__
     sample: Sample = look(index)
     return sample

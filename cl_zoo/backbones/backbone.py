@@ -117,6 +117,14 @@ class Backbone(Worded):
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it shows images; define show()")
 
+    def image_tokens(self, width: int, height: int) -> int | None:
+        """How many tokens an image of a size takes in a prompt, counted without looking at it; `None` where a family does not say.
+
+        Raises:
+            DataError: the image processor refuses its proportions, in the processor's words.
+        """
+        return None
+
     def finish(self, inputs: dict[str, Any]) -> None:
         """Add to a batch's inputs, in place, what the family's model needs besides."""
 

@@ -30,6 +30,7 @@ from cl_zoo.cli.flags import (
     Order,
     Out,
     Pairs,
+    Preflight,
     Probe,
     RecipeFile,
     Scoring,
@@ -79,6 +80,7 @@ def run(
     scoring: Scoring = "official",
     device: Device = "auto",
     out: Out = "runs",
+    preflight: Preflight = True,
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
 ) -> None:
@@ -154,6 +156,7 @@ def compare(
     ] = None,
     device: Device = "auto",
     out: Out = "runs",
+    preflight: Preflight = True,
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
 ) -> None:

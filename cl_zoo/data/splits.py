@@ -122,21 +122,22 @@ class Split(OnDemand[Sample]):
         return self._plan()
 
     @cached_property
-    def _table(self) -> Any:
+    def table(self) -> Any:
+        """What `datasets` reads; `None` for a file of records."""
         return open_dataset(self.plan) if self.plan.form == "datasets" else None
 
     @cached_property
     def _pictures(self) -> Any:
         """The column of pictures as it is stored; `None` where images are names of files."""
-        column = _pictures(self._table, self.plan) if self._table is not None else None
-        return None if column is None else self._table.with_format("arrow", columns=[column])
+        column = _pictures(self.table, self.plan) if self.table is not None else None
+        return None if column is None else self.table.with_format("arrow", columns=[column])
 
     @cached_property
     def entries(self) -> Packed:
         """What the records say, with their numbers from 1; images are names."""
         plan = self.plan
-        if self._table is not None:
-            rows, form = _rows(self._table, plan), _form(self._table, plan)
+        if self.table is not None:
+            rows, form = _rows(self.table, plan), _form(self.table, plan)
         else:
             rows, form = enumerate(read_records(plan.file), 1), plan.form
         try:
@@ -157,19 +158,26 @@ class Split(OnDemand[Sample]):
         number, one = self.entries[index]
         return replace(_text(one), image=self._image(number, one, looked_for=False))
 
+    def undecoded(self, index: int) -> Sample:
+        """A sample whose image may be the path of a file that is not there, or a picture of which only the header was read."""
+        number, one = self.entries[index]
+        return replace(_text(one), image=self._image(number, one, looked_for=False, decoded=False))
+
     def without_images(self, index: int) -> Sample:
         """A sample whose image is neither looked for nor opened; it is `None` here."""
         _, one = self.entries[index]
         return _text(one)
 
-    def _image(self, number: int, one: Entry, *, looked_for: bool) -> ImageSource | None:
+    def _image(
+        self, number: int, one: Entry, *, looked_for: bool, decoded: bool = True
+    ) -> ImageSource | None:
         if one.image is None:
             return None
         found: ImageSource | None
         try:
             if self._pictures is not None:
                 stored = self._pictures[number - 1].column(0)[0].as_py()
-                found = _picture(stored, self.plan.roots, self.plan.faithful)
+                found = _picture(stored, self.plan, decoded)
             else:
                 found = self.plan.roots.path(one.image)
             if looked_for and isinstance(found, Path):
@@ -313,13 +321,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _picture(value: Any, roots: Roots, faithful: bool) -> ImageSource | None:
+def _picture(value: Any, plan: Plan, decoded: bool) -> ImageSource | None:
     """A picture as RGB as files are opened: `datasets` would always turn it by its EXIF tag.
 
     Args:
         value: {"bytes": …, "path": …}, or a list of one.
-        roots: where it lies if only its path is stored.
-        faithful: as in `Plan`.
+        plan: where it lies if only its path is stored, and how it is read.
+        decoded: without it only the header is read.
 
     Raises:
         DataError: there are several, it is damaged, or its path leaves the data folder.
@@ -330,9 +338,9 @@ def _picture(value: Any, roots: Roots, faithful: bool) -> ImageSource | None:
     if not pictures or pictures[0] is None:
         return None
     if pictures[0]["bytes"] is None:
-        return roots.path(pictures[0]["path"] or "")
+        return plan.roots.path(pictures[0]["path"] or "")
     try:
-        with Image.open(io.BytesIO(pictures[0]["bytes"])) as opened:
-            return as_rgb(opened, faithful=faithful)
+        opened = Image.open(io.BytesIO(pictures[0]["bytes"]))
+        return as_rgb(opened, faithful=plan.faithful) if decoded else opened
     except Exception as error:  # a damaged picture raises nearly anything, SyntaxError included
         raise Undecoded(f"its image cannot be decoded: {first_line(error)}; {REPAIR}") from None

@@ -41,6 +41,9 @@ OUTLINE = 16
 """Perceptual hashes have 16 × 16 bits; with the usual 8 × 8, rendered scenes and icons that differ come out equal."""
 
 
+REMEDIES = {"missing": "fetch it, or drop the record", "forbidden": "check who may read it"}
+
+
 class Look(NamedTuple):
     """What one file is.
 
@@ -62,6 +65,11 @@ class Look(NamedTuple):
     width: int = 0
     height: int = 0
     kinds: tuple[str, ...] = ()
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a fault."""
+        return REMEDIES.get(self.fault, "fetch the file again")
 
 
 def looks(

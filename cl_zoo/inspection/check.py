@@ -21,8 +21,6 @@ from cl_zoo.inspection.survey import Row, double_ids, facts, leaks, oddities, sh
 OVERLAPS = ("exact", "perceptual", "none")
 Watch = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
-AGAIN = "fetch the file again"
-REMEDIES = {"missing": "fetch it, or drop the record", "forbidden": "check who may read it"}
 
 
 def inspect(
@@ -135,7 +133,7 @@ def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Ite
         if look.fault:
             row, others = users[path][0], len(users[path]) - 1
             more = f" ({counted(others, 'more record names', 'more records name')} it)" if others else ""
-            sentence = f"{row.place}: image {cut(path)} {look.words}{more}; {REMEDIES.get(look.fault, AGAIN)}"
+            sentence = f"{row.place}: image {cut(path)} {look.words}{more}; {look.remedy}"
             yield Finding(look.fault, sentence, row.task, row.split, row.file, row.record, row.id or None)
 
 
