@@ -103,7 +103,7 @@ class Worded:
         before, behind = self.image_frame
         return head + before, behind + prompt + tail
 
-    @property
+    @cached_property
     def positions(self) -> int | None:
         """How many tokens the language model can hold; `None` where its configuration does not say."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

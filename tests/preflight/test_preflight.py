@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import os
 import re
@@ -464,3 +465,21 @@ def test_what_a_backbone_cannot_do_is_said_before_the_first_run(
 
     with pytest.raises((DataError, BackboneError, OptionError), match=sentence):
         check(jobs[-1:] if method == "finetune" else jobs)
+
+
+# The performance script
+
+
+def test_the_performance_script_finds_nothing_and_reports_seconds_and_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks" / "performance"))
+    script = importlib.import_module("preflight")
+    file = tmp_path / "results" / "preflight.json"
+
+    assert script.main(["--records", "120", "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {name: result[name] for name in printed}
+    assert result["peak_mib"] >= result["read_mib"] > 0
+    assert result["again"]["cpu_seconds"] < result["first"]["cpu_seconds"]
