@@ -27,8 +27,8 @@ from pathlib import Path, PosixPath
 from PIL import ExifTags, Image, ImageOps
 
 KINDS = {
-    "16-bit": "16 bits a pixel, of which nearly all turn white",
-    "32-bit": "32 bits a pixel, of which nearly all turn white",
+    "16-bit": "16 bits a pixel, which turn nearly all white",
+    "32-bit": "32 bits a pixel, which turn nearly all white",
     "float": "fractions for pixels, which turn black",
     "transparent": "transparency, under which hidden colours appear, mostly black",
     "turned": "an EXIF tag that turns them, which is ignored",

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.data.benchmarks import made
+from cl_zoo.data.benchmarks import Described, made
 from cl_zoo.errors import OptionError, cut, nearest
+from cl_zoo.images.kinds import FAITHFUL, KINDS
 from cl_zoo.images.looks import Look, equal_files, looks
 from cl_zoo.inspection.findings import FAULTS, Facts, Finding, Report, counted
 from cl_zoo.inspection.readings import Reading, readings
@@ -63,6 +64,7 @@ def inspect(
     seen = _looked_at(list(users), decode, overlap, processes, watch)
     same = {} if overlap == "none" else equal_files(list(users), list(seen.values()), processes)
     tables = [_facts(reading, same) for reading in read]
+    faithful = isinstance(plugin, Described) and plugin.description.pictures == "faithful"
     return Report(
         benchmark=name or benchmark.name,
         version=benchmark.version,
@@ -75,8 +77,16 @@ def inspect(
         },
         tasks=tuple(tables),
         findings=tuple(
-            sorted([*refused(benchmark), *_findings(read, tables, users, seen, same, overlap)], key=_order)
+            sorted(
+                [
+                    *refused(benchmark),
+                    *_findings(read, tables, users, seen, same, overlap),
+                    *_odd_pictures(users, seen, faithful),
+                ],
+                key=_order,
+            )
         ),
+        pictures=_by_kind(seen),
     )
 
 
@@ -135,6 +145,30 @@ def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Ite
             more = f" ({counted(others, 'more record names', 'more records name')} it)" if others else ""
             sentence = f"{row.place}: image {cut(path)} {look.words}{more}; {look.remedy}"
             yield Finding(look.fault, sentence, row.task, row.split, row.file, row.record, row.id or None)
+
+
+def _by_kind(seen: Mapping[str, Look]) -> dict[str, list[str]]:
+    """Files of each kind of picture that is not ordinary, kinds without any left out."""
+    found = {kind: [path for path, look in seen.items() if kind in look.kinds] for kind in KINDS}
+    return {kind: paths for kind, paths in found.items() if paths}
+
+
+def _odd_pictures(
+    users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look], faithful: bool
+) -> Iterator[Finding]:
+    """A remark for every kind of picture that may become another one as RGB."""
+    for kind, paths in _by_kind(seen).items():
+        row = users[paths[0]][0]
+        what = KINDS[kind]
+        if kind in FAITHFUL:
+            what = (
+                f"{what.partition(',')[0]}, and are read faithfully"
+                if faithful
+                else f"{what} (pictures: faithful in the description puts that right)"
+            )
+        has = "images has" if len(paths) == 1 else "images have"
+        sentence = f"{len(paths):,} of {len(seen):,} {has} {what}; first {cut(paths[0])}, {row.place}"
+        yield Finding(kind, sentence, row.task, row.split, row.file, row.record, row.id or None, len(paths))
 
 
 def _facts(reading: Reading, same: Mapping[str, str]) -> Facts:
