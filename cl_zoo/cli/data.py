@@ -35,11 +35,7 @@ def check(
         int | None, typer.Option("--jobs", min=1, help="Processes that open images; default: one per core.")
     ] = None,
     report: Annotated[
-        str | None,
-        typer.Option(
-            "--report",
-            help="File of the whole report: JSON, or a page with thumbnails where it ends in .html.",
-        ),
+        str | None, typer.Option("--report", help="File of the whole report, JSON or .html.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -64,7 +64,8 @@ def inspect(
     seen = _looked_at(list(users), decode, overlap, processes, watch)
     same = {} if overlap == "none" else equal_files(list(users), list(seen.values()), processes)
     tables = [_facts(reading, same) for reading in read]
-    faithful = isinstance(plugin, Described) and plugin.description.pictures == "faithful"
+    findings = [*refused(benchmark), *_findings(read, tables, users, seen, same, overlap)]
+    findings += _odd_pictures(users, seen, plugin)
     return Report(
         benchmark=name or benchmark.name,
         version=benchmark.version,
@@ -76,16 +77,7 @@ def inspect(
             "memory": len({row.image for reading in read for row in reading.rows if row.in_memory}),
         },
         tasks=tuple(tables),
-        findings=tuple(
-            sorted(
-                [
-                    *refused(benchmark),
-                    *_findings(read, tables, users, seen, same, overlap),
-                    *_odd_pictures(users, seen, faithful),
-                ],
-                key=_order,
-            )
-        ),
+        findings=tuple(sorted(findings, key=_order)),
         pictures=_by_kind(seen),
     )
 
@@ -154,9 +146,10 @@ def _by_kind(seen: Mapping[str, Look]) -> dict[str, list[str]]:
 
 
 def _odd_pictures(
-    users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look], faithful: bool
+    users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look], plugin: Any
 ) -> Iterator[Finding]:
     """A remark for every kind of picture that may become another one as RGB."""
+    faithful = isinstance(plugin, Described) and plugin.description.pictures == "faithful"
     for kind, paths in _by_kind(seen).items():
         row = users[paths[0]][0]
         what = KINDS[kind]
