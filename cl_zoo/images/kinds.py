@@ -49,7 +49,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Faithful(PosixPath):
-    """The path of a picture that is to be made RGB faithfully."""
+    """The path of a picture that its benchmark reads faithfully; `open_image` does so. As a text it is a path like any other: who keeps one keeps what it was."""
 
 
 def kinds(image: Image.Image) -> tuple[str, ...]:
