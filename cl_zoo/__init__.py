@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cl_zoo.batches import Batch, answer_losses, forward, task_loss
     from cl_zoo.data.benchmarks import Described
     from cl_zoo.features.encoder import open_image
+    from cl_zoo.images.kinds import Faithful
     from cl_zoo.processes import draw_rows, share, total
     from cl_zoo.recipe.recipe import Recipe
     from cl_zoo.tasks import Benchmark, ImageSource, Sample, Task, TaskData
@@ -40,6 +41,7 @@ _HOMES = {
     "Batch": "batches",
     "Benchmark": "tasks",
     "Described": "data.benchmarks",
+    "Faithful": "images.kinds",
     "ImageSource": "tasks",
     "Recipe": "recipe.recipe",
     "Sample": "tasks",
@@ -66,6 +68,7 @@ __all__ = [
     "ClZooError",
     "DataError",
     "Described",
+    "Faithful",
     "ImageSource",
     "OptionError",
     "PluginError",

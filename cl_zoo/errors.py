@@ -23,6 +23,8 @@ from typing import Any
 
 UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories that a terminal takes as orders: controls, formats (which turn text around), halves, line ends."""
+LONGEST = 300
+"""Letters of a name that a sentence shows."""
 
 
 class ClZooError(Exception):
@@ -108,6 +110,17 @@ def printable(text: str) -> str:
         for one in text
     )
     return "".join(kept)
+
+
+def shown(text: str) -> str:
+    """A text in quotes as a sentence holds it: a very long one without its middle."""
+    return repr(cut(text))
+
+
+def cut(text: object) -> str:
+    """What stands for a path or a text in a sentence: a very long one without its middle."""
+    whole = str(text)
+    return whole if len(whole) <= LONGEST else f"{whole[: LONGEST // 2]}…{whole[-LONGEST // 3 :]}"
 
 
 def nearest(value: str, known: Iterable[str]) -> str:

@@ -136,7 +136,7 @@ class Benchmark:
 
         Raises:
             OptionError: the order names an unknown task, or none.
-            DataError: a task has no training or no test samples.
+            DataError: tasks have no training or no test samples, or splits of them cannot be read; all of them are named.
         """
         chosen = (
             self.tasks if order is None else tuple(self._find(part) for part in _parts(order, self.tasks))
@@ -145,13 +145,25 @@ class Benchmark:
             raise OptionError(
                 f"--order {order!r}: names no task; {self.name} has {', '.join(t.name for t in self.tasks)}"
             )
-        for task in chosen:
-            for split in ("train", "test"):
-                if not len(getattr(task, split)):
-                    raise DataError(
-                        f"{self.name}, task {task.name}: the {split} split is empty; add samples or drop the task"
-                    )
+        found = (self._unusable(task, split) for task in chosen for split in ("train", "test"))
+        faults = {str(error): error for error in found if error is not None}
+        if len(faults) == 1:
+            raise faults.popitem()[1]
+        if faults:
+            first = f"{len(faults)} splits of {self.name} cannot be used:"
+            raise DataError("\n  ".join([first, *faults]))
         return chosen if limit is None else tuple(_cut(task, limit) for task in chosen)
+
+    def _unusable(self, task: TaskData, split: str) -> DataError | None:
+        """Why a run cannot use a split; reading it finds out."""
+        try:
+            if len(getattr(task, split)):
+                return None
+        except DataError as error:
+            return error
+        return DataError(
+            f"{self.name}, task {task.name}: the {split} split is empty; add samples or drop the task"
+        )
 
     def _find(self, part: str) -> TaskData:
         for task in self.tasks:
@@ -218,10 +230,28 @@ def as_named(split: Sequence[Sample], index: int) -> Sample:
     return _looked_up(split, index, "as_named")
 
 
-def _looked_up(split: Sequence[Sample], index: int, by: str) -> Sample:
+def undecoded(split: Sequence[Sample], index: int) -> Sample:
+    """A sample of a split as `as_named` gives it, its picture not decoded either; a split that has to may define `undecoded`."""
+    return _looked_up(split, index, "undecoded")
+
+
+def whole_of(split: Sequence[Sample]) -> Sequence[Sample]:
+    """The sequence that a part was taken from, and a sequence itself."""
+    while isinstance(split, Part):
+        split = split.whole
+    return split
+
+
+def place_in(split: Sequence[Sample], index: int) -> int:
+    """Where in `whole_of(split)` a sample stands."""
     while isinstance(split, Part):
         index = split.places[index]
         split = split.whole
+    return index
+
+
+def _looked_up(split: Sequence[Sample], index: int, by: str) -> Sample:
+    index, split = place_in(split, index), whole_of(split)
     look = getattr(split, by, None) or split.__getitem__
     sample: Sample = look(index)
     return sample

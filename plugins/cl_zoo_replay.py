@@ -37,7 +37,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from cl_zoo import Batch, ImageSource, Sample, draw_rows, hookimpl, open_image
+from cl_zoo import Batch, Faithful, ImageSource, Sample, draw_rows, hookimpl, open_image
 
 
 class Replay:
@@ -86,16 +86,20 @@ def unpack(kept: Mapping[str, Any]) -> Sample:
     return Sample(kept["id"], shown(kept["image"]), kept["prompt"], kept["answer"])
 
 
-def pixels(image: ImageSource | None) -> Tensor | str | None:
-    """What is kept of an image: the path of a file, (height, width, 3) bytes of one in memory."""
-    if image is None or isinstance(image, Path):
-        return None if image is None else str(image)
+def pixels(image: ImageSource | None) -> Tensor | str | dict[str, str] | None:
+    """What is kept of an image: the path of a file and how it is read, (height, width, 3) bytes of one in memory."""
+    if image is None:
+        return None
+    if isinstance(image, Path):
+        return {"faithful": str(image)} if isinstance(image, Faithful) else str(image)
     flat = torch.frombuffer(bytearray(open_image(image).tobytes()), dtype=torch.uint8)
     return flat.view(image.height, image.width, 3)
 
 
-def shown(kept: Tensor | str | None) -> ImageSource | None:
+def shown(kept: Tensor | str | Mapping[str, str] | None) -> ImageSource | None:
     """The image again, in RGB."""
     if isinstance(kept, Tensor):
         return Image.fromarray(kept.cpu().numpy())
+    if isinstance(kept, Mapping):
+        return Faithful(kept["faithful"])
     return None if kept is None else Path(kept)

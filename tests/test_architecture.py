@@ -23,7 +23,7 @@ cli
 cl_zoo testing
 api inspection planning export
 runs
-engine report
+engine report preflight
 nn contract scoring
 backbones data
 features processes
@@ -34,7 +34,7 @@ errors machine _version
 """From the roof to the ground. A room imports rooms of lower floors only, for annotations too; `cl_zoo` is `__init__`."""
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "open_clip", "numpy", "scipy", "matplotlib"}
-WITH_TORCH = "backbones batches engine export features images nn planning processes testing".split()
+WITH_TORCH = "backbones batches engine export features images nn planning preflight processes testing".split()
 """Rooms whose modules may import heavy packages at their top; all others plan and report, and start at once."""
 
 LIGHT = {"backbones.checkpoints", "backbones.templates", "engine.files", "engine.folder"}

@@ -70,6 +70,28 @@ def test_an_unknown_task_in_an_order_is_named(order: str, sentence: str):
         BENCHMARK.stream(order)
 
 
+def test_all_splits_that_cannot_be_used_are_named_at_once():
+    """A file that is not there is one of them, and a task that comes twice is named once."""
+
+    class Gone(OnDemand[Sample]):
+        def __len__(self) -> int:
+            raise DataError("red.json: no such file; fetch it")
+
+        def make(self, place: int) -> Sample:
+            raise IndexError(place)
+
+    tasks = (task("red", "R", train=Gone()), task("green", "G", train=(), test=()))
+
+    with pytest.raises(DataError) as caught:
+        replace(BENCHMARK, tasks=tasks).stream("RGR")
+    assert str(caught.value).splitlines() == [
+        "3 splits of three cannot be used:",
+        "  red.json: no such file; fetch it",
+        "  three, task green: the train split is empty; add samples or drop the task",
+        "  three, task green: the test split is empty; add samples or drop the task",
+    ]
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_an_empty_split_is_refused_only_where_its_task_takes_part(split: str):
     broken = replace(BENCHMARK, tasks=(task("red", "R"), task("green", "G", **{split: ()})))

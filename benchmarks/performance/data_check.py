@@ -103,7 +103,7 @@ def _write(folder: Path, count: int) -> tuple[Path, int]:
     train, test = [], []
     for number in range(count):
         name = f"{number:06d}.{'jpg' if number % 2 else 'png'}"
-        (folder / name).write_bytes(_encoded(number % RENDERED) + number.to_bytes(8))
+        (folder / name).write_bytes(encoded(number % RENDERED) + number.to_bytes(8))
         prompt = "How many shapes are there?\nAnswer the question using a single word or phrase."
         if number % 10:
             turns = [{"from": "human", "value": f"<image>\n{prompt}"}, {"from": "gpt", "value": "3"}]
@@ -122,7 +122,8 @@ def _write(folder: Path, count: int) -> tuple[Path, int]:
 
 
 @lru_cache(maxsize=RENDERED)
-def _encoded(number: int) -> bytes:
+def encoded(number: int) -> bytes:
+    """The file of the picture of a number: JPEG where it is odd, else PNG."""
     file = io.BytesIO()
     _picture(number).save(file, "JPEG" if number % 2 else "PNG")
     return file.getvalue()

@@ -26,7 +26,7 @@ from cl_zoo.features import encoder as features
 from cl_zoo.features.encoder import FeatureEncoder, Remembered, content_key, image_key, open_image
 from cl_zoo.features.loading import encoder_revision
 from cl_zoo.features.shelves import Shelf
-from cl_zoo.images import Ahead, reading_threads
+from cl_zoo.images.ahead import Ahead, reading_threads
 from cl_zoo.tasks import ImageSource, Sample, source_hash
 
 LINEARS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"
@@ -116,6 +116,14 @@ class Backbone(Worded):
             The inputs; how many tokens each image takes in the prompt; how many rows of `pixel_values` it has.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it shows images; define show()")
+
+    def image_tokens(self, width: int, height: int) -> int | None:
+        """How many tokens an image of a size takes in a prompt, counted without looking at it; `None` where a family does not say.
+
+        Raises:
+            DataError: the image processor refuses its proportions, in the processor's words.
+        """
+        return None
 
     def finish(self, inputs: dict[str, Any]) -> None:
         """Add to a batch's inputs, in place, what the family's model needs besides."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.loading import load_checkpoint
+from cl_zoo.backbones.towers import framed
 
 TILES = 32
 """Tiles that pass through the tower together."""
@@ -52,6 +53,16 @@ class InternVL(Backbone):
         tiles = tuple(len(one) for one in features)
         tokens = round(patches * config.downsample_ratio**2)
         return {"pixel_values": torch.cat(list(features))}, [tokens * count for count in tiles], tiles
+
+    def image_tokens(self, width: int, height: int) -> int:
+        """Of one tile, times the tiles that the image processor cuts an image of this size into."""
+        config = self.model.config
+        wide, high = framed(width, height, self.image_aspect, self.image_processor)
+        tiles = self.image_processor.get_number_of_image_patches(high, wide)
+        (rows, columns), (down, across) = config.vision_config.image_size, config.vision_config.patch_size
+        classes = 0 if config.vision_feature_select_strategy == "default" else 1
+        patches = (rows // down) * (columns // across) + classes
+        return int(round(patches * config.downsample_ratio**2) * tiles)
 
 
 def load(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbone:

@@ -42,6 +42,12 @@ class Llava(Backbone):
         classes = 1 if self.model.config.vision_feature_select_strategy == "default" else 0
         return {"pixel_values": stacked}, [stacked.shape[1] - classes] * len(stacked), ()
 
+    def image_tokens(self, width: int, height: int) -> int:
+        """As many as CLIP has patches, whatever the size."""
+        vision = self.model.config.vision_config
+        classes = 1 if self.model.config.vision_feature_select_strategy == "default" else 0
+        return int((vision.image_size // vision.patch_size) ** 2 + 1 - classes)
+
 
 def load(
     path: Path | None,

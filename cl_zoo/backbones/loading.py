@@ -27,6 +27,9 @@ def load_checkpoint(
 ) -> Family:
     """A checkpoint of a family from a local folder.
 
+    Args:
+        device: on torch's `meta` the model has shapes and no values, and no weights are read.
+
     Raises:
         BackboneError: no path, no such folder, another class, missing or corrupt weights.
         OptionError: no template is called so.
@@ -37,9 +40,7 @@ def load_checkpoint(
     import transformers
 
     try:
-        model, info = getattr(transformers, family.model_class).from_pretrained(
-            path, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        model, missing = _model(getattr(transformers, family.model_class), path, device, dtype)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         # Two implementations differ in the last bit of a pixel; whichever is installed must not decide a result.
         processor = transformers.AutoImageProcessor.from_pretrained(
@@ -49,7 +50,6 @@ def load_checkpoint(
         raise BackboneError(
             f"backbone {path}: {first_line(error)}; the checkpoint is corrupt or incomplete, copy it again"
         ) from None
-    missing = sorted(info["missing_keys"])
     if missing:
         raise BackboneError(
             f"backbone {path}: {len(missing)} weights are missing, first {missing[0]}; copy the checkpoint again"
@@ -59,6 +59,20 @@ def load_checkpoint(
     model.generation_config = transformers.GenerationConfig.from_model_config(model.config)
     made: dict[str, Any] = {"template": template, "revision": revision_of(path), "features": features}
     return family(name, model.to(device), tokenizer, processor, **made)
+
+
+def _model(kind: Any, path: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """A model of transformers, and the names of the weights that its checkpoint lacks."""
+    if device.type == "meta":
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        with torch.device("meta"):
+            return kind(config).to(dtype), []
+    model, info = kind.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    return model, sorted(info["missing_keys"])
 
 
 def _mark(tokenizer: Any, family: type[Backbone], path: Path) -> None:

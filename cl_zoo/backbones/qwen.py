@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.loading import load_checkpoint
 from cl_zoo.backbones.towers import FrozenTower
+from cl_zoo.errors import DataError, first_line
 
 
 class FrozenVisual(FrozenTower):
@@ -93,6 +94,14 @@ class Qwen(Backbone):
         if "image_grid_thw" in inputs:
             inputs["mm_token_type_ids"] = (inputs["input_ids"] == self.model.config.image_token_id).int()
             inputs.pop("position_ids", None)
+
+    def image_tokens(self, width: int, height: int) -> int:
+        """A token for every square of merged patches of what the image processor makes of the size."""
+        try:
+            patches = self.image_processor.get_number_of_image_patches(height, width)
+        except ValueError as error:
+            raise DataError(first_line(error)) from None
+        return int(patches // self._merge**2)
 
     @property
     def _merge(self) -> int:

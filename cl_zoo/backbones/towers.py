@@ -55,7 +55,7 @@ def frame(image: Image.Image, aspect: str, processor: Any) -> Image.Image:
         square = Image.new("RGB", (side, side), tuple(int(mean * 255) for mean in processor.image_mean))
         square.paste(image, ((side - width) // 2, (side - height) // 2))
         return square
-    crops = bool(getattr(processor, "do_center_crop", False))
+    crops = _crops(processor)
     if aspect == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
@@ -63,3 +63,19 @@ def frame(image: Image.Image, aspect: str, processor: Any) -> Image.Image:
     if not crops:
         return image  # such a processor stretches by itself
     return image.resize((processor.crop_size["width"], processor.crop_size["height"]), processor.resample)
+
+
+def framed(width: int, height: int, aspect: str, processor: Any) -> tuple[int, int]:
+    """Width and height of what `frame` makes of an image of a size."""
+    if aspect == "keep" or width == height:
+        return width, height
+    if aspect == "pad":
+        return max(width, height), max(width, height)
+    crops = _crops(processor)
+    if aspect == "crop":
+        return (width, height) if crops else (min(width, height), min(width, height))
+    return (processor.crop_size["width"], processor.crop_size["height"]) if crops else (width, height)
+
+
+def _crops(processor: Any) -> bool:
+    return bool(getattr(processor, "do_center_crop", False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -41,6 +42,23 @@ class Worded:
         """How many targets a sample has in a batch: the tokens of its answer and the one that ends it."""
         return len(self._ids(sample.answer or "")) + 1
 
+    def text_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has, as answers and prompts are read: without what a tokenizer puts around them."""
+        ids = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return [len(those) if text else 0 for text, those in zip(texts, ids, strict=True)]
+
+    def prompt_tokens(self, prompts: Sequence[str], shown: Sequence[bool]) -> list[int]:
+        """How many tokens prompts take in a batch, those of the images themselves aside.
+
+        Args:
+            shown: whether each prompt has an image.
+        """
+        parts = [self._parts(prompt, one) for prompt, one in zip(prompts, shown, strict=True)]
+        fronts = {front: len(self._ids(front)) for front in {front for front, _ in parts}}
+        behind = self.text_tokens([text for _, text in parts])
+        start = len(self._start)
+        return [start + fronts[front] + rest for (front, _), rest in zip(parts, behind, strict=True)]
+
     def decode(self, tokens: Tensor) -> list[str]:
         """Generated tokens (batch, n) to answers, without special tokens and outer white space."""
         return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
@@ -63,13 +81,9 @@ class Worded:
         would be split in another way here than in a whole conversation.
         """
         self.check_prompt(sample.prompt, f"sample {sample.id!r}: its prompt")
-        head, tail = around(self.template)
-        if sample.image is None:
-            prompt = self._start + self._ids(head + sample.prompt + tail)
-        else:
-            before, behind = self.image_frame
-            shown = [self.model.config.image_token_id] * image_tokens
-            prompt = self._start + self._ids(head + before) + shown + self._ids(behind + sample.prompt + tail)
+        front, behind = self._parts(sample.prompt, sample.image is not None)
+        shown = [self.model.config.image_token_id] * image_tokens
+        prompt = self._start + self._ids(front) + shown + self._ids(behind)
         if not answers:
             self._check_length(sample, len(prompt), "its image")
             return prompt, []
@@ -81,17 +95,34 @@ class Worded:
         self._check_length(sample, len(prompt) + len(answer), "its image and answer")
         return prompt, answer
 
-    def _check_length(self, sample: Sample, length: int, what: str) -> None:
-        """LLaVA's code cuts the end off what is too long, and with it the answer that is to be learnt; here it is refused.
+    def _parts(self, prompt: str, shown: bool) -> tuple[str, str]:
+        """The texts before and behind the image's tokens; nothing and the whole where there is none."""
+        head, tail = around(self.template)
+        if not shown:
+            return "", head + prompt + tail
+        before, behind = self.image_frame
+        return head + before, behind + prompt + tail
 
-        Soft prompts that a method puts in are not counted.
+    @cached_property
+    def positions(self) -> int | None:
+        """How many tokens the language model can hold; `None` where its configuration does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def too_long(self, length: int, what: str) -> str | None:
+        """Why a sequence of so many tokens is refused, to follow its name in a sentence; `None` where it is not.
+
+        LLaVA's code cuts the end off what is too long, and with it the answer that is to be learnt. Soft prompts that a method
+        puts in are not counted.
+
+        Args:
+            what: beside the text, as in "its image and answer".
         """
         if self.max_tokens is not None and length > self.max_tokens:
-            raise DataError(
-                f"sample {sample.id!r} takes {length} tokens with {what}, more than the recipe's max_tokens {self.max_tokens}; leave it out of the data, or allow more with --set max_tokens={length}"
-            )
-        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if most is not None and length > most:
-            raise DataError(
-                f"sample {sample.id!r} takes {length} tokens with {what}, more than the {most} positions of backbone {self.name}; shorten its text or leave it out of the data"
-            )
+            return f"takes {length} tokens with {what}, more than the recipe's max_tokens {self.max_tokens}; leave it out of the data, or allow more with --set max_tokens={length}"
+        if self.positions is not None and length > self.positions:
+            return f"takes {length} tokens with {what}, more than the {self.positions} positions of backbone {self.name}; shorten its text or leave it out of the data"
+        return None
+
+    def _check_length(self, sample: Sample, length: int, what: str) -> None:
+        if says := self.too_long(length, what):
+            raise DataError(f"sample {sample.id!r} {says}")

@@ -34,7 +34,9 @@ def check(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Processes that open images; default: one per core.")
     ] = None,
-    report: Annotated[str | None, typer.Option("--report", help="File of the whole JSON report.")] = None,
+    report: Annotated[
+        str | None, typer.Option("--report", help="File of the whole report, JSON or .html.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read every record and open every image; exit code 1 where something has to be put right."""

@@ -63,6 +63,13 @@ Scoring = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Out = Annotated[str, typer.Option("--out", help="Folder of all runs.")]
+Preflight = Annotated[
+    bool,
+    typer.Option(
+        "--preflight/--no-preflight",
+        help="Check all records and pictures with tokenizer, image processor and scorer before the first step.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")]
 Debug = Annotated[
@@ -70,7 +77,7 @@ Debug = Annotated[
     typer.Option("--debug", callback=_debug, help="Tracebacks of plugins whole, not only their own lines."),
 ]
 
-SETTINGS = "backbone features template image_aspect cache data order limit cells device out".split()
+SETTINGS = "backbone features template image_aspect cache data order limit cells device out preflight".split()
 """Flags that are keywords of `cl_zoo.run` and `cl_zoo.compare` as they are."""
 
 

@@ -209,9 +209,11 @@ def _benchmark(
             instruction=task.instruction,
             metric=task.metric,
             max_new_tokens=task.max_new_tokens,
-            train=_split(task, "train", bases),
-            validation=_split(task, "validation", bases) if task.validation else (),
-            test=_split(task, "test", bases),
+            train=_split(task, "train", bases, about.pictures == "faithful"),
+            validation=_split(task, "validation", bases, about.pictures == "faithful")
+            if task.validation
+            else (),
+            test=_split(task, "test", bases, about.pictures == "faithful"),
         )
         for task in about.tasks
     )
@@ -226,7 +228,7 @@ def _benchmark(
     )
 
 
-def _split(task: TaskSource, which: str, bases: tuple[Path, ...]) -> Split:
+def _split(task: TaskSource, which: str, bases: tuple[Path, ...], faithful: bool) -> Split:
     source: SplitSource = getattr(task, which)
 
     def plan() -> Plan:
@@ -250,6 +252,7 @@ def _split(task: TaskSource, which: str, bases: tuple[Path, ...]) -> Split:
             split=source.split or which,
             columns=source.columns,
             turns=source.turns,
+            faithful=faithful,
         )
 
     return Split(plan)

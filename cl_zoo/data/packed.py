@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from array import array
 from collections.abc import Iterable
@@ -23,6 +24,11 @@ class Packed(OnDemand[tuple[int, Entry]]):
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    @property
+    def digest(self) -> bytes:
+        """Of all that the entries say."""
+        return hashlib.sha256(self._block).digest()
 
     def make(self, place: int) -> tuple[int, Entry]:
         number, name, image, prompt, answer, references, truth = json.loads(

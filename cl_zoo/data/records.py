@@ -27,10 +27,7 @@ from typing import Any
 
 from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, below, fault, kind_of, leaving
 from cl_zoo.data.turns import KEYS, TOKEN, file_name, sound, talk, written
-from cl_zoo.errors import DataError
-
-SHOWN = 80
-"""Letters of a name that a message shows."""
+from cl_zoo.errors import DataError, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +130,16 @@ def image_path(root: Path, text: str, trusted: Iterable[Path] = ()) -> Path:
         DataError: it is empty.
         Outside: it is absolute, holds `..`, or a link on the way leaves all of these folders.
     """
-    name, shown = PurePosixPath(text), repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
+    name = PurePosixPath(text)
     remedy = "write paths inside the data folder"
-    if not text.strip() or "\0" in text or not name.parts:
-        raise DataError(f"image {shown}: names no file; {remedy}")
+    if not text.strip() or "\0" in text or not name.parts:  # `.` is the folder itself
+        raise DataError(f"image {shown(text)}: names no file; {remedy}")
     if what := leaving(name):
-        raise Outside(f"image {shown}: {what} and may leave the data folder; {remedy}")
+        raise Outside(f"image {shown(text)}: {what} and may leave the data folder; {remedy}")
     path = root / name
     if not any(below(one, path) for one in (root, *trusted)):
         raise Outside(
-            f"image {shown}: leads out of {root} to {os.path.realpath(path)} through a link; move the file into the data folder, or list "
+            f"image {shown(text)}: leads out of {root} to {os.path.realpath(path)} through a link; move the file into the data folder, or list "
             "the linked folder under 'images' of the benchmark's YAML"
         )
     return path
@@ -164,8 +161,8 @@ def _question(record: Mapping[str, Any], number: int, file: Path | str) -> Entry
         truth |= _box(record, number, file)
     references = _texts(record, "references", number, file) if "references" in record else ()
     prompt = _prompt(prompt, image, number, file)
-    name, shown = _id(record, number, file, needed=True), _id(record, number, file, ("image_id",))
-    return Entry(name, image, prompt, answer, references, truth, shown)
+    name, shown_as = _id(record, number, file, needed=True), _id(record, number, file, ("image_id",))
+    return Entry(name, image, prompt, answer, references, truth, shown_as)
 
 
 def _id(

@@ -6,6 +6,7 @@
     backbone: llava-1.5-7b              # used when none is named
     recipe: {epochs: 2, lr: {adapters: 1.0e-4}}    # in place of the general recipe
     images: [pictures, .]               # folders that image paths start from; those that are there are tried in this order
+    pictures: official                  # how they become RGB: as Pillow converts them, or faithful (`cl_zoo.images.kinds`)
     folders:                            # names for folders whose name differs from copy to copy
       texts: [instructions, annotations, .]
     options:                            # choices of the user: --benchmark 'my.yaml[language=german]'
@@ -189,6 +190,9 @@ class Description(Part):
     backbone: Text = Field(description="used when none is named")
     recipe: Mapping[str, Any] = Field(default_factory=dict, description="recipe values over the general ones")
     images: Paths = Field((".",), description="folders that image paths start from")
+    pictures: Literal["official", "faithful"] = Field(
+        "official", description="how they become RGB: as Pillow converts them, or as a person sees them"
+    )
     folders: Folders = Field(
         default_factory=dict, description="names for folders that differ from copy to copy"
     )

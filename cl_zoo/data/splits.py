@@ -25,7 +25,8 @@ from cl_zoo.data.records import Entry, entries, other_form
 from cl_zoo.data.references import referred
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.turns import KEYS
-from cl_zoo.errors import DataError, first_line, nearest
+from cl_zoo.errors import DataError, cut, first_line, nearest
+from cl_zoo.images.kinds import Faithful, as_rgb
 from cl_zoo.tasks import ImageSource, OnDemand, Sample
 
 
@@ -43,6 +44,7 @@ class Plan:
         split: which split of a `datasets` folder.
         columns: `text`, `answer`, `image`, `question_id`, … to the columns of a `datasets` folder that hold them.
         turns: what of conversations is learnt: `split` or `last`.
+        faithful: whether pictures are to be read as a person sees them, see `cl_zoo.images.kinds`.
     """
 
     file: Path
@@ -54,6 +56,7 @@ class Plan:
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
     turns: str = "split"
+    faithful: bool = False
 
     @property
     def place(self) -> str:
@@ -92,21 +95,22 @@ class Split(OnDemand[Sample]):
         return self._plan()
 
     @cached_property
-    def _table(self) -> Any:
+    def table(self) -> Any:
+        """What `datasets` reads; `None` for a file of records."""
         return open_dataset(self.plan) if self.plan.form == "datasets" else None
 
     @cached_property
     def _pictures(self) -> Any:
         """The column of pictures as it is stored; `None` where images are names of files."""
-        column = _pictures(self._table, self.plan) if self._table is not None else None
-        return None if column is None else self._table.with_format("arrow", columns=[column])
+        column = _pictures(self.table, self.plan) if self.table is not None else None
+        return None if column is None else self.table.with_format("arrow", columns=[column])
 
     @cached_property
     def entries(self) -> Packed:
         """What the records say, with their numbers from 1; images are names."""
         plan = self.plan
-        if self._table is not None:
-            rows, form = _rows(self._table, plan), _form(self._table, plan)
+        if self.table is not None:
+            rows, form = _rows(self.table, plan), _form(self.table, plan)
         else:
             records, form = read_records(plan.file), plan.form
             rows = enumerate(records, 1)
@@ -139,18 +143,26 @@ class Split(OnDemand[Sample]):
         number, one = self.entries[index]
         return replace(_text(one), image=self._image(number, one, looked_for=False))
 
+    def undecoded(self, index: int) -> Sample:
+        """A sample whose image may be the path of a file that is not there, or a picture of which only the header was read."""
+        number, one = self.entries[index]
+        return replace(_text(one), image=self._image(number, one, looked_for=False, decoded=False))
+
     def without_images(self, index: int) -> Sample:
         """A sample whose image is neither looked for nor opened; it is `None` here."""
         _, one = self.entries[index]
         return _text(one)
 
-    def _image(self, number: int, one: Entry, *, looked_for: bool) -> ImageSource | None:
+    def _image(
+        self, number: int, one: Entry, *, looked_for: bool, decoded: bool = True
+    ) -> ImageSource | None:
         if one.image is None:
             return None
         found: ImageSource | None
         try:
             if self._pictures is not None:
-                found = _picture(self._pictures[number - 1].column(0)[0].as_py(), self.plan.roots)
+                stored = self._pictures[number - 1].column(0)[0].as_py()
+                found = _picture(stored, self.plan, decoded)
             else:
                 found = self.plan.roots.path(one.image)
             if looked_for and isinstance(found, Path):
@@ -158,7 +170,7 @@ class Split(OnDemand[Sample]):
         except DataError as error:
             where = f"{self.plan.place}, record {number}{self.plan.column('image', 'images')}"
             raise type(error)(f"{where}: {error}") from None
-        return found
+        return Faithful(found) if self.plan.faithful and isinstance(found, Path) else found
 
 
 def _look_for(path: Path) -> None:
@@ -167,11 +179,11 @@ def _look_for(path: Path) -> None:
         about = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         remedy = "fetch it, or drop the record; 'cl-zoo data check' finds all"
-        raise DataError(f"image {path}: no such file; {remedy}") from None
+        raise DataError(f"image {cut(path)}: no such file; {remedy}") from None
     except OSError as error:
-        raise DataError(f"image {path}: {unread(error)}") from None
+        raise DataError(f"image {cut(path)}: {unread(error)}") from None
     if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # who opens a pipe waits for ever
-        raise DataError(f"image {path}: is no file but a pipe or a device; replace it by the picture")
+        raise DataError(f"image {cut(path)}: is no file but a pipe or a device; replace it by the picture")
 
 
 def _text(one: Entry) -> Sample:
@@ -296,12 +308,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _picture(value: Any, roots: Roots) -> ImageSource | None:
-    """A picture as RGB with its pixels as they are stored, as files are opened: `datasets` would turn it by its EXIF tag.
+def _picture(value: Any, plan: Plan, decoded: bool) -> ImageSource | None:
+    """A picture as RGB as files are opened: `datasets` would always turn it by its EXIF tag.
 
     Args:
         value: {"bytes": …, "path": …}, or a list of one.
-        roots: where it lies if only its path is stored.
+        plan: where it lies if only its path is stored, and how it is read.
+        decoded: without it only the header is read.
 
     Raises:
         DataError: there are several, it is damaged, or its path leaves the data folder.
@@ -312,9 +325,9 @@ def _picture(value: Any, roots: Roots) -> ImageSource | None:
     if not pictures or pictures[0] is None:
         return None
     if pictures[0]["bytes"] is None:
-        return roots.path(pictures[0]["path"] or "")
+        return plan.roots.path(pictures[0]["path"] or "")
     try:
-        with Image.open(io.BytesIO(pictures[0]["bytes"])) as opened:
-            return opened.convert("RGB")
+        opened = Image.open(io.BytesIO(pictures[0]["bytes"]))
+        return as_rgb(opened, faithful=plan.faithful) if decoded else opened
     except Exception as error:  # a damaged picture raises nearly anything, SyntaxError included
         raise Undecoded(f"its image cannot be decoded: {first_line(error)}; {REPAIR}") from None

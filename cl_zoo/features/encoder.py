@@ -22,14 +22,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cl_zoo.errors import BackboneError, DataError
+from cl_zoo.errors import BackboneError, DataError, cut
 from cl_zoo.features import loading as encoders
 from cl_zoo.features.loading import encoder_revision, load_encoder
 from cl_zoo.features.shelves import Shelf
-from cl_zoo.images import Ahead, reading_threads
+from cl_zoo.images.ahead import Ahead, reading_threads
+from cl_zoo.images.kinds import as_rgb, faithfully, no_file
 from cl_zoo.tasks import ImageSource, source_hash
 
 Key = TypeVar("Key")
+PICTURE = "name the file of a picture"
 
 
 class Remembered(Generic[Key]):
@@ -218,7 +220,7 @@ def image_key(image: ImageSource) -> str:
             status = os.stat(place)
         except (OSError, ValueError):
             return place  # `open_image` says what is wrong with it
-        return f"{place} {status.st_size} {status.st_mtime_ns}"
+        return f"{place} {status.st_size} {status.st_mtime_ns}{' faithful' * faithfully(image)}"
     seen = _rgb(image)
     return hashlib.blake2b(seen.tobytes(), digest_size=16, person=b"RGB").hexdigest() + str(seen.size)
 
@@ -232,18 +234,23 @@ def content_key(image: ImageSource) -> bytes:
     if isinstance(image, Path):
         try:
             status = image.stat()
-            return _file_key(image, status.st_size, status.st_mtime_ns)
+            if what := no_file(image):
+                raise DataError(f"image {image}: {what}; {PICTURE}")
+            return _file_key(image, status.st_size, status.st_mtime_ns, faithfully(image))
+        except DataError:
+            raise
         except (OSError, ValueError) as error:
-            raise DataError(f"image {image}: {_why(error)}; check the data folder") from None
+            raise DataError(f"image {cut(image)}: {_why(error)}; check the data folder") from None
     seen = _rgb(image)
     about = f"RGB {seen.size}".encode()
     return hashlib.blake2b(about + b"\0" + seen.tobytes(), digest_size=32, person=b"pixels").digest()
 
 
 @lru_cache(maxsize=2**18)
-def _file_key(image: Path, size: int, changed: int) -> bytes:
+def _file_key(image: Path, size: int, changed: int, faithful: bool) -> bytes:
     """A file is read for its key once, and again where its size or time has changed."""
-    return hashlib.blake2b(image.read_bytes(), digest_size=32, person=b"file").digest()
+    person = b"faithful file" if faithful else b"file"
+    return hashlib.blake2b(image.read_bytes(), digest_size=32, person=person).digest()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -258,18 +265,20 @@ def _why(error: Exception) -> str:
 
 
 def open_image(image: ImageSource) -> Image.Image:
-    """The image as RGB.
+    """The image as RGB, a file as its benchmark asks for: by Pillow's conversion, or faithfully (`cl_zoo.images.kinds`).
 
     Raises:
         DataError: the file is missing or not a readable image.
     """
     try:
         if not isinstance(image, Path):
-            return image.convert("RGB")
+            return as_rgb(image)
+        if what := no_file(image):
+            raise DataError(f"image {image}: {what}; {PICTURE}")
         with Image.open(image) as opened:
-            return opened.convert("RGB")
-    except MemoryError:
+            return as_rgb(opened, faithful=faithfully(image))
+    except (MemoryError, DataError):
         raise
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
-        place = image if isinstance(image, Path) else "in memory"
+        place = cut(image) if isinstance(image, Path) else "in memory"
         raise DataError(f"image {place}: {_why(error)}; check the data folder") from None

@@ -93,6 +93,9 @@ def _ends(length: bytes, read: Callable[[int], bytes], size: int) -> list[tuple[
 def load_encoder(name: str, device: torch.device) -> tuple[Any, Any, Any, int]:
     """The model, its image transform, its tokenizer and the width of its features.
 
+    Args:
+        device: on torch's `meta` the model has shapes and no values; its weights are fetched where they are not here, and not read.
+
     Raises:
         BackboneError: the name or what lies under it cannot be loaded.
     """
@@ -100,6 +103,8 @@ def load_encoder(name: str, device: torch.device) -> tuple[Any, Any, Any, int]:
 
     model, settings = encoder_source(name)
     try:
+        if device.type == "meta":
+            return _shapes(model, settings)
         # It starts from random weights; what a hook draws must not depend on whether it was the first to look.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             clip, transform = open_clip.create_model_from_pretrained(  # refuses to go on without weights
@@ -113,6 +118,18 @@ def load_encoder(name: str, device: torch.device) -> tuple[Any, Any, Any, int]:
         ) from None
     clip.eval().requires_grad_(False)
     return clip, transform, tokenizer, width
+
+
+def _shapes(model: str, settings: dict[str, Any]) -> tuple[Any, None, None, int]:
+    """What `load_encoder` gives for the meta device."""
+    import open_clip
+
+    tag = settings.get("pretrained", "")
+    if published := open_clip.get_pretrained_cfg(model, tag):
+        open_clip.download_pretrained(published)  # the path in the cache where it was fetched before
+    with torch.device("meta"):
+        clip = open_clip.create_model(model, load_weights=False, device="meta")
+    return clip.eval(), None, None, int(open_clip.get_model_config(model)["embed_dim"])
 
 
 def encoder_source(name: str) -> tuple[str, dict[str, Any]]:

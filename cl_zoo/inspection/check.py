@@ -1,6 +1,6 @@
 """`cl-zoo data check`: every record read, every image looked at, and what is wrong or worth knowing, in one report.
 
-The order of work: what the benchmark names for its runs (`cl_zoo.inspection.settings`), files and records (`cl_zoo.inspection.readings`), image files in parallel (`cl_zoo.inspection.pictures`), what records have in common
+The order of work: what the benchmark names for its runs (`cl_zoo.inspection.settings`), files and records (`cl_zoo.inspection.readings`), image files in parallel (`cl_zoo.images.looks`), what records have in common
 (`cl_zoo.inspection.survey`). `cl_zoo.inspection.findings` says what the report holds.
 """
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cl_zoo.data.benchmarks import Described, made
-from cl_zoo.errors import OptionError, nearest
+from cl_zoo.errors import OptionError, cut, nearest
+from cl_zoo.images.kinds import FAITHFUL, KINDS
+from cl_zoo.images.looks import Look, equal_files, looks
 from cl_zoo.inspection.findings import FAULTS, Facts, Finding, Report, counted
-from cl_zoo.inspection.pictures import Look, equal_files, looks
 from cl_zoo.inspection.readings import Reading, readings
 from cl_zoo.inspection.settings import check_description, refused
 from cl_zoo.inspection.survey import Row, double_ids, facts, leaks, oddities, shared_images, similar_images
@@ -21,8 +22,6 @@ from cl_zoo.inspection.survey import Row, double_ids, facts, leaks, oddities, sh
 OVERLAPS = ("exact", "perceptual", "none")
 Watch = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
-AGAIN = "fetch the file again"
-REMEDIES = {"missing": "fetch it, or drop the record", "forbidden": "check who may read it"}
 
 
 def inspect(
@@ -67,6 +66,8 @@ def inspect(
     seen = _looked_at(list(users), decode, overlap, processes, watch)
     same = {} if overlap == "none" else equal_files(list(users), list(seen.values()), processes)
     tables = [_facts(reading, same) for reading in read]
+    findings = [*refused(benchmark), *_findings(read, tables, users, seen, same, overlap)]
+    findings += _odd_pictures(users, seen, plugin)
     return Report(
         benchmark=name or benchmark.name,
         version=benchmark.version,
@@ -78,9 +79,8 @@ def inspect(
             "memory": len({row.image for reading in read for row in reading.rows if row.in_memory}),
         },
         tasks=tuple(tables),
-        findings=tuple(
-            sorted([*refused(benchmark), *_findings(read, tables, users, seen, same, overlap)], key=_order)
-        ),
+        findings=tuple(sorted(findings, key=_order)),
+        pictures=_by_kind(seen),
     )
 
 
@@ -137,8 +137,33 @@ def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Ite
         if look.fault:
             row, others = users[path][0], len(users[path]) - 1
             more = f" ({counted(others, 'more record names', 'more records name')} it)" if others else ""
-            sentence = f"{row.place}: image {path} {look.words}{more}; {REMEDIES.get(look.fault, AGAIN)}"
+            sentence = f"{row.place}: image {cut(path)} {look.words}{more}; {look.remedy}"
             yield Finding(look.fault, sentence, row.task, row.split, row.file, row.record, row.id or None)
+
+
+def _by_kind(seen: Mapping[str, Look]) -> dict[str, list[str]]:
+    """Files of each kind of picture that is not ordinary, kinds without any left out."""
+    found = {kind: [path for path, look in seen.items() if kind in look.kinds] for kind in KINDS}
+    return {kind: paths for kind, paths in found.items() if paths}
+
+
+def _odd_pictures(
+    users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look], plugin: Any
+) -> Iterator[Finding]:
+    """A remark for every kind of picture that may become another one as RGB."""
+    faithful = isinstance(plugin, Described) and plugin.description.pictures == "faithful"
+    for kind, paths in _by_kind(seen).items():
+        row = users[paths[0]][0]
+        what = KINDS[kind]
+        if kind in FAITHFUL:
+            what = (
+                f"{what.partition(',')[0]}, and are read faithfully"
+                if faithful
+                else f"{what} (pictures: faithful in the description puts that right)"
+            )
+        has = "images has" if len(paths) == 1 else "images have"
+        sentence = f"{len(paths):,} of {len(seen):,} {has} {what}; first {cut(paths[0])}, {row.place}"
+        yield Finding(kind, sentence, row.task, row.split, row.file, row.record, row.id or None, len(paths))
 
 
 def _facts(reading: Reading, same: Mapping[str, str]) -> Facts:

@@ -13,7 +13,8 @@ The JSON report is one object::
                  "instruction": "Answer with …", "samples": 40000, "images": 39000, "text_only": 0, "multi_turn": 0, "records_per_image": [1, 8], "repeated_ids": 0,
                  "identical": 0, "rationales": 39000, "instructions": {"Answer with …": 40000}}, …],
       "findings": [{"kind": "missing", "fault": true, "task": "VizWiz", "split": "train", "file": "DIR/…",
-                    "record": 12, "id": "00015790", "count": 1, "sentence": "…"}, …]
+                    "record": 12, "id": "00015790", "count": 1, "sentence": "…"}, …],
+      "pictures": {"16-bit": {"count": 3, "files": ["DIR/…", …]}, …}
     }
 
 `images` counts files, their bytes, and distinct images that are in memory or inside a dataset. `file` of a folder of `datasets`
@@ -22,7 +23,8 @@ hold several. `images` of a split are distinct ones; `records_per_image` holds l
 most. `identical` counts records beyond the first of each group with the same image, prompt and answer. `rationales` are
 prompts with a line that starts with `Rationale`; `instruction` is the task's; `instructions` say how often it is a line of a
 prompt, and how often which last line stands for it, the most frequent first, at most twelve. `record` counts from 1 in its file and is null where a finding is about a whole file or task; `count` says how many
-records or images a finding stands for.
+records or images a finding stands for. `pictures` names files of kinds that may become other pictures as RGB (`cl_zoo.images.kinds`), the
+first twelve of each.
 """
 
 from __future__ import annotations
@@ -66,6 +68,8 @@ FAULTS = {
 }
 """Kinds of fault in the order in which they are shown, in words for one and for several."""
 SHOWN = 3
+FILES = 12
+"""Files of each kind of picture that a report names."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class Report:
     images: Mapping[str, int]
     tasks: tuple[Facts, ...]
     findings: tuple[Finding, ...]
+    pictures: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -145,16 +150,28 @@ class Report:
             "images": dict(self.images),
             "tasks": [asdict(facts) for facts in self.tasks],
             "findings": [{**asdict(one), "fault": one.fault} for one in self.findings],
+            "pictures": {
+                kind: {"count": len(files), "files": list(files[:FILES])}
+                for kind, files in self.pictures.items()
+            },
         }
 
     def write(self, path: Path) -> None:
-        """Write the JSON report, in one go under its final name.
+        """Write the report as JSON, or as a page with thumbnails where the name ends in `.html`; in one go under its final name.
 
         Raises:
             RunError: the disk is full.
         """
         with full_disk_named(path.parent):
-            write_json(path, self.to_json(), sort=False)  # instructions stand in the order of their counts
+            if path.suffix != ".html":
+                # instructions stand in the order of their counts
+                write_json(path, self.to_json(), sort=False)
+                return
+            from cl_zoo.inspection.page import page
+
+            draft = path.with_name(f"{path.name}.draft")
+            draft.write_text(page(self), encoding="utf-8")
+            draft.replace(path)
 
     def show(self, console: Console) -> None:
         """A line per task and split, then faults by kind (the first few of each), then remarks."""

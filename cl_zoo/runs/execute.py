@@ -13,6 +13,7 @@ from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import Prepared, prepare
 
 if TYPE_CHECKING:
+    from cl_zoo.backbones.backbone import Backbone
     from cl_zoo.engine.learning import Report
     from cl_zoo.engine.run import Run
     from cl_zoo.engine.trained import Trained
@@ -26,11 +27,14 @@ TRAINED = "trained"
 """The folder, in that of all runs, of trainings that several runs share."""
 
 
-def execute(job: Job, report: Report, training: Training = "own") -> tuple[RunFolder, dict[str, Any]]:
+def execute(
+    job: Job, report: Report, training: Training = "own", *, checked: bool = False
+) -> tuple[RunFolder, dict[str, Any]]:
     """Train and answer, or find the finished run; scoring is left to `cl_zoo.runs.manifest`.
 
     Args:
         training: one that is kept takes over as well what was kept before.
+        checked: whether the preflight was made already, by whoever starts many jobs.
 
     Returns:
         The run's folder, still to be entered by `cl_zoo.runs.manifest.finish`, and the facts for its manifest (empty for a finished run).
@@ -51,6 +55,8 @@ def execute(job: Job, report: Report, training: Training = "own") -> tuple[RunFo
     with logged(Path(job.out) / LOGS / f"{run}.log"), folder if world.main else folder.reading():
         if folder.finished:
             return folder, {}
+        if job.preflight and not checked:
+            _preflight(prepared, backbone, world, report)
         running = Run(
             prepared.plugins,
             prepared.stream,
@@ -71,6 +77,15 @@ def execute(job: Job, report: Report, training: Training = "own") -> tuple[RunFo
         if world.main:
             folder.note(facts)
     return folder, facts
+
+
+def _preflight(prepared: Prepared, backbone: Backbone, world: World, report: Report) -> None:
+    from cl_zoo.preflight.check import agreed, refuse
+
+    def watch(task: str) -> None:
+        report(phase="preflight", task=task)
+
+    agreed(world, lambda: refuse(prepared.faults(backbone, world.size, watch)))
 
 
 def _world(device: str) -> World:

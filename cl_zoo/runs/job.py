@@ -33,6 +33,7 @@ class Job:
         limit: samples per split, `None` for all.
         cells: which cells of the matrix are measured.
         out: folder of all runs.
+        preflight: whether everything that a run would meet is looked for before its first step.
 
     Raises:
         OptionError: there are no such cells, or a folder has no name.
@@ -53,6 +54,7 @@ class Job:
     cells: str = "lower"
     device: str = "auto"
     out: str = "runs"
+    preflight: bool = True
 
     def __post_init__(self) -> None:
         if self.cells not in CELLS:

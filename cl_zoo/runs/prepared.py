@@ -1,11 +1,13 @@
 """A job with every name looked up, once, and whether what was found goes together.
 
-`prepare` asks each room once; `preflight` holds the checks that need several of their answers. Behind both, the engine gets one
-`Prepared` and looks no name up again. No weights are loaded and nothing is written here.
+`prepare` asks each room once; `goes_together` holds the checks that need several of their answers. Behind both, the engine gets
+one `Prepared` and looks no name up again. No weights are loaded and nothing is written here. What only tokenizer, image processor
+and scorer can tell of the data is looked for by `Prepared.faults`, before the first step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,15 @@ from cl_zoo.tasks import Benchmark, TaskData
 
 if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
+    from cl_zoo.preflight.found import Found
+
+
+REMEMBERED = "preflight"
+"""The folder, in that of all runs, of tasks that were checked before."""
+
+
+def _unheard(task: str) -> None:
+    """What a check is watched by that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,19 @@ class Prepared:
         )
         return loaded
 
+    def faults(self, backbone: Backbone, processes: int, watch: Callable[[str], None] = _unheard) -> Found:
+        """All that would stop the run after it has begun, see `cl_zoo.preflight`.
+
+        Args:
+            backbone: with or without weights.
+            processes: that learn together.
+            watch: told the name of the task that is looked at.
+        """
+        from cl_zoo.preflight.check import preflight
+
+        memory = Path(self.job.out) / REMEMBERED
+        return preflight(self.stream, backbone, self.recipe, processes=processes, memory=memory, watch=watch)
+
     @property
     def lasting(self) -> Job:
         """The job with its backbone named and its paths absolute, so that the model can be built again from any folder."""
@@ -82,11 +106,11 @@ def prepare(job: Job) -> Prepared:
     plugins = Plugins(job.choices, recipe.options)
     backbone = backbone_parts(job.backbone or benchmark.default_backbone)
     prepared = Prepared(job, benchmark, stream, recipe, plugins, backbone, template)
-    preflight(prepared)
+    goes_together(prepared)
     return prepared
 
 
-def preflight(prepared: Prepared) -> None:
+def goes_together(prepared: Prepared) -> None:
     """Whether what was found goes together: scoring rules with samples, recipe with tasks.
 
     Raises:

@@ -90,6 +90,8 @@ class Bars:
                 self._bars.update(bar, completed=done, state=f"{event['task']}, loss {loss:.2f}")
             elif event["phase"] == "taken":
                 self._bars.update(bar, completed=event["index"] + 1, state=f"{event['task']}, learnt before")
+            elif event["phase"] == "preflight":
+                self._bars.update(bar, state=f"checking {event['task']}")
             elif event["phase"] == "answer":
                 self._bars.update(bar, state=f"answering {event['task']}")
         elif event["event"] == "finished":

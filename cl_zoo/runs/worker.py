@@ -68,11 +68,12 @@ def check(jobs: list[dict[str, Any]]) -> list[str]:
     from cl_zoo.backbones.checkpoints import check_folder, read_by
     from cl_zoo.names import BACKBONES, load
     from cl_zoo.processes import World
+    from cl_zoo.runs.checking import check_data
     from cl_zoo.runs.identity import training_key
     from cl_zoo.runs.job import Job
     from cl_zoo.runs.prepared import prepare
 
-    keys = []
+    keys, everything = [], []
     for values in jobs:
         job = Job.from_json(values)
         prepared = prepare(job)
@@ -82,10 +83,12 @@ def check(jobs: list[dict[str, Any]]) -> list[str]:
             check_folder(path, kind)
         World(job.device)
         keys.append(training_key(prepared))
+        everything.append(prepared)
     for features in {values["features"] for values in jobs if values["features"]}:
         from cl_zoo.features.loading import encoder_source
 
         encoder_source(features)
+    check_data(everything)
     return keys
 
 
@@ -96,7 +99,7 @@ def run(values: dict[str, Any], training: Training, send: Any) -> None:
 
     job = Job.from_json(values)
     with full_disk_named(job.out):
-        folder, facts = execute(job, lambda **progress: send("progress", **progress), training)
+        folder, facts = execute(job, lambda **progress: send("progress", **progress), training, checked=True)
     send("answered", run=folder.final.name, facts=facts)
 
 

@@ -7,6 +7,7 @@ METEOR's keeps a lock when Java dies and then waits for that lock at exit.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +19,7 @@ from cl_zoo.errors import ClZooError
 
 Captions = dict[str, list[str]]
 """Sentences by sample id."""
+PLAIN = re.compile("[A-Za-z0-9]")
 
 
 def caption_parts(meteor: Meteor, references: Captions, hypotheses: Captions) -> dict[str, float]:
@@ -90,6 +92,21 @@ def tokenize(groups: Sequence[Captions]) -> list[Captions]:
         " ".join(w for w in line.rstrip().split(" ") if w not in library.PUNCTUATIONS) for line in tokenized
     )
     return [{sample: [next(words) for _ in texts] for sample, texts in group.items()} for group in groups]
+
+
+def plainly_worded(text: str) -> bool:
+    """Whether a sentence holds a word without asking the tokenizer: a letter or digit of English is always part of one."""
+    return PLAIN.search(text) is not None
+
+
+def wordless(references: Captions) -> list[str]:
+    """Samples of which no reference holds a word once it is tokenized.
+
+    Raises:
+        ClZooError: there is no Java, or it failed.
+    """
+    [tokens] = tokenize([references])
+    return [sample for sample, sentences in tokens.items() if not any(sentences)]
 
 
 class Meteor:

@@ -23,7 +23,7 @@ from cl_zoo.backbones.qwen import load as load_qwen
 from cl_zoo.batches import Batch, answer_losses, forward, task_loss
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import Learner
-from cl_zoo.errors import BackboneError
+from cl_zoo.errors import BackboneError, DataError
 from cl_zoo.nn.placing import adapters
 from cl_zoo.planning.sizes import shapes
 from cl_zoo.processes import World
@@ -73,6 +73,30 @@ def kind(family: tuple[Kind, Path]) -> Kind:
 @pytest.fixture
 def folder(family: tuple[Kind, Path]) -> Path:
     return family[1]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 12), (12, 40), (7, 33), (300, 90)])
+def test_tokens_are_counted_from_sizes_as_a_batch_has_them(backbone: Backbone, size: tuple[int, int]) -> None:
+    """Without the image processor: for every way of framing, with an image and without one."""
+    for aspect in backbone.aspects:
+        backbone.adjust(image_aspect=aspect)
+        for image in (Image.new("RGB", size, "red"), None):
+            sample = Sample("a", image, "What colour is the square ?", "red and blue")
+            batch = backbone.batch([sample], answers=True)
+            (prompt,) = backbone.prompt_tokens([sample.prompt], [image is not None])
+            (answer,) = backbone.text_tokens([sample.answer or ""])
+
+            tokens = backbone.image_tokens(*size) if image is not None else 0
+            assert tokens is not None
+            assert (prompt + tokens, answer) == (batch.tokens - answer, int(batch.answer_mask.sum()) - 1)
+
+
+def test_proportions_that_the_image_processor_refuses_are_refused_from_the_size(tmp_path: Path) -> None:
+    qwen = load_qwen(tiny_qwen(tmp_path / "qwen"), CPU, torch.float32)
+
+    with pytest.raises(DataError, match="aspect ratio must be smaller than 200"):
+        qwen.image_tokens(1, 3000)
+    assert qwen.image_tokens(20, 3000)
 
 
 @pytest.fixture

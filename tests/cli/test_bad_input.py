@@ -87,7 +87,7 @@ def refused(cli: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
         ),
         (
             ("ewc", "--recipe", "no-such.yaml", *TINY),
-            "--recipe no-such.yaml: no such file or directory",
+            "--recipe no-such.yaml: no such file or directory; pass a readable YAML file",
         ),
         (("ewc", "--cells", "lowr", *TINY), "--cells lowr; did you mean 'lower'? known: full, last, lower"),
         (("ewc", "--order", "CX", *TINY), "--order: tiny has no task 'X'; known: C, S, colour, side"),

@@ -502,10 +502,11 @@ def test_the_data_hash_is_that_of_the_content_of_description_and_instructions(bi
         ("old_scenes_coco.json", {"annotations": [{"image_id": 1, "caption": "two"}]}),
         ("instructions/en/species_test.jsonl", json.dumps(asked(2))),
         ("birds.yaml", YAML.replace("One word", "Two words")),
+        ("birds.yaml", YAML + "pictures: faithful\n"),
     ):
         write(birds.parent / path, content)
         seen.add(load_benchmark(str(birds)).data_hash)
-    assert len(seen) == 5
+    assert len(seen) == 6
 
 
 def test_a_file_is_read_once_by_a_process_that_looks_the_benchmark_up_several_times(

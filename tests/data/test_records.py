@@ -208,6 +208,7 @@ def test_a_path_may_start_with_the_folder_itself(tmp_path: Path):
         ("", "names no file"),
         (" ", "names no file"),
         (".", "names no file"),
+        ("./", "names no file"),
         ("a\0.jpg", "names no file"),
     ],
 )
@@ -216,6 +217,13 @@ def test_a_path_that_may_leave_the_data_folder_is_refused(tmp_path: Path, text: 
         image_path(tmp_path, text)
 
     assert str(caught.value).startswith(f"image {text!r}: {says}")
+
+
+def test_a_very_long_name_is_shown_without_its_middle(tmp_path: Path):
+    with pytest.raises(DataError, match=r"^image 'a/b{100,}…b{80,}/\.\./c': holds '\.\.'") as caught:
+        image_path(tmp_path, f"a/{'b' * 5000}/../c")
+
+    assert len(str(caught.value)) < 500
 
 
 def test_a_link_may_stay_inside_the_data_folder_and_not_leave_it(tmp_path: Path):

@@ -443,3 +443,19 @@ def test_the_package_datasets_is_asked_for_where_it_is_needed(saved: Path, monke
         DataError, match=r"disk: reading it takes the package datasets; pip install 'cl-zoo\[datasets\]'"
     ):
         len(table(saved / "disk"))
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+def test_a_description_chooses_how_pictures_are_read(tmp_path: Path, faithful: bool):
+    """Files and pictures inside a dataset alike."""
+    picture = jpeg(tmp_path / "turned.jpg", orientation=6)
+    plan = replace(pictured(tmp_path, picture).plan, faithful=faithful)
+    (inside,) = Split(lambda: plan)
+    questions = [{"question_id": 1, "text": "A?", "answer": "a", "image": "turned.jpg"}]
+    (tmp_path / "test.json").write_text(json.dumps(questions))
+    (beside,) = Split(lambda: replace(plan, file=tmp_path / "test.json", form="question"))
+
+    assert inside.image is not None
+    assert beside.image is not None
+    for sample in (inside, beside):
+        assert open_image(sample.image).size == ((16, 32) if faithful else (32, 16))

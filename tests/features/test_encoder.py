@@ -381,7 +381,7 @@ def test_images_in_memory_of_another_shape_or_mode_have_another_key() -> None:
 def test_an_image_that_cannot_be_read_has_no_key(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"image .*gone\.png: no such file; check the data folder"):
         content_key(tmp_path / "gone.png")
-    with pytest.raises(DataError, match="not a readable image; check the data folder"):
+    with pytest.raises(DataError, match="is a folder; name the file of a picture"):
         content_key(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import builtins
 import importlib
 import io
@@ -21,9 +22,9 @@ from PIL import Image, ImageColor
 
 from cl_zoo.data.benchmarks import Described
 from cl_zoo.errors import DataError, OptionError, PluginError, RunError
+from cl_zoo.images.looks import equal_files, looks, near_pairs, outline_of
 from cl_zoo.inspection.check import inspect
 from cl_zoo.inspection.findings import FAULTS, Report
-from cl_zoo.inspection.pictures import equal_files, looks, near_pairs, outline_of
 from cl_zoo.names import load
 from cl_zoo.tasks import Benchmark, Sample, TaskData
 
@@ -600,7 +601,7 @@ def test_conversations_of_several_questions_are_counted(tree):
 
 
 def test_one_and_two_processes_find_the_same(tree, monkeypatch):
-    monkeypatch.setattr("cl_zoo.inspection.pictures.CHUNK", 5)
+    monkeypatch.setattr("cl_zoo.images.looks.CHUNK", 5)
     for name in ("missing", "empty", "cut PNG", "leak"):
         PLANTED[name][0](tree)
     steps: list[tuple[str, int, int]] = []
@@ -975,3 +976,64 @@ def test_the_performance_script_runs_whole_checks_and_reports_their_rates(tmp_pa
     one = result["ways"]["exact"]["jobs 1"]
     assert one["images_per_second_per_core"] == pytest.approx(20 / one["seconds"], rel=0.05)
     assert [path.name for path in file.parent.iterdir()] == ["check.json"]
+
+
+# Kinds of pictures
+
+
+def with_pictures(folder: Path, **more: Any) -> Described:
+    """Four pictures, of which one has 16 bits a pixel, two are transparent and one of these has a name like markup."""
+    Image.fromarray(np.full((8, 8), 2**15, np.uint16)).save(folder / "deep.png")
+    for name in ("clear.png", "<b>&.png"):
+        Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(folder / name)
+    Image.new("RGB", (8, 8), "red").save(folder / "plain.png")
+    names = ("deep.png", "clear.png", "<b>&.png", "plain.png")
+    for split, chosen in (("train", names[:2]), ("test", names[2:])):
+        asked = [
+            {"question_id": n, "image": name, "text": f"{name}?", "answer": "a"}
+            for n, name in enumerate(chosen)
+        ]
+        (folder / f"{split}.json").write_text(json.dumps(asked))
+    described = one_task(
+        folder,
+        {"files": ["train.json"], "format": "question"},
+        {"files": ["test.json"], "format": "question"},
+    )
+    described.path.write_text(yaml.safe_dump({**yaml.safe_load(described.path.read_text()), **more}))
+    return Described(described.path, beside=True)
+
+
+def test_kinds_of_pictures_that_become_others_are_counted_and_named(tmp_path):
+    report = inspect(with_pictures(tmp_path), None, overlap="none")
+
+    assert report.ok
+    assert [one.sentence for one in report.findings if one.kind in ("16-bit", "transparent")] == [
+        f"1 of 4 images has 16 bits a pixel, which turn nearly all white (pictures: faithful in the description puts "
+        f"that right); first {tmp_path}/deep.png, {tmp_path}/train.json, record 1",
+        f"2 of 4 images have transparency, under which hidden colours appear, mostly black (pictures: faithful in the "
+        f"description puts that right); first {tmp_path}/clear.png, {tmp_path}/train.json, record 2",
+    ]
+    assert report.to_json()["pictures"]["transparent"] == {
+        "count": 2, "files": [f"{tmp_path}/clear.png", f"{tmp_path}/<b>&.png"]
+    }  # fmt: skip
+
+
+def test_where_pictures_are_read_faithfully_the_remark_says_so(tmp_path):
+    report = inspect(with_pictures(tmp_path, pictures="faithful"), None, overlap="none")
+
+    (deep,) = [one.sentence for one in report.findings if one.kind == "16-bit"]
+    assert deep.startswith("1 of 4 images has 16 bits a pixel, and are read faithfully; first ")
+
+
+def test_the_page_shows_what_is_seen_both_ways_and_holds_no_foreign_markup(cli, tmp_path):
+    with_pictures(tmp_path)
+    report = tmp_path / "report.html"
+
+    assert cli("data", "check", tmp_path / "mine.yaml", "--report", report).code == 0
+    page = report.read_text()
+    shown = re.findall(r"<img alt='(\w+)' title='\w+' src='data:image/png;base64,([^']+)'>", page)
+    assert [way for way, _ in shown] == ["official", "faithful"] * 3
+    colours = [Image.open(io.BytesIO(base64.b64decode(one))).getpixel((4, 4)) for _, one in shown]
+    assert colours == [(255,) * 3, (128,) * 3, (0,) * 3, (255,) * 3, (0,) * 3, (255,) * 3]
+    assert "&lt;b&gt;&amp;.png" in page
+    assert "<b>" not in page

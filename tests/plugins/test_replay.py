@@ -11,6 +11,7 @@ from cl_zoo_replay import Replay, draw, pack, unpack
 from PIL import Image
 from tiny_runs import learnt, weights
 
+from cl_zoo import Faithful
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
 from cl_zoo.engine.run import Run
@@ -115,6 +116,14 @@ def test_an_image_in_a_file_stays_in_its_file(tmp_path: Path) -> None:
     assert unpack(kept) == sample
     bare = Sample("2", None, "?", "!")
     assert unpack(pack(bare)) == bare
+
+
+def test_a_picture_that_is_read_faithfully_is_so_after_it_comes_back(tmp_path: Path) -> None:
+    for kind in (Faithful, Path):
+        kept = json.loads(json.dumps(pack(Sample("1", kind(tmp_path / "one.png"), "?", "!"))))
+
+        assert isinstance(unpack(kept).image, Faithful) == (kind is Faithful)
+        assert unpack(kept).image == tmp_path / "one.png"
 
 
 def test_a_state_comes_back() -> None:

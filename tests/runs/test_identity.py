@@ -49,6 +49,7 @@ def test_every_room_decides_or_is_known_not_to() -> None:
         "cli",
         "testing",
         "planning",
+        "preflight",
         "inspection",
         "export",
         "runs",

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-import stat
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from cl_zoo.errors import RunError
+from cl_zoo.images.kinds import kinds, no_file
 
 FOUND = TypeVar("FOUND")
 Advance = Callable[[int], None]
@@ -41,6 +41,9 @@ OUTLINE = 16
 """Perceptual hashes have 16 × 16 bits; with the usual 8 × 8, rendered scenes and icons that differ come out equal."""
 
 
+REMEDIES = {"missing": "fetch it, or drop the record", "forbidden": "check who may read it"}
+
+
 class Look(NamedTuple):
     """What one file is.
 
@@ -50,6 +53,8 @@ class Look(NamedTuple):
         size: bytes.
         tail: hash of the last bytes; equal files have equal ones.
         outline: perceptual hash, 32 bytes; `None` where none was wanted or the picture is of one tone.
+        width, height: pixels, as the file has them.
+        kinds: of `cl_zoo.images.kinds.KINDS`.
     """
 
     fault: str
@@ -57,6 +62,14 @@ class Look(NamedTuple):
     size: int = 0
     tail: bytes = b""
     outline: bytes | None = None
+    width: int = 0
+    height: int = 0
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a fault."""
+        return REMEDIES.get(self.fault, "fetch the file again")
 
 
 def looks(
@@ -175,9 +188,8 @@ def _look_at_all(paths: Sequence[str], decode: bool, outline: bool) -> list[Look
 
 def _look_at(path: str, decode: bool, outline: bool) -> Look:
     try:
-        about = os.stat(path).st_mode
-        if not (stat.S_ISREG(about) or stat.S_ISDIR(about)):  # who opens a pipe waits for ever
-            return Look("no image", "is no file but a pipe or a device")
+        if what := no_file(path):
+            return Look("no image", what)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
@@ -185,8 +197,6 @@ def _look_at(path: str, decode: bool, outline: bool) -> Look:
             return _open(file, size, decode, outline)
     except (FileNotFoundError, NotADirectoryError):
         return Look("missing", "is missing")
-    except IsADirectoryError:
-        return Look("no image", "is a folder")
     except PermissionError:
         return Look("forbidden", "may not be read")
     except OSError as error:
@@ -214,14 +224,15 @@ def _open(file: IO[bytes], size: int, decode: bool, outline: bool) -> Look:
     if fault:
         return Look("truncated", fault)
     tail = hashlib.blake2b(end, digest_size=16).digest()
+    about = (image.width, image.height, kinds(image))
     if not (decode or outline):
-        return Look("", "", size, tail)
+        return Look("", "", size, tail, None, *about)
     try:
         file.seek(0)
         if not decode:
             image.draft("L", (4 * OUTLINE, 4 * OUTLINE))  # a JPEG decodes at an eighth of its size
         image.load()
-        return Look("", "", size, tail, outline_of(image) if outline else None)
+        return Look("", "", size, tail, outline_of(image) if outline else None, *about)
     except Exception as error:
         kind = "truncated" if "truncated" in str(error) else "unreadable"
         return Look(kind, f"cannot be decoded: {_words(error)}")

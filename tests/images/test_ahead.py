@@ -17,7 +17,7 @@ from tiny_runs import learnt, weights
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.engine.run import Run
 from cl_zoo.errors import DataError
-from cl_zoo.images import Ahead, reading_threads
+from cl_zoo.images.ahead import Ahead, reading_threads
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, TaskData
 from cl_zoo.testing import square, tiny_backbone

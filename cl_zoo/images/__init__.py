@@ -1,0 +1,1 @@
+"""Pictures: read ahead in threads, looked at without decoding, and made RGB."""
