@@ -11,6 +11,7 @@ from cl_zoo.contract.plugins import every_method
 from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.errors import OptionError, full_disk_named, nearest
 from cl_zoo.names import Options, stack
+from cl_zoo.runs.ahead import Ahead
 from cl_zoo.runs.comparison import Comparison, Result, Watch, load_result
 from cl_zoo.runs.comparison import compare as run_all
 from cl_zoo.runs.execute import execute
@@ -47,9 +48,18 @@ def run(
     job = Job(stack(method, with_, probes, options or {}), benchmark, **_known(settings))
     about = {"event": "progress", "seed": job.seed, "label": job.label}
     with full_disk_named(job.out), Scorer() as scorer:
-        folder, facts = execute(job, lambda **progress: watch({**about, **progress}))
+        ahead = Ahead([job], scorer)
+
+        def report(**progress: Any) -> None:
+            if _main_process():
+                ahead.heard(progress)
+            watch({**about, **progress})
+
+        folder, facts = execute(job, report)
         if not _main_process():
             return Result(job.label, job.seed, facts, folder.partial)
+        if facts:
+            watch({**about, "phase": "score", "waits": ahead.waits_for(facts["metrics"])})
         finish(folder, facts, scorer)
     return load_result(folder.final)
 

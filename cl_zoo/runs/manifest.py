@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,8 @@ def scorable(benchmark: str, task: TaskData) -> None:
 def finish(folder: RunFolder, facts: Mapping[str, Any], scorer: Scorer) -> dict[str, Any]:
     """Score the answers and write the manifest; a finished run's manifest is read.
 
+    The score of each sample goes to `scores/T-I.jsonl`, beside the answers: these stay what the model said.
+
     Its `matrix` holds official scores. Where the rule of a task has a strict form, `strict` is a second matrix with the
     strict scores of those tasks and the official ones of the others.
 
@@ -55,10 +56,12 @@ def finish(folder: RunFolder, facts: Mapping[str, Any], scorer: Scorer) -> dict[
             for place in cells_of_row(folder.identity["cells"], facts["protocol"], row, tasks)
         ]
         scores = score_answers(folder.partial, cells, facts["metrics"], scorer)
+        for cell, score in scores.items():
+            folder.write_lines(f"scores/{cell}.jsonl", score.samples)
         manifest = {
             **facts,
             "identity": folder.identity,
-            "scores": {cell: asdict(score) for cell, score in scores.items()},
+            "scores": {cell: score.to_json() for cell, score in scores.items()},
             "matrix": _matrix({cell: score.value for cell, score in scores.items()}, rows, tasks),
         }
         if any(score.strict is not None for score in scores.values()):

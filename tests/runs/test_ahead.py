@@ -1,0 +1,97 @@
+"""Java for captions is started while something is still computed, and only where captions are scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cl_zoo.api
+from cl_zoo.names import parse_stack
+from cl_zoo.runs.ahead import Ahead
+from cl_zoo.runs.job import Job
+from cl_zoo.scoring.scorer import Scorer
+from cl_zoo.testing import tiny_benchmark
+
+CAPTIONS = (
+    "from cl_zoo.testing import tiny_benchmark\ndef load(data=None): return tiny_benchmark(3, size=4)\n"
+)
+
+
+class Counted(Scorer):
+    """A scorer that counts how often its Java is started ahead, and what has been answered by then."""
+
+    started = 0
+
+    def warm_up(self) -> None:
+        self.started += 1
+        super().warm_up()
+
+
+@pytest.fixture
+def described(install: Callable[..., Any]) -> str:
+    """A benchmark whose third task is captions."""
+    install("described", modules={"described": CAPTIONS})
+    return "described:load"
+
+
+def ahead(scorer: Scorer, benchmark: str) -> Ahead:
+    return Ahead([Job(tuple(parse_stack("finetune")), benchmark)], scorer)
+
+
+def test_java_starts_once_with_the_first_work_of_a_run_that_has_captions(described: str):
+    with Counted() as scorer:
+        hearing = ahead(scorer, described)
+        hearing.heard({"event": "progress", "phase": "start", "tasks": ["colour", "description"]})
+        assert scorer.started == 0
+
+        for phase in ("train", "answer"):
+            hearing.heard({"event": "progress", "phase": phase})
+        assert scorer.started == 1
+
+
+def test_a_run_without_captions_or_without_work_starts_no_java(described: str):
+    with Counted() as scorer:
+        hearing = ahead(scorer, described)
+        hearing.heard({"event": "progress", "phase": "start", "tasks": ["colour", "side"]})
+        hearing.heard({"event": "progress", "phase": "train"})
+        hearing.heard({"event": "progress", "phase": "start", "tasks": ["description"]})
+        hearing.heard({"event": "answered", "facts": {}})
+
+        assert scorer.started == 0
+        assert hearing.waits_for(["exact"]) == ""
+        assert "begins to read its tables" in hearing.waits_for(["exact", "caption"])
+
+
+def test_a_run_scores_captions_with_a_java_that_began_before_the_answers_ended(
+    described: str, run_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    """And the same run once more, finished, starts none."""
+    scorers, heard = [], []
+
+    def made() -> Counted:
+        scorers.append(Counted())
+        return scorers[-1]
+
+    def watch(event: dict[str, Any]) -> None:
+        heard.append((event["phase"], scorers[-1].started, event.get("waits")))
+
+    monkeypatch.setattr(cl_zoo.api, "Scorer", made)
+    settings = {"benchmark": described, "order": "D", "watch": watch}
+    result = run_tiny("zeroshot", **settings)
+    again = run_tiny("zeroshot", **settings)
+
+    assert [(phase, started) for phase, started, _ in heard] == [
+        ("start", 0),
+        ("answer", 1),
+        ("score", 1),
+        ("start", 0),
+    ]
+    assert heard[2][2].startswith("waits for METEOR's Java, which began ")
+    assert again.matrix == result.matrix
+    assert result.folder is not None
+    scores = [json.loads(line) for line in Path(result.folder, "scores/0-0.jsonl").read_text().splitlines()]
+    assert [one["id"] for one in scores] == [one.id for one in tiny_benchmark(3, size=4).tasks[2].test]
