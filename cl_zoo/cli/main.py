@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cl_zoo._version import __version__
-from cl_zoo.cli import data, looking, models
+from cl_zoo.cli import answers, data, looking, models
 from cl_zoo.cli.flags import (
     AsJson,
     AsMarkdown,
@@ -198,6 +198,7 @@ for name, command in (
     ("check", looking.check),
     ("doctor", looking.doctor),
     ("new", looking.new),
+    ("answers", answers.answers),
     ("predict", models.predict),
     ("export", models.export),
 ):

@@ -41,6 +41,7 @@ class Entry:
         answer: `None` where the record holds none.
         references: sentences that a caption is scored against.
         truth: what a scoring rule needs beyond these, as in `cl_zoo.Sample`.
+        record: the record's own id where `id` is no longer that.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Entry:
     answer: str | None = None
     references: tuple[str, ...] = ()
     truth: Mapping[str, Any] = field(default_factory=dict)
+    record: str = ""
 
 
 def entries(record: Mapping[str, Any], number: int, file: Path | str, form: str) -> list[Entry]:
