@@ -1,4 +1,4 @@
-"""Java for captions, started while a model still learns or answers."""
+"""Java for captions, started while a model still loads, learns or answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cl_zoo.scoring.scorer import Scorer
 
 
 class Ahead:
-    """Starts a scorer's Java when the first run that has captions begins to work; a finished run starts none.
+    """Starts a scorer's Java when the first run that has captions begins; one that may be finished has to begin to work first.
 
     Args:
         jobs: whose events are heard.
@@ -36,9 +36,11 @@ class Ahead:
         Raises:
             ClZooError: there are captions and no Java.
         """
-        if event.get("phase") == "start":
+        phase = event.get("phase")
+        if phase == "load":
             self._wanted = self._wanted or bool(self._captions & set(event["tasks"]))
-        elif event.get("phase") and self._wanted and not self._begun:
+        works = phase not in (None, "load", "start") or (phase == "load" and not event["again"])
+        if works and self._wanted and not self._begun:
             self._begun = True
             self._scorer.warm_up()
 

@@ -22,7 +22,7 @@ CAPTIONS = (
 
 
 class Counted(Scorer):
-    """A scorer that counts how often its Java is started ahead, and what has been answered by then."""
+    """A scorer that counts how often its Java is started ahead."""
 
     started = 0
 
@@ -42,31 +42,45 @@ def ahead(scorer: Scorer, benchmark: str) -> Ahead:
     return Ahead([Job(tuple(parse_stack("finetune")), benchmark)], scorer)
 
 
-def test_java_starts_once_with_the_first_work_of_a_run_that_has_captions(described: str):
+def loads(*tasks: str, again: bool = False) -> dict[str, Any]:
+    return {"event": "progress", "phase": "load", "tasks": list(tasks), "again": again}
+
+
+def test_java_starts_once_with_the_first_run_that_has_captions(described: str):
     with Counted() as scorer:
         hearing = ahead(scorer, described)
-        hearing.heard({"event": "progress", "phase": "start", "tasks": ["colour", "description"]})
+        hearing.heard(loads("colour", "side"))
         assert scorer.started == 0
 
-        for phase in ("train", "answer"):
-            hearing.heard({"event": "progress", "phase": phase})
+        for event in (loads("colour", "description"), loads("description"), {"phase": "train"}):
+            hearing.heard(event)
         assert scorer.started == 1
 
 
-def test_a_run_without_captions_or_without_work_starts_no_java(described: str):
+def test_a_run_that_may_be_finished_starts_java_when_it_begins_to_work(described: str):
     with Counted() as scorer:
         hearing = ahead(scorer, described)
-        hearing.heard({"event": "progress", "phase": "start", "tasks": ["colour", "side"]})
-        hearing.heard({"event": "progress", "phase": "train"})
+        hearing.heard(loads("description", again=True))
         hearing.heard({"event": "progress", "phase": "start", "tasks": ["description"]})
         hearing.heard({"event": "answered", "facts": {}})
+        assert scorer.started == 0
+        assert "begins to read its tables" in hearing.waits_for(["exact", "caption"])
+
+        hearing.heard({"event": "progress", "phase": "train"})
+        assert scorer.started == 1
+
+
+def test_a_run_without_captions_starts_no_java(described: str):
+    with Counted() as scorer:
+        hearing = ahead(scorer, described)
+        hearing.heard(loads("colour", "side"))
+        hearing.heard({"event": "progress", "phase": "train"})
 
         assert scorer.started == 0
         assert hearing.waits_for(["exact"]) == ""
-        assert "begins to read its tables" in hearing.waits_for(["exact", "caption"])
 
 
-def test_a_run_scores_captions_with_a_java_that_began_before_the_answers_ended(
+def test_a_run_scores_captions_with_a_java_that_began_before_its_weights_were_read(
     described: str, run_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     """And the same run once more, finished, starts none."""
@@ -85,12 +99,14 @@ def test_a_run_scores_captions_with_a_java_that_began_before_the_answers_ended(
     again = run_tiny("zeroshot", **settings)
 
     assert [(phase, started) for phase, started, _ in heard] == [
-        ("start", 0),
+        ("load", 1),
+        ("start", 1),
         ("answer", 1),
         ("score", 1),
+        ("load", 0),
         ("start", 0),
     ]
-    assert heard[2][2].startswith("waits for METEOR's Java, which began ")
+    assert heard[3][2].startswith("waits for METEOR's Java, which began ")
     assert again.matrix == result.matrix
     assert result.folder is not None
     scores = [json.loads(line) for line in Path(result.folder, "scores/0-0.jsonl").read_text().splitlines()]
