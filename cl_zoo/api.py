@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,8 @@ def run(
     about = {"event": "progress", "seed": job.seed, "label": job.label}
     with full_disk_named(job.out), Scorer() as scorer:
         ahead = Ahead([job], scorer)
+        if "RANK" not in os.environ:  # the processes of a distributed run are told apart later
+            ahead.begin()
 
         def report(**progress: Any) -> None:
             if _main_process():

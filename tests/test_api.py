@@ -141,9 +141,9 @@ def test_a_progress_report_tells_run_steps_and_answers(run_tiny: Callable[..., A
     phases = [event["phase"] for event in events]
 
     learnt = ["train", "after_task", "answer"]
-    assert phases == ["load", "start", *learnt, *learnt, "answer", "score"]
+    assert phases == ["start", *learnt, *learnt, "answer", "score"]
     assert {(event["label"], event["seed"]) for event in events} == {("finetune", 0)}
-    assert events[2]["terms"].keys() == {"task"}
+    assert events[1]["terms"].keys() == {"task"}
 
 
 def test_load_refuses_a_folder_that_is_no_finished_run(tmp_path: Path):

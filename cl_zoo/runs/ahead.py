@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cl_zoo.data.benchmarks import load_benchmark
+from cl_zoo.engine.folder import MANIFEST, run_id
 from cl_zoo.runs.job import Job
 from cl_zoo.scoring.rules import of_files
 from cl_zoo.scoring.scorer import Scorer
+from cl_zoo.tasks import TaskData
 
 
 class Ahead:
-    """Starts a scorer's Java when the first run that has captions begins; one that may be finished has to begin to work first.
+    """Starts a scorer's Java for runs that have captions: at once, or, where a run may be finished, when it begins to work.
 
     Args:
         jobs: whose events are heard.
@@ -20,15 +23,24 @@ class Ahead:
     """
 
     def __init__(self, jobs: Sequence[Job], scorer: Scorer) -> None:
-        self._scorer, self._begun = scorer, False
-        benchmarks = {(job.benchmark, job.data) for job in jobs}
+        self._scorer, self._begun, self._wanted = scorer, False, False
+        self._jobs = [(job, load_benchmark(job.benchmark, job.data)) for job in jobs]
         self._captions = {
-            task.name
-            for name, data in benchmarks
-            for task in load_benchmark(name, data).tasks
-            if of_files(task.metric)
+            task.name for _, benchmark in self._jobs for task in benchmark.tasks if of_files(task.metric)
         }
-        self._wanted = False
+
+    def begin(self) -> None:
+        """Start Java now where some job has captions and was never finished.
+
+        Raises:
+            ClZooError: there is no Java.
+        """
+        if any(
+            any(of_files(task.metric) and _asked(task, job.order) for task in benchmark.tasks)
+            and not _again(job, benchmark.name)
+            for job, benchmark in self._jobs
+        ):
+            self._warm_up()
 
     def heard(self, event: Mapping[str, Any]) -> None:
         """Take note of an event of a run.
@@ -37,13 +49,27 @@ class Ahead:
             ClZooError: there are captions and no Java.
         """
         phase = event.get("phase")
-        if phase == "load":
+        if phase == "start":
             self._wanted = self._wanted or bool(self._captions & set(event["tasks"]))
-        works = phase not in (None, "load", "start") or (phase == "load" and not event["again"])
-        if works and self._wanted and not self._begun:
-            self._begun = True
-            self._scorer.warm_up()
+        elif phase and self._wanted:
+            self._warm_up()
 
     def waits_for(self, metrics: Sequence[str]) -> str:
         """What the scores of these rules will wait for, in words."""
         return self._scorer.waits_for() if any(map(of_files, metrics)) else ""
+
+    def _warm_up(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._scorer.warm_up()
+
+
+def _asked(task: TaskData, order: str | None) -> bool:
+    """Whether a task may be in an order, of letters or of names."""
+    return order is None or task.letter in order or task.name in order
+
+
+def _again(job: Job, benchmark: str) -> bool:
+    """Whether this may be a finished run, told from its name alone: one of the same benchmark, label and seed is there."""
+    like = run_id({"benchmark": {"name": benchmark}}, job.label, job.seed).rpartition("-")[0]
+    return any(Path(job.out).glob(f"{like}-*/{MANIFEST}"))

@@ -85,6 +85,7 @@ def compare(
     results: dict[int, Result] = {}
     with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
         trainings, ahead = workers.check(jobs), Ahead(jobs, scorer)
+        ahead.begin()
         for place, event in workers.run(jobs, trainings):
             job = jobs[place]
             ahead.heard(event)

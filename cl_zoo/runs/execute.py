@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cl_zoo.engine.folder import MANIFEST, RunFolder, run_id
+from cl_zoo.engine.folder import RunFolder, run_id
 from cl_zoo.runs.identity import environment, identify, training_of
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import Prepared, prepare
@@ -40,14 +40,12 @@ def execute(job: Job, report: Report, training: Training = "own") -> tuple[RunFo
     from cl_zoo.engine.run import Run
 
     prepared, world = prepare(job), _world(job.device)
-    tasks = [task.name for task in prepared.stream]
-    report(phase="load", label=job.label, seed=job.seed, tasks=tasks, again=_again(prepared))
     backbone = prepared.load_backbone(world.device)
     identity = identify(prepared, backbone)
     run = run_id(identity, job.label, job.seed)
     folder = RunFolder(Path(job.out), run, identity)
     trained = _trained(prepared, identity, training)
-    name = trained and trained.folder.name
+    name, tasks = trained and trained.folder.name, [task.name for task in prepared.stream]
     report(phase="start", run=run, label=job.label, seed=job.seed, tasks=tasks, trained=name)
     with folder if world.main else folder.reading():
         if folder.finished:
@@ -86,13 +84,6 @@ def _world(device: str) -> World:
         torch.set_num_threads(1)
     forget_memory(world.device)
     return world
-
-
-def _again(prepared: Prepared) -> bool:
-    """Whether this may be a finished run, told before its weights are read: one of the same benchmark, label and seed is there."""
-    job, identity = prepared.job, {"benchmark": {"name": prepared.benchmark.name}}
-    like = run_id(identity, job.label, job.seed).rpartition("-")[0]
-    return any(Path(job.out).glob(f"{like}-*/{MANIFEST}"))
 
 
 def _trained(prepared: Prepared, identity: dict[str, Any], training: Training) -> Trained | None:
