@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from cl_zoo.contract.plugins import every_method
 from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.errors import OptionError, full_disk_named, nearest
 from cl_zoo.names import Options, stack
+from cl_zoo.runs.ahead import Ahead
 from cl_zoo.runs.comparison import Comparison, Result, Watch, load_result
 from cl_zoo.runs.comparison import compare as run_all
 from cl_zoo.runs.execute import execute
@@ -47,9 +49,20 @@ def run(
     job = Job(stack(method, with_, probes, options or {}), benchmark, **_known(settings))
     about = {"event": "progress", "seed": job.seed, "label": job.label}
     with full_disk_named(job.out), Scorer() as scorer:
-        folder, facts = execute(job, lambda **progress: watch({**about, **progress}))
+        ahead = Ahead([job], scorer)
+        if "RANK" not in os.environ:  # the processes of a distributed run are told apart later
+            ahead.begin()
+
+        def report(**progress: Any) -> None:
+            if _main_process():
+                ahead.heard(progress)
+            watch({**about, **progress})
+
+        folder, facts = execute(job, report)
         if not _main_process():
             return Result(job.label, job.seed, facts, folder.partial)
+        if facts:
+            watch({**about, "phase": "score", "waits": ahead.waits_for(facts["metrics"])})
         finish(folder, facts, scorer)
     return load_result(folder.final, trust=job.names)
 

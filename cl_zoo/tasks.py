@@ -250,8 +250,23 @@ def place_in(split: Sequence[Sample], index: int) -> int:
     return index
 
 
+def origin(split: Sequence[Sample], index: int) -> dict[str, str]:
+    """Where a sample comes from, for people: `record`, the record's own id where the sample has another one, and `picture`, the
+    name of its image file; each where it is known.
+
+    It stands beside a sample and not in it, so no method sees it and no answer depends on it. A split that makes its samples when
+    they are asked for is asked by its method `origin`, where it has one; none is made for this.
+    """
+    split, index = whole_of(split), place_in(split, index)
+    look = getattr(split, "origin", None)
+    if look is not None:
+        return {name: text for name, text in look(index).items() if text}
+    image = None if isinstance(split, OnDemand) else split[index].image
+    return {"picture": image.name} if isinstance(image, Path) else {}
+
+
 def _looked_up(split: Sequence[Sample], index: int, by: str) -> Sample:
-    index, split = place_in(split, index), whole_of(split)
+    split, index = whole_of(split), place_in(split, index)
     look = getattr(split, by, None) or split.__getitem__
     sample: Sample = look(index)
     return sample

@@ -140,8 +140,8 @@ def test_a_progress_report_tells_run_steps_and_answers(run_tiny: Callable[..., A
     run_tiny("finetune", watch=events.append)
     phases = [event["phase"] for event in events]
 
-    learning = ["train", "after_task", "answer", "train", "after_task", "answer", "answer"]
-    assert phases == ["start", "preflight", "preflight", *learning]
+    learnt = ["train", "after_task", "answer"]
+    assert phases == ["start", "preflight", "preflight", *learnt, *learnt, "answer", "score"]
     assert {(event["label"], event["seed"]) for event in events} == {("finetune", 0)}
     assert events[3]["terms"].keys() == {"task"}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sequences import PARTS, PLACES, reads_as
 
 from cl_zoo.errors import DataError, OptionError
-from cl_zoo.tasks import Benchmark, OnDemand, Sample, TaskData, source_hash
+from cl_zoo.tasks import Benchmark, OnDemand, Part, Sample, TaskData, origin, source_hash
 
 SAMPLES = [Sample(f"{place}", None, f"{place} ?", "yes", ("a", "b")) for place in range(5)]
 
@@ -194,3 +194,29 @@ def test_the_hash_of_files_follows_their_content_and_order(tmp_path: Path):
     before = source_hash(one)
     one.write_text("3")
     assert source_hash(one) != before
+
+
+class Named(OnDemand[Sample]):
+    """Knows where its samples come from, and makes none of them for it."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def make(self, place: int) -> Sample:
+        raise AssertionError(f"sample {place} was made")
+
+    def origin(self, index: int) -> dict[str, str]:
+        return {"record": f"r{index}", "picture": ""}
+
+
+def test_where_a_sample_comes_from_is_known_without_making_it():
+    assert origin(Part(Part(Named(), [2, 1]), [0]), 0) == {"record": "r2"}
+    assert origin([Sample("0", Path("/data/a/one.png"), "?")], 0) == {"picture": "one.png"}
+    assert origin([Sample("0", None, "?")], 0) == {}
+
+
+def test_a_split_that_makes_its_samples_and_says_nothing_of_them_is_not_asked():
+    class Rendered(Named):
+        origin = None  # type: ignore[assignment]
+
+    assert origin(Rendered(), 1) == {}

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cl_zoo._version import __version__
-from cl_zoo.cli import data, looking, models, verifying
+from cl_zoo.cli import answers, data, looking, models, verifying
 from cl_zoo.cli.flags import (
     AsJson,
     AsMarkdown,
@@ -208,6 +208,7 @@ for name, command in (
     ("check", looking.check),
     ("doctor", looking.doctor),
     ("new", looking.new),
+    ("answers", answers.answers),
     ("predict", models.predict),
     ("export", models.export),
     ("verify", verifying.verify),

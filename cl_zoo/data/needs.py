@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ANSWER, REFERENCES = "answer", "references"
-NEEDS = {"caption": REFERENCES, "textvqa": "answers", "grounding": "box"}
+NEEDS = {"caption": REFERENCES, "caption-char": REFERENCES, "textvqa": "answers", "grounding": "box"}
 """What a rule needs, by its name, where that is not the answer alone: `references`, or a key of `truth`."""
 PEOPLE = 10
 """Answers to a question of VQAv2 and TextVQA."""

@@ -17,7 +17,16 @@ class Packed(OnDemand[tuple[int, Entry]]):
     def __init__(self, numbered: Iterable[tuple[int, Entry]]) -> None:
         block, self._ends = bytearray(), array("Q", [0])
         for number, one in numbered:
-            values = [number, one.id, one.image, one.prompt, one.answer, one.references, one.truth]
+            values = [
+                number,
+                one.id,
+                one.image,
+                one.prompt,
+                one.answer,
+                one.references,
+                one.truth,
+                one.record,
+            ]
             block += json.dumps(values, separators=(",", ":")).encode()
             self._ends.append(len(block))
         self._block = bytes(block)
@@ -31,7 +40,7 @@ class Packed(OnDemand[tuple[int, Entry]]):
         return hashlib.sha256(self._block).digest()
 
     def make(self, place: int) -> tuple[int, Entry]:
-        number, name, image, prompt, answer, references, truth = json.loads(
+        number, name, image, prompt, answer, references, truth, record = json.loads(
             self._block[self._ends[place] : self._ends[place + 1]]
         )
-        return number, Entry(name, image, prompt, answer, tuple(references), truth)
+        return number, Entry(name, image, prompt, answer, tuple(references), truth, record)

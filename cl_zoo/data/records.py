@@ -42,6 +42,7 @@ class Entry:
         references: sentences that a caption is scored against.
         truth: what a scoring rule needs beyond these, as in `cl_zoo.Sample`.
         image_id: what references call the image, "" where the record does not say.
+        record: the record's own id where `id` is no longer that.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Entry:
     references: tuple[str, ...] = ()
     truth: Mapping[str, Any] = field(default_factory=dict)
     image_id: str = ""
+    record: str = ""
 
 
 UNREAD = Entry("", None, "")

@@ -25,6 +25,7 @@
         letter: C
         instruction: Describe the bird.
         metric: caption
+        tokenizer: char                 # for Chinese, Japanese and Korean captions; default: ptb
         max_new_tokens: 64
         train: {files: [scenes], format: datasets, split: train, columns: {text: question, answer: sentence}}
         validation: {files: [scenes], format: datasets, split: validation, columns: {text: question, answer: sentence}}
@@ -150,8 +151,11 @@ class TaskSource(Part):
     letter: Annotated[str, StringConstraints(pattern="^[A-Z]$")] = Field(
         description="one capital, unique within the benchmark; for --order"
     )
-    instruction: Sound = Field(description="sentence that closes the task's prompts")
+    instruction: Sound = Field("", description="sentence that closes the task's prompts; it is not added")
     metric: Text = Field(description="name of a scoring rule")
+    tokenizer: Literal["ptb", "char"] = Field(
+        "ptb", description="words of captions; char: Chinese, Japanese, Korean characters are words"
+    )
     max_new_tokens: int = Field(ge=1, description="token budget of one answer")
     train: SplitSource = Field(description="what is learnt")
     test: SplitSource = Field(description="what is asked")
@@ -164,6 +168,12 @@ class TaskSource(Part):
     )
     folders: Folders = Field(default_factory=dict, description="names for folders, over the benchmark's")
     sources: tuple[Source, ...] = Field((), description="where its files are fetched from")
+
+    @model_validator(mode="after")
+    def _captions_have_words(self) -> Self:
+        if self.tokenizer == "char" and not self.metric.startswith("caption"):
+            raise ValueError(f"tokenizer char cuts captions, and the metric is {self.metric!r}; leave it out")
+        return self
 
 
 class Choices(Part):
@@ -230,6 +240,8 @@ def _expanded(task: TaskSource, about: Description, folders: Mapping[str, tuple[
         return tuple(dict.fromkeys(path for name in names for path in _filled(name, known, about, task)))
 
     changes: dict[str, Any] = {"images": every(task.images or about.images)}
+    if task.tokenizer == "char":
+        changes["metric"] = "caption-char"
     for key in ("train", "validation", "test", "references"):
         one = getattr(task, key)
         if one is not None:

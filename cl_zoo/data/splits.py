@@ -153,6 +153,11 @@ class Split(OnDemand[Sample]):
         _, one = self.entries[index]
         return _text(one)
 
+    def origin(self, index: int) -> dict[str, str]:
+        """The record's own id where a sample has another one, and the image's name as the record writes it."""
+        _, one = self.entries[index]
+        return {"record": one.record, "picture": one.image or ""}
+
     def _image(
         self, number: int, one: Entry, *, looked_for: bool, decoded: bool = True
     ) -> ImageSource | None:
@@ -213,7 +218,7 @@ def _checked(found: Sequence[tuple[int, Entry]], plan: Plan, *, by_id: bool) -> 
         if plan.needs == ANSWER and not (one.answer or "").strip():
             fault(plan.place, number, f"has an empty answer{plan.column('answer')}", REPAIR)
         name = str(place) if not by_id else f"{one.id}-{place}" if plan.repeats else one.id
-        yield number, replace(one, id=name)
+        yield number, replace(one, id=name, record=one.id if one.id != name else "")
 
 
 # Hugging Face datasets

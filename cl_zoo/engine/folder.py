@@ -202,7 +202,7 @@ class RunFolder:
 
     def _all(self, listed: Mapping[str, Entry]) -> dict[str, Entry]:
         """Entries of all files that are here: as they were listed, or else as they are."""
-        kinds = ("*.json", "answers/*.jsonl", "expected/*.jsonl", "state-*/*")
+        kinds = ("*.json", "answers/*.jsonl", "expected/*.jsonl", "scores/*.jsonl", "state-*/*")
         files = sorted(file for kind in kinds for file in self.partial.glob(kind) if file.is_file())
         named = {str(file.relative_to(self.partial)): file for file in files}
         return {name: listed.get(name) or entry(file) for name, file in named.items() if name != MANIFEST}

@@ -29,7 +29,7 @@ from cl_zoo.nn.budget import budget
 from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
-from cl_zoo.tasks import Sample, Task, TaskData, in_words
+from cl_zoo.tasks import Sample, Task, TaskData, in_words, origin
 
 
 class Run:
@@ -238,7 +238,8 @@ class Run:
             )
         gathered = mine.merged(self.world.gather, records)
         if self.world.main:
-            self.folder.write_lines(f"answers/{row}-{place}.jsonl", gathered)
+            named = ({"place": n, **origin(task.test, n), **one} for n, one in enumerate(gathered))
+            self.folder.write_lines(f"answers/{row}-{place}.jsonl", named)
         return gathered
 
     def _checkpoint(self, done: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
 from cl_zoo.recipe.recipe import Recipe
-from cl_zoo.tasks import OnDemand, Part, Sample, TaskData, without_image
+from cl_zoo.tasks import OnDemand, Part, Sample, TaskData, origin, without_image
 
 Record = TypeVar("Record")
 
@@ -95,8 +95,9 @@ class Later(Batch):
 
 
 def expected(task: TaskData) -> Iterator[dict[str, Any]]:
-    """What the answers to a task are scored against, one record per test sample."""
+    """What the answers to a task are scored against, one record per test sample, with its place and where it comes from."""
     for i in range(len(task.test)):
         sample = without_image(task.test, i)
-        wanted = {"id": sample.id, "answer": sample.answer, "references": list(sample.references)}
+        named = {"id": sample.id, "place": i, **origin(task.test, i)}
+        wanted = {**named, "answer": sample.answer, "references": list(sample.references)}
         yield {**wanted, "truth": dict(sample.truth)} if sample.truth else wanted

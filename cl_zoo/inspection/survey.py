@@ -178,6 +178,9 @@ def oddities(found: Facts) -> Iterator[Finding]:
         yield _remark(
             "instructions", found, f"prompts end in different ways: {', '.join(parts[:SHOWN])}{more}"
         )
+    elif found.instruction and found.instruction not in found.instructions:
+        says = f"no prompt holds the instruction {_shortened(found.instruction)!r}, and nothing adds it"
+        yield _remark("instructions", found, says)
 
 
 def _shortened(line: str) -> str:
@@ -192,7 +195,7 @@ def _remark(kind: str, found: Facts, words: str, count: int = 1) -> Finding:
 def _instruction(prompt: str, usual: str) -> str:
     """The task's instruction where it is one of the prompt's lines, else the last line."""
     lines = prompt.splitlines() or [""]
-    return usual if usual in lines else lines[-1]
+    return usual if usual and usual in lines else lines[-1]
 
 
 def _image(row: Row, same: Same) -> str | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from cl_zoo.errors import DataError
 from cl_zoo.report.estimates import Estimate, estimate
@@ -33,6 +33,9 @@ class Row:
         stamps: what a reader has to know, `unequal: steps ×2`.
         error: the sentence with which the run failed.
         scoring: which of both the table shows.
+        answers: of each cell, by `stage-place`, what a reader has to know of its answers: `empty`, `form`, `notes`.
+        measured: of each task learnt, what methods and probes measured.
+        probes: names of the plugins that only measure.
     """
 
     label: str
@@ -47,6 +50,9 @@ class Row:
     error: str | None = None
     strict: Matrix | None = None
     scoring: str = "official"
+    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    measured: Sequence[Mapping[str, float]] = ()
+    probes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         where = f"{self.label}, seed {self.seed}"
@@ -68,6 +74,11 @@ class Row:
             return {}
         summary = self.shown.summary()
         return summary if self.protocol == SEQUENTIAL else {"last": summary["last"]}
+
+    def probed(self) -> dict[str, float]:
+        """What its probes measured after the last task."""
+        last = self.measured[-1] if self.measured else {}
+        return {name: value for name, value in last.items() if name.partition("/")[0] in self.probes}
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,13 @@ class Method:
     def per_task(self, name: PerTask, task: int) -> Estimate | None:
         """A task's Avg or Last over the seeds."""
         return self.over_seeds(lambda row: getattr(row.shown, name)[task])
+
+    def probed(self) -> dict[str, Estimate]:
+        """What probes measured after the last task, over the seeds; sums over layers and tasks before single ones."""
+        names = dict.fromkeys(name for row in self.finished for name in row.probed())
+        found = {name: self.over_seeds(lambda row, name=name: row.probed().get(name)) for name in names}  # type: ignore[misc]
+        known = [(name, value) for name, value in found.items() if value is not None]
+        return dict(sorted(known, key=lambda one: any(sign.isdigit() for sign in one[0])))
 
     @property
     def notes(self) -> str:

@@ -86,6 +86,11 @@ def seconds(value: Estimate | None) -> str:
     return f"{value.mean:.0f}" if value.mean >= 100 else f"{value.mean:.1f}"
 
 
+def measure(value: Estimate) -> str:
+    """A measurement of whatever size, in four digits: `0.9812`, `1.2e-05`, `± 0.01` behind it where there are several seeds."""
+    return f"{value.mean:.4g}" + ("" if value.std is None else f" ± {value.std:.2g}")
+
+
 def distinct(names: Sequence[str]) -> list[str]:
     """Column names; one that comes again is numbered."""
     return [
@@ -128,10 +133,10 @@ def as_markdown(sheet: Sheet) -> str:
     lines = [["", *sheet.columns], ["---", *("---" if name == NOTES else "---:" for name in sheet.columns)]]
     for section in sheet.sections:
         if section.title:
-            lines.append([f"*{_escaped(section.title)}*", *[""] * len(sheet.columns)])
+            lines.append([f"*{escaped(section.title)}*", *[""] * len(sheet.columns)])
         for line in section.lines:
-            values = (f"{MARKS[e.rank]}{_escaped(e.text)}{MARKS[e.rank]}" for e in line.entries)
-            lines.append([_escaped(line.label), *values])
+            values = (f"{MARKS[e.rank]}{escaped(e.text)}{MARKS[e.rank]}" for e in line.entries)
+            lines.append([escaped(line.label), *values])
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -176,6 +181,6 @@ def _join(widths: Sequence[int], sheet: Sheet, label: str, values: Sequence[str]
     return GAP.join(cells).rstrip()
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     return "".join("\\" + letter if letter in "\\|*_[]<>`" else letter for letter in " ".join(text.split()))

@@ -33,6 +33,8 @@ from cl_zoo.report.sheets import (
     as_rich,
     as_text,
     distinct,
+    escaped,
+    measure,
     narrowed,
     parameters,
     score,
@@ -54,6 +56,9 @@ SCORINGS = ("official", "strict")
 """Which scores a table shows."""
 
 STRICT = "Scores by the strict rules; tasks whose official rule has no strict form are scored by the official one. "
+
+SHOWN, ALL = 6, "all of it in --json"
+"""Measurements of probes below a table, for each method, and where the others are."""
 
 LEGEND = (
     "Avg: mean over the tasks of the mean score since the task was learnt. Last: mean of the final scores. "
@@ -110,6 +115,7 @@ class Table:
         for sheet in self._sheets:
             for part in narrowed(sheet, width):
                 parts += [as_rich(part), ""]
+        parts += [Text(self._probed), ""] if self._probed else []
         return Group(*parts, Text(self._legend, style="dim"))
 
     def text(self, width: int | None = None) -> str:
@@ -119,14 +125,16 @@ class Table:
             width: columns that do not fit are continued below; `None` for lines as long as they need to be.
         """
         parts = [as_text(part) for sheet in self._sheets for part in narrowed(sheet, width)]
-        return "\n".join([*parts, textwrap.fill(self._legend, width or 110)]) + "\n"
+        closing = [textwrap.fill(text, width or 110) for text in (self._probed, self._legend) if text]
+        return "\n".join([*parts, "\n\n".join(closing)]) + "\n"
 
     def __str__(self) -> str:
         return self.text()
 
     def markdown(self) -> str:
         """For a file; the best value is **bold** and the second _italic_."""
-        return "\n".join([*(as_markdown(sheet) for sheet in self._sheets), self._legend]) + "\n"
+        closing = "\n\n".join(text for text in (escaped(self._probed), self._legend) if text)
+        return "\n".join([*(as_markdown(sheet) for sheet in self._sheets), closing]) + "\n"
 
     def show(self, console: Console) -> None:
         """Print the table: with styles on a terminal, as full plain text elsewhere."""
@@ -160,6 +168,16 @@ class Table:
             "runs": runs,
             "methods": methods,
         }
+
+    @property
+    def _probed(self) -> str:
+        """A line of what probes measured, the first of each method."""
+        parts = []
+        for method in self.methods:
+            found = [f"{name} {measure(value)}" for name, value in method.probed().items()]
+            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            parts += [f"{method.label}: {', '.join(found[:SHOWN])}{more}"] if found else []
+        return f"Measured after the last task ({ALL}): {'; '.join(parts)}." if parts else ""
 
     @property
     def _legend(self) -> str:

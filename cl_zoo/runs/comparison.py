@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.engine.folder import IDENTITY, RunFolder
 from cl_zoo.errors import ClZooError, PluginError, full_disk_named
 from cl_zoo.machine import cores
 from cl_zoo.report.table import Table
+from cl_zoo.runs.ahead import Ahead
 from cl_zoo.runs.execute import TRAINED
 from cl_zoo.runs.faults import LOGS
 from cl_zoo.runs.job import Job
@@ -34,7 +34,6 @@ from cl_zoo.runs.result import load_result as load_result
 from cl_zoo.runs.turns import Turns
 from cl_zoo.runs.worker import describe
 from cl_zoo.scoring.matrix import Matrix
-from cl_zoo.scoring.rules import of_files
 from cl_zoo.scoring.scorer import Scorer
 
 Watch = Callable[[dict[str, Any]], None]
@@ -87,12 +86,16 @@ def compare(
     processes = min(processes or len(devices) or cores(), len(jobs))
     results: dict[int, Result] = {}
     with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
-        trainings = workers.check(jobs)
-        if _captions(jobs):
-            scorer.warm_up()
+        trainings, ahead = workers.check(jobs), Ahead(jobs, scorer)
+        ahead.begin()
         for place, event in workers.run(jobs, trainings):
             job = jobs[place]
+            ahead.heard(event)
             if event["event"] == "answered":
+                if event["facts"]:
+                    waits = ahead.waits_for(event["facts"]["metrics"])
+                    about = {"event": "progress", "label": job.label, "seed": job.seed}
+                    watch({**event, **about, "phase": "score", "waits": waits})
                 event, results[place] = _score(job, event, scorer)
             elif event["event"] == "failed":
                 results[place] = Result(
@@ -120,14 +123,6 @@ def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, A
         "last": result.matrix.last,
         "seconds": result.ledger["seconds"],
     }, result
-
-
-def _captions(jobs: Sequence[Job]) -> bool:
-    """Whether some task is scored as captions, which takes METEOR's slow start; each benchmark is looked up once."""
-    benchmarks = {(job.benchmark, job.data) for job in jobs}
-    return any(
-        of_files(task.metric) for name, data in benchmarks for task in load_benchmark(name, data).tasks
-    )
 
 
 def budget_stamps(results: Sequence[Result]) -> dict[tuple[str, int], tuple[str, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,8 @@ def scorable(benchmark: str, task: TaskData) -> None:
 def finish(folder: RunFolder, facts: Mapping[str, Any], scorer: Scorer) -> dict[str, Any]:
     """Score the answers and write the manifest; a finished run's manifest is read.
 
+    The score of each sample goes to `scores/T-I.jsonl`, beside the answers: these stay what the model said.
+
     Its `matrix` holds official scores. Where the rule of a task has a strict form, `strict` is a second matrix with the
     strict scores of those tasks and the official ones of the others.
 
@@ -49,19 +50,22 @@ def finish(folder: RunFolder, facts: Mapping[str, Any], scorer: Scorer) -> dict[
     with folder:
         if folder.finished:
             return read_manifest(folder.final)
-        facts = {"files": folder.files, **facts}
-        check_answers(folder.partial, facts)
+        check_answers(folder.partial, {"files": folder.files, **facts})
+        scores = score_cells(folder.partial, facts, folder.identity["cells"], scorer)
+        for cell, score in scores.items():
+            folder.write_lines(f"scores/{cell}.jsonl", score.samples)
         manifest = {
             **facts,
+            "files": {**facts.get("files", {}), **folder.files},
             "identity": folder.identity,
-            **scored(folder.partial, facts, folder.identity["cells"], scorer),
+            **scored(scores, facts),
         }
         folder.finish(manifest)
         return manifest
 
 
-def scored(folder: Path, facts: Mapping[str, Any], cells: str, scorer: Scorer) -> dict[str, Any]:
-    """What a manifest holds of a run's scores: `scores`, `matrix`, and `strict` where some rule has a strict form.
+def score_cells(folder: Path, facts: Mapping[str, Any], cells: str, scorer: Scorer) -> dict[str, Score]:
+    """Scores of all answers of a run, by `row-place`.
 
     Args:
         folder: of the run, with `answers` and `expected`.
@@ -72,11 +76,17 @@ def scored(folder: Path, facts: Mapping[str, Any], cells: str, scorer: Scorer) -
         DataError: an answer file is missing or incomplete.
     """
     tasks, protocol = len(facts["tasks"]), facts["protocol"]
-    rows = 1 if protocol != "sequential" else tasks
-    asked = [(row, place) for row in range(rows) for place in cells_of_row(cells, protocol, row, tasks)]
-    scores = score_answers(folder, asked, facts["metrics"], scorer)
+    rows = range(1 if protocol != "sequential" else tasks)
+    asked = [(row, place) for row in rows for place in cells_of_row(cells, protocol, row, tasks)]
+    return score_answers(folder, asked, facts["metrics"], scorer)
+
+
+def scored(scores: Mapping[str, Score], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest holds of a run's scores: `scores`, `matrix`, and `strict` where some rule has a strict form."""
+    tasks = len(facts["tasks"])
+    rows = 1 if facts["protocol"] != "sequential" else tasks
     found = {
-        "scores": {cell: asdict(score) for cell, score in scores.items()},
+        "scores": {cell: score.to_json() for cell, score in scores.items()},
         "matrix": _matrix({cell: score.value for cell, score in scores.items()}, rows, tasks),
     }
     if any(score.strict is not None for score in scores.values()):

@@ -94,6 +94,8 @@ class Bars:
                 self._bars.update(bar, state=f"checking {event['task']}")
             elif event["phase"] == "answer":
                 self._bars.update(bar, state=f"answering {event['task']}")
+            elif event["phase"] == "score":
+                self._bars.update(bar, state=_scoring(event))
         elif event["event"] == "finished":
             self._bars.update(bar, total=1, completed=1, state=_outcome(event))
         elif event["event"] == "failed":
@@ -110,7 +112,14 @@ def _phase(event: dict[str, Any]) -> str:
         return f"learnt {event['task']} in {steps} ({terms})"
     if event["phase"] == "taken":
         return f"took over {event['task']}, which another run has learnt"
+    if event["phase"] == "score":
+        return _scoring(event)
     return ""
+
+
+def _scoring(event: dict[str, Any]) -> str:
+    """That the answers are scored, and what that waits for."""
+    return f"scoring{'; ' if event['waits'] else ''}{event['waits']}"
 
 
 def _outcome(event: dict[str, Any]) -> str:

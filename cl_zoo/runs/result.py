@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,15 @@ from cl_zoo.report.table import Table
 from cl_zoo.runs.restore import Restored, restore
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.tasks import ImageSource
+
+MANY = 5.0
+"""Percent of a task's last answers from which a note says that they are empty, or wrong in form alone."""
+
+NOTED = {"empty": "empty answers", "form": "wrong in form alone"}
+"""Keys of a score with the words of such a note."""
+
+ABOUT = (*NOTED, "notes")
+"""What of a score `--json` says beside the matrix."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +140,27 @@ class Result:
             trained=self.ledger["trained"],
             stored=sum(self.ledger["stored"].get("inference", {}).values()),
             seconds=self.ledger["seconds"],
-            stamps=(*self._variants(), *self._budget(), *self.stamps),
+            stamps=(*self._variants(), *self._budget(), *self._misleading(), *self.stamps),
+            answers={
+                cell: {key: score[key] for key in ABOUT if key in score}
+                for cell, score in self.manifest["scores"].items()
+            },
+            measured=self.manifest.get("measured", ()),
+            probes=tuple(one["name"] for one in self.manifest["identity"].get("probes", ())),
         )
+
+    def _misleading(self) -> Iterator[str]:
+        """What a reader has to know of the last answers, of all tasks alike in one sentence; nothing of older runs."""
+        last, tasks = len(self.matrix.scores) - 1, self.manifest["tasks"]
+        found = [
+            (task, self.manifest["scores"].get(f"{last}-{place}", {})) for place, task in enumerate(tasks)
+        ]
+        for key, words in NOTED.items():
+            if names := [task for task, score in found if (score.get(key) or 0.0) >= MANY]:
+                yield f"{words}: {', '.join(names)}"
+        for note in dict.fromkeys(note for _, score in found for note in score.get("notes", ())):
+            names = [task for task, score in found if note in score.get("notes", ())]
+            yield f"{', '.join(names)}: {note}"
 
     def _variants(self) -> tuple[str, ...]:
         """`hide: paper` for every plugin that has variants, so that no reader has to know the default."""

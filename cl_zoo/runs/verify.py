@@ -14,10 +14,10 @@ from cl_zoo.engine.files import LIST, Entry, damage, write_json
 from cl_zoo.engine.folder import IDENTITY, MANIFEST, locked, read_identity, read_manifest
 from cl_zoo.engine.states import read_list, states_in, write_list
 from cl_zoo.errors import ClZooError, RunError, first_line
-from cl_zoo.runs.manifest import scored
+from cl_zoo.runs.manifest import score_cells, scored
 from cl_zoo.scoring.scorer import METRICS, Scorer
 
-FILES = re.compile(r"(?:(?:answers|expected|state-\d+)/)?[\w.-]+", re.ASCII)
+FILES = re.compile(r"(?:(?:answers|expected|scores|state-\d+)/)?[\w.-]+", re.ASCII)
 """Names of files in a run's folder; a list may come from anybody, and what it names is moved when it is damaged."""
 
 
@@ -162,10 +162,11 @@ def _rescore(folder: Path, manifest: Mapping[str, Any], scorer: Scorer, damaged:
             f"its scores are by {', '.join(other)}, which this version has no longer, and stand as they are"
         ]
     try:
-        found = scored(folder, manifest, manifest["identity"]["cells"], scorer)
+        scores = score_cells(folder, manifest, manifest["identity"]["cells"], scorer)
     except ClZooError as error:
         damaged[MANIFEST] = f"holds scores that its answers do not give: {error}"
         return []
+    found = scored(scores, manifest)
     for cell, score in found["scores"].items():
         stored = manifest["scores"].get(cell, {})
         if not _same(stored.get("value"), score["value"]):

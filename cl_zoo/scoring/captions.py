@@ -1,4 +1,4 @@
-"""The seven caption scores behind the rule `caption` of `cl_zoo.scoring.rules`.
+"""The seven caption scores behind the rules `caption` and `caption-char` of `cl_zoo.scoring.rules`.
 
 pycocoevalcap computes BLEU, ROUGE-L and CIDEr and ships the two Java programs for tokens and METEOR. Its wrappers around
 the programs are not used: the tokenizer's writes into site-packages and, when Java fails, drops samples in silence;
@@ -11,7 +11,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -22,24 +23,70 @@ Captions = dict[str, list[str]]
 PLAIN = re.compile("[A-Za-z0-9]")
 
 
-def caption_parts(meteor: Meteor, references: Captions, hypotheses: Captions) -> dict[str, float]:
+PARTS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
+"""The scores that a caption score is the mean of."""
+
+UNSPACED = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af"
+"""Characters of Chinese, Japanese and Korean, as ranges of a regular expression."""
+WORDS = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’][^\W_{UNSPACED}]+)*")
+"""What `characters` takes for a word."""
+
+
+def caption_parts(
+    meteor: Meteor, references: Captions, hypotheses: Captions
+) -> tuple[dict[str, float], list[dict[str, float]]]:
     """BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr of one file of tokenized captions, each times 100.
 
     Args:
         meteor: a running program.
         references: one sentence or more for each sample.
         hypotheses: exactly one for each sample; an empty one matches nothing.
+
+    Returns:
+        Of the file, and of each sample in the order of `references`. Of BLEU and METEOR that of the file is not the mean.
     """
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    bleu, _ = Bleu(4).compute_score(references, hypotheses, verbose=0)
-    parts = {f"Bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)}
-    parts["METEOR"] = meteor.score(references, hypotheses)
-    parts["ROUGE_L"] = float(Rouge().compute_score(references, hypotheses)[0])
-    parts["CIDEr"] = float(Cider().compute_score(references, hypotheses)[0])
-    return {name: 100 * value for name, value in parts.items()}
+    bleu, bleus = Bleu(4).compute_score(references, hypotheses, verbose=0)
+    columns = [
+        *zip(bleu, bleus, strict=True),
+        meteor.score(references, hypotheses),
+        Rouge().compute_score(references, hypotheses),
+        Cider().compute_score(references, hypotheses),
+    ]
+    whole = {name: 100 * float(value) for name, (value, _) in zip(PARTS, columns, strict=True)}
+    rows = zip(*(values for _, values in columns), strict=True)
+    return whole, [{name: 100 * float(one) for name, one in zip(PARTS, row, strict=True)} for row in rows]
+
+
+def foregone(references: Captions, words: str) -> tuple[str, ...]:
+    """What of a caption score says nothing about the answers, as sentences.
+
+    Args:
+        references: as words, of all samples.
+        words: how they were cut, `ptb` or `char`.
+
+    CIDEr weighs a phrase by how few samples have it: with one sample, or where all have the same phrases, the weight is log 1.
+    """
+    notes = []
+    if len(references) == 1:
+        notes.append("CIDEr is 0 whatever is answered, with one sample")
+    elif len({frozenset(_phrases(sentences)) for sentences in references.values()}) == 1:
+        notes.append("CIDEr is 0 whatever is answered, as all samples have the same references")
+    texts = [text for sentences in references.values() for text in sentences]
+    unspaced = sum(bool(re.search(rf"[{UNSPACED}]{{2}}", text)) for text in texts)
+    if words == "ptb" and 2 * unspaced > len(texts):
+        notes.append("BLEU, ROUGE-L and CIDEr take a sentence without spaces for one word (tokenizer: char)")
+    return tuple(notes)
+
+
+def _phrases(sentences: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """CIDEr's n-grams, of one to four words."""
+    for words in (text.split() for text in sentences):
+        for size in range(1, 5):
+            yield from (tuple(words[n : n + size]) for n in range(len(words) - size + 1))
 
 
 def find_java() -> str:
@@ -60,10 +107,20 @@ def find_java() -> str:
     return str(JAVA)
 
 
-def tokenize(groups: Sequence[Captions]) -> list[Captions]:
+def characters(groups: Sequence[Captions]) -> list[Captions]:
+    """Lower-case words without punctuation, separated by spaces; of Chinese, Japanese and Korean every character is one."""
+    return [
+        {sample: [" ".join(WORDS.findall(text.lower())) for text in texts] for sample, texts in group.items()}
+        for group in groups
+    ]
+
+
+def tokenize(groups: Sequence[Captions], program: Ptb | None = None) -> list[Captions]:
     """Lower-case PTB tokens without punctuation, separated by spaces; all groups in one Java process.
 
-    Sentences that hold no word come back empty and in their place.
+    Args:
+        groups: sentences that hold no word come back empty and in their place.
+        program: one that was started ahead; it ends with this call.
 
     Raises:
         ClZooError: there is no Java, or it failed.
@@ -72,22 +129,12 @@ def tokenize(groups: Sequence[Captions]) -> list[Captions]:
 
     sentences = [text for group in groups for texts in group.values() for text in texts]
     if not sentences:
+        if program is not None:
+            program.close()
         return [{sample: [] for sample in group} for group in groups]
     # one line for each sentence, whatever line breaks or unpaired surrogates it holds
     lines = "".join(" ".join(text.split()) + "\n" for text in sentences).encode("utf-8", "replace")
-    jar = Path(library.__file__).with_name(library.STANFORD_CORENLP_3_4_1_JAR)
-    command = [
-        find_java(),
-        "-cp",
-        str(jar),
-        "edu.stanford.nlp.process.PTBTokenizer",
-        "-preserveLines",
-        "-lowerCase",
-    ]
-    done = subprocess.run(command, input=lines, capture_output=True, check=False)
-    tokenized = done.stdout.decode("utf-8", "replace").removesuffix("\n").split("\n")
-    if done.returncode or len(tokenized) != len(sentences):
-        raise _java_failed("the caption tokenizer", done.stderr)
+    tokenized = (program or Ptb()).ended_with(lines)
     words = (
         " ".join(w for w in line.rstrip().split(" ") if w not in library.PUNCTUATIONS) for line in tokenized
     )
@@ -109,6 +156,42 @@ def wordless(references: Captions) -> list[str]:
     return [sample for sample, sentences in tokens.items() if not any(sentences)]
 
 
+class Ptb:
+    """The tokenizer's Java program. It reads all lines before it ends, so it serves once; started ahead, it is loaded by then."""
+
+    def __init__(self) -> None:
+        from pycocoevalcap.tokenizer import ptbtokenizer as library
+
+        jar = Path(library.__file__).with_name(library.STANFORD_CORENLP_3_4_1_JAR)
+        program = ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [find_java(), "-cp", str(jar), *program], stdin=pipe, stdout=pipe, stderr=pipe
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether the program still waits for lines."""
+        return self._process.poll() is None
+
+    def ended_with(self, lines: bytes) -> list[str]:
+        """The tokens of each line.
+
+        Raises:
+            ClZooError: Java failed.
+        """
+        out, errors = self._process.communicate(lines)
+        tokenized = out.decode("utf-8", "replace").removesuffix("\n").split("\n")
+        if self._process.returncode or len(tokenized) != lines.count(b"\n"):
+            raise _java_failed("the caption tokenizer", errors)
+        return tokenized
+
+    def close(self) -> None:
+        """End the program."""
+        self._process.kill()
+        self._process.communicate()
+
+
 class Meteor:
     """METEOR's Java program. It answers a line for each line it is sent, the first one after reading its tables."""
 
@@ -120,14 +203,20 @@ class Meteor:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=self._errors)
+        self._began, self.answered = time.monotonic(), False
 
     @property
     def running(self) -> bool:
         """Whether the program can still answer."""
         return self._process.poll() is None
 
-    def score(self, references: Captions, hypotheses: Captions) -> float:
-        """METEOR of a whole file, 0 to 1: one hypothesis and at least one reference for each sample.
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._began
+
+    def score(self, references: Captions, hypotheses: Captions) -> tuple[float, list[float]]:
+        """METEOR of a whole file and of each sample, 0 to 1: one hypothesis and at least one reference for each.
 
         Raises:
             ClZooError: Java has ended.
@@ -137,8 +226,8 @@ class Meteor:
             self._send("SCORE", *sentences, *hypotheses[sample])
             statistics.append(self._receive())
         self._send("EVAL", *statistics)
-        answers = [self._receive() for _ in range(len(statistics) + 1)]
-        return float(answers[-1])  # the scores of the samples come before it
+        *samples, whole = [float(self._receive()) for _ in range(len(statistics) + 1)]
+        return whole, samples
 
     def close(self) -> None:
         """End the program."""
@@ -158,6 +247,7 @@ class Meteor:
         line = cast(IO[bytes], self._process.stdout).readline().decode().strip()
         if not line:
             raise self._failed()
+        self.answered = True
         return line
 
     def _failed(self) -> ClZooError:

@@ -41,7 +41,7 @@ def read_answers(path: Path, expected: Mapping[str, Expected], remedy: str = REM
         DataError: the file is missing or broken, repeats an id, or holds other ids than the expected ones.
     """
     answers: dict[str, str] = {}
-    for place, record in _records(path, remedy):
+    for place, record in lines(path, remedy):
         if not isinstance(record.get("answer"), str):
             raise DataError(f"{place}: 'answer' must be a text, got {record.get('answer')!r}; {remedy}")
         if record["id"] not in expected:
@@ -55,16 +55,20 @@ def read_answers(path: Path, expected: Mapping[str, Expected], remedy: str = REM
     return answers
 
 
-def _records(path: Path, remedy: str) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a file of JSON lines, each with its place for messages and a text as `id`."""
+def lines(path: Path, remedy: str = REMEDY) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with its place for messages and a text as `id`.
+
+    Raises:
+        DataError: the file is missing or broken.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: an answer may hold U+2028
+        texts = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: an answer may hold U+2028
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); {remedy}") from error
     records = []
-    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
+    for number, line in enumerate(texts[:-1] if texts[-1] == "" else texts, start=1):
         place = f"{path}, line {number}"
         try:
             record = json.loads(line)
@@ -89,7 +93,7 @@ def _released(path: Path) -> Iterator[tuple[str, str, Expected]]:
 
 def _written(path: Path, remedy: str) -> Iterator[tuple[str, str, Expected]]:
     """The same of a file that a run has written."""
-    for place, record in _records(path, remedy):
+    for place, record in lines(path, remedy):
         answer, references = record.get("answer"), record.get("references") or []
         if not (answer is None or isinstance(answer, str)):
             raise DataError(f"{place}: 'answer' must be a text, got {answer!r}; {remedy}")

@@ -138,6 +138,31 @@ def _chosen(letter: str, expected: Expected) -> float:
     return float(bool(letter) and letter in options and letter == expected.text)
 
 
+# What a person would let pass
+
+
+def in_content(answer: str, expected: Expected) -> float:
+    """The right answer in another form: a letter with its text, digits for a number word, another case, other signs.
+
+    "(B) a lake" and "the answer is B" say B; "B. otter", "An otter." and "the answer is otter" say otter; "two", "2" and "2.0"
+    are one number. It scores nothing: it counts the answers that a rule refuses for their form alone.
+    """
+    wanted = expected.text.strip()
+    if re.fullmatch("[A-Z]", wanted):
+        return letter(answer, Expected(wanted, truth=expected.truth))
+    said = re.sub(r"^(the )?answer is:?\s+", "", answer, flags=re.IGNORECASE)
+    unlisted = re.sub(r"^\(?[A-Z][.):]+\s+", "", said)
+    return float(any(bool(text) and _same_words(text, wanted) for text in (said, unlisted)))
+
+
+def _same_words(first: str, second: str) -> bool:
+    ours, theirs = never_empty(first), never_empty(second)
+    try:
+        return ours == theirs or float(ours) == float(theirs)
+    except ValueError:
+        return False
+
+
 # Answers of ten people
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'

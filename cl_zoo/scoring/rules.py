@@ -33,6 +33,9 @@ class Rule:
         strict: `None` where the official rule has no fault.
         about_strict: what it does, and what was wrong.
         needs: what of `Expected` it reads: `answer`, `references`, or a key of `truth`.
+        content: whether an answer is right whatever its form; it counts what `official` refuses for the form alone, and
+            changes no score. `None` where the rule minds no form.
+        words: how captions are cut into words: `ptb` or `char`.
     """
 
     version: int
@@ -41,6 +44,8 @@ class Rule:
     strict: Judge | None = None
     about_strict: str = ""
     needs: str = ANSWER
+    content: Judge | None = None
+    words: str = "ptb"
 
 
 def lacking(rule: Rule, expected: Expected) -> str | None:
@@ -63,6 +68,7 @@ RULES = {
         "UCIT but for captions: equality in upper case, joined by id (hide:llava/eval/eval_deepseek_r1.py). No letter, "
         "number or punctuation is normalised.",
         judges.equal,
+        content=judges.in_content,
     ),
     "contains": Rule(
         1,
@@ -71,6 +77,7 @@ RULES = {
         judges.contained,
         judges.equal_stripped,
         WRONG_WHEN_EMPTY,
+        content=judges.in_content,
     ),
     "imagenet": Rule(
         1,
@@ -80,6 +87,7 @@ RULES = {
         judges.either_contains,
         judges.equal_stripped,
         WRONG_WHEN_EMPTY,
+        content=judges.in_content,
     ),
     "vqav2": Rule(
         1,
@@ -88,6 +96,7 @@ RULES = {
         judges.by_people_or_equal,
         "VQA accuracy over the ten answers with EvalAI's normal form, where `truth` holds ten; else equality of the normal "
         "forms. The official rule takes one person's wording for the truth.",
+        content=judges.in_content,
     ),
     "ocrvqa": Rule(
         1,
@@ -95,6 +104,7 @@ RULES = {
         judges.answerable,
         judges.equal_stripped,
         "Equality whatever the case, also where `Unanswerable` is part of the right answer.",
+        content=judges.in_content,
     ),
     "textvqa": Rule(
         1,
@@ -110,6 +120,7 @@ RULES = {
         "In lower case without full stops at the end, equal to the answer of the balanced test-dev questions "
         "(coin:…/convert_gqa_for_eval.py, eval_gqa.py).",
         judges.without_stops,
+        content=judges.in_content,
     ),
     "scienceqa": Rule(
         1,
@@ -118,6 +129,7 @@ RULES = {
         judges.letter_by_first_character,
         judges.letter,
         "A letter that stands alone, begins the answer as in a list, or is named by one `answer is`.",
+        content=judges.in_content,
     ),
     "scienceqa-hide": Rule(
         1,
@@ -126,6 +138,7 @@ RULES = {
         judges.letter_by_phrase,
         judges.letter,
         "A letter that stands alone, begins the answer as in a list, or is named by one `answer is`.",
+        content=judges.in_content,
     ),
     "grounding": Rule(
         1,
@@ -137,6 +150,7 @@ RULES = {
         judges.box,
         "The same with the four numbers as they stand in the answer, with or without brackets or words.",
         needs=NEEDS["grounding"],
+        content=judges.box,
     ),
     "contains-gold": Rule(
         1,
@@ -145,6 +159,7 @@ RULES = {
         judges.contains,
         judges.equal_stripped,
         WRONG_WHEN_EMPTY,
+        content=judges.in_content,
     ),
     "contains-gold-bounded": Rule(
         1,
@@ -153,6 +168,7 @@ RULES = {
         judges.contains_bounded,
         judges.equal_stripped,
         WRONG_WHEN_EMPTY,
+        content=judges.in_content,
     ),
     "anls": Rule(
         1,
@@ -169,6 +185,15 @@ RULES = {
         "code numbers answers from 1 in the order of the file; here they are joined by id.",
         None,
         needs=NEEDS["caption"],
+    ),
+    "caption-char": Rule(
+        1,
+        "`caption` for texts without spaces between words: every character of Chinese, Japanese and Korean is a word, where "
+        "the PTB tokenizer takes a sentence for one and BLEU, ROUGE-L and CIDEr are 0. No official code; METEOR stays that "
+        "of English, so only equal words match.",
+        None,
+        needs=NEEDS["caption-char"],
+        words="char",
     ),
 }
 """By name."""

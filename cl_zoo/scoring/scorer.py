@@ -7,8 +7,8 @@ The engine writes answers, this module scores their files: one `Scorer`, and wit
 
 The two are joined by id. A missing, extra or repeated id is an error: a score over fewer samples is never given.
 
-The rules are in `cl_zoo.scoring.rules`. A score holds the official value, which is the cell of a table and of a matrix, and the strict
-one where the rule has such.
+The rules are in `cl_zoo.scoring.rules`. A score holds the official value, which is the cell of a table and of a matrix, the strict
+one where the rule has such, what a reader has to know of it, and the score of each sample.
 
 Files of the released evaluation code are read as well: answers with `question_id` and `text` in the place of `id` and `answer`,
 and test files (`.json`) in the place of what was expected.
@@ -18,14 +18,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cl_zoo.errors import DataError, OptionError, nearest
-from cl_zoo.scoring.captions import Captions, Meteor, caption_parts, tokenize
+from cl_zoo.scoring.captions import (
+    Captions,
+    Meteor,
+    Ptb,
+    caption_parts,
+    characters,
+    foregone,
+    tokenize,
+)
 from cl_zoo.scoring.files import REMEDY, read_answers, read_expected
-from cl_zoo.scoring.judges import Expected, Judge
+from cl_zoo.scoring.judges import Expected
 from cl_zoo.scoring.rules import RULES, lacking, of_files
 
 METRICS = {name: rule.version for name, rule in RULES.items()}
@@ -58,6 +67,12 @@ class Score:
         metric: rule and version, `exact/1`.
         count: number of samples.
         strict: by the strict rule, 0 to 100; `None` where the official one has no fault.
+        empty: percent of the answers that hold nothing.
+        form: percent of the answers that the official rule gives nothing for their form alone, see `judges.in_content`;
+            `None` where it minds no form.
+        notes: sentences about a value that could not be otherwise, whatever was answered.
+        samples: `{"id", "score"}` of each sample, in the order of what was expected, 0 to 100, with `strict` where the rule has
+            such, `form` (true) where the form alone is wrong, and the `parts` of a caption's score.
     """
 
     value: float
@@ -65,17 +80,27 @@ class Score:
     metric: str
     count: int
     strict: float | None = None
+    empty: float = 0.0
+    form: float | None = None
+    notes: tuple[str, ...] = ()
+    samples: tuple[dict[str, Any], ...] = field(default=(), repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a manifest holds: all but the samples."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "samples"}
+        return {**values, "notes": list(self.notes)}
 
 
 class Scorer:
-    """Scores cells and holds METEOR's Java process, started when first needed and ended on exit.
+    """Scores cells and holds the Java processes of captions, started when first needed and ended on exit.
 
     A context manager, for one thread.
     """
 
     def __init__(self) -> None:
         self._meteor: Meteor | None = None
-        self._references: dict[str, Captions] = {}
+        self._ptb: Ptb | None = None
+        self._references: dict[tuple[str, str], Captions] = {}
 
     def __enter__(self) -> Scorer:
         return self
@@ -84,14 +109,23 @@ class Scorer:
         self.close()
 
     def warm_up(self) -> None:
-        """Start METEOR's Java and return at once; it reads its tables while something else is computed."""
+        """Start both Java programs and return at once; they load while something else is computed."""
         self._running_meteor()
+        self._started_ptb()
+
+    def waits_for(self) -> str:
+        """What captions will wait for, in words; nothing where METEOR has answered before."""
+        if self._meteor is not None and self._meteor.answered:
+            return ""
+        since = "begins" if self._meteor is None else f"began {self._meteor.age:.0f} s ago"
+        return f"waits for METEOR's Java, which {since} to read its tables"
 
     def close(self) -> None:
-        """End the Java process; a later `score` starts another."""
-        if self._meteor is not None:
-            self._meteor.close()
-            self._meteor = None
+        """End the Java processes; a later `score` starts others."""
+        for program in (self._meteor, self._ptb):
+            if program is not None:
+                program.close()
+        self._meteor = self._ptb = None
 
     def score(self, cells: Sequence[Cell]) -> list[Score]:
         """Score cells, in their order.
@@ -122,38 +156,74 @@ class Scorer:
     def _captions(
         self, cells: Sequence[tuple[Cell, dict[str, str]]], tasks: Mapping[Path, dict[str, Expected]]
     ) -> list[Score]:
-        """Score caption cells: all answers are tokenized together, and so are all references not yet known."""
+        """Score caption cells: all answers and all references not yet known are tokenized together."""
         if not cells:
             return []
         meteor = self._running_meteor()
-        groups = [{sample: [text] for sample, text in answers.items()} for _, answers in cells]
-        hypotheses = tokenize(groups)
-        self._tokenize_references({cell.expected: tasks[cell.expected] for cell, _ in cells})
-        references = [self._references[_content(cell.expected)] for cell, _ in cells]
-        parts = [caption_parts(meteor, r, h) for r, h in zip(references, hypotheses, strict=True)]
-        metrics = [cell.metric for cell, _ in cells]
-        return [
-            Score(sum(p.values()) / len(p), p, _versioned(m), len(r))
-            for p, r, m in zip(parts, references, metrics, strict=True)
-        ]
+        hypotheses, references = self._tokens(cells, tasks)
+        found = []
+        for (cell, answers), ours, theirs in zip(cells, hypotheses, references, strict=True):
+            whole, each = caption_parts(meteor, theirs, ours)
+            samples = [
+                {
+                    "id": sample,
+                    "score": _rounded(sum(parts.values()) / len(parts)),
+                    "parts": _all_rounded(parts),
+                }
+                for sample, parts in zip(theirs, each, strict=True)
+            ]
+            found.append(
+                Score(
+                    sum(whole.values()) / len(whole),
+                    whole,
+                    _versioned(cell.metric),
+                    len(theirs),
+                    empty=_empty(answers),
+                    notes=foregone(theirs, RULES[cell.metric].words),
+                    samples=tuple(samples),
+                )
+            )
+        return found
 
-    def _tokenize_references(self, tasks: Mapping[Path, dict[str, Expected]]) -> None:
-        """Tokenize the references of each file, equal files once."""
-        new = [path for path in tasks if _content(path) not in self._references]
-        groups = [{sample: list(e.references) for sample, e in tasks[path].items()} for path in new]
-        for path, tokens in zip(new, tokenize(groups), strict=True):
-            for sample, sentences in tokens.items():
-                if not any(sentences):
-                    raise DataError(
-                        f"{path}, sample {sample!r}: no reference contains a word; give it at least one"
-                    )
-            # a reference of punctuation alone matches an empty answer in ROUGE-L, so it is left out
-            worded = {sample: [s for s in sentences if s] for sample, sentences in tokens.items()}
-            self._references[_content(path)] = worded
+    def _tokens(
+        self, cells: Sequence[tuple[Cell, dict[str, str]]], tasks: Mapping[Path, dict[str, Expected]]
+    ) -> tuple[list[Captions], list[Captions]]:
+        """Answers and references of each cell as words; the references of equal files are cut once."""
+        keys = [(_content(cell.expected), RULES[cell.metric].words) for cell, _ in cells]
+        new = {
+            key: cell.expected
+            for key, (cell, _) in zip(keys, cells, strict=True)
+            if key not in self._references
+        }
+        ours = [{sample: [text] for sample, text in answers.items()} for _, answers in cells]
+        theirs = [
+            {sample: list(one.references) for sample, one in tasks[path].items()} for path in new.values()
+        ]
+        words = self._cut([*ours, *theirs], [words for _, words in (*keys, *new)])
+        for (key, path), tokens in zip(new.items(), words[len(ours) :], strict=True):
+            self._references[key] = _worded(tokens, path)
+        return words[: len(ours)], [self._references[key] for key in keys]
+
+    def _cut(self, groups: Sequence[Captions], ways: Sequence[str]) -> list[Captions]:
+        """Groups cut into words, each in its own way; one process for all that need Java."""
+        ptb = [n for n, way in enumerate(ways) if way == "ptb"]
+        by_java = {}
+        if ptb:
+            program, self._ptb = self._started_ptb(), None
+            by_java = dict(zip(ptb, tokenize([groups[n] for n in ptb], program), strict=True))
+        return [by_java[n] if n in by_java else characters([group])[0] for n, group in enumerate(groups)]
+
+    def _started_ptb(self) -> Ptb:
+        if self._ptb is None or not self._ptb.running:
+            if self._ptb is not None:
+                self._ptb.close()
+            self._ptb = Ptb()
+        return self._ptb
 
     def _running_meteor(self) -> Meteor:
         if self._meteor is None or not self._meteor.running:
-            self.close()
+            if self._meteor is not None:
+                self._meteor.close()
             self._meteor = Meteor()
         return self._meteor
 
@@ -189,13 +259,60 @@ def _judged(cell: Cell, answers: Mapping[str, str], expected: Mapping[str, Expec
                 "the benchmark has to give it for every test sample"
             )
 
-    def share(judge: Judge | None) -> float | None:
-        if judge is None:
-            return None
-        points = math.fsum(judge(answers[sample].strip(), wanted) for sample, wanted in expected.items())
-        return 100 * points / len(expected)
+    points = {
+        name: [judge(answers[sample].strip(), wanted) for sample, wanted in expected.items()]
+        for name, judge in (("score", rule.official), ("strict", rule.strict), ("form", rule.content))
+        if judge is not None
+    }
+    if "form" in points:  # right in content, and nothing for it
+        points["form"] = [
+            float(right > 0 >= got) for right, got in zip(points["form"], points["score"], strict=True)
+        ]
+    percent = {name: 100 * math.fsum(values) / len(expected) for name, values in points.items()}
+    return Score(
+        percent["score"],
+        {},
+        _versioned(cell.metric),
+        len(expected),
+        percent.get("strict"),
+        empty=_empty(answers),
+        form=percent.get("form"),
+        samples=tuple(_sampled(expected, points)),
+    )
 
-    return Score(share(rule.official) or 0.0, {}, _versioned(cell.metric), len(expected), share(rule.strict))
+
+def _sampled(
+    expected: Mapping[str, Expected], points: Mapping[str, Sequence[float]]
+) -> Iterator[dict[str, Any]]:
+    """The records of `Score.samples`."""
+    for place, sample in enumerate(expected):
+        got = {name: _rounded(100 * points[name][place]) for name in ("score", "strict") if name in points}
+        yield {"id": sample, **got, **({"form": True} if "form" in points and points["form"][place] else {})}
+
+
+def _rounded(value: float) -> float:
+    """Four digits behind the point, so that files of equal runs on two machines are equal."""
+    return round(value, 4)
+
+
+def _all_rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: _rounded(value) for name, value in values.items()}
+
+
+def _empty(answers: Mapping[str, str]) -> float:
+    return 100 * sum(not text.strip() for text in answers.values()) / len(answers)
+
+
+def _worded(tokens: Captions, path: Path) -> Captions:
+    """References that hold a word: one of punctuation alone would match an empty answer in ROUGE-L.
+
+    Raises:
+        DataError: a sample has none.
+    """
+    for sample, sentences in tokens.items():
+        if not any(sentences):
+            raise DataError(f"{path}, sample {sample!r}: no reference contains a word; give it at least one")
+    return {sample: [s for s in sentences if s] for sample, sentences in tokens.items()}
 
 
 def _versioned(metric: str) -> str:

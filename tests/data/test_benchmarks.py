@@ -205,6 +205,18 @@ def test_a_description_is_read_without_data(birds: Path):
     )
 
 
+def test_captions_are_cut_by_the_tokenizer_that_the_task_names(birds: Path):
+    birds.write_text(YAML.replace("metric: caption", "metric: caption\n    tokenizer: char"))
+
+    assert [task.metric for task in load_benchmark(str(birds)).tasks] == ["exact", "caption-char"]
+
+
+def test_a_task_may_have_no_instruction(birds: Path):
+    birds.write_text(YAML.replace("    instruction: One word.\n", ""))
+
+    assert load_benchmark(str(birds)).tasks[0].instruction == ""
+
+
 # What a description may not say
 
 
@@ -236,6 +248,10 @@ def test_a_description_is_read_without_data(birds: Path):
         (
             ("max_new_tokens: 16", "max_new_tokens: 0"),
             "tasks[0].max_new_tokens: input should be greater than",
+        ),
+        (
+            ("metric: exact", "metric: exact\n    tokenizer: char"),
+            "tasks[0]: tokenizer char cuts captions, and the metric is 'exact'; leave it out",
         ),
         (("format: llava", "format: lava"), "tasks[0].train.format: input should be 'llava', 'sharegpt', "),
         (

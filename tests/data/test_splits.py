@@ -21,7 +21,7 @@ from cl_zoo.data.roots import Roots
 from cl_zoo.data.splits import Plan, Split
 from cl_zoo.errors import DataError
 from cl_zoo.features.encoder import open_image
-from cl_zoo.tasks import Sample, as_named, without_image
+from cl_zoo.tasks import Sample, as_named, origin, without_image
 
 
 def talk(question: str, answer: str, image: str | None = None, **more: Any) -> dict[str, Any]:
@@ -115,6 +115,18 @@ def test_ids_that_may_come_twice_are_told_apart_by_place(tmp_path: Path):
     test = split(tmp_path, [asked(3), asked(3)], "question", repeats=True)
 
     assert [test.as_named(place).id for place in (0, 1)] == ["3-0", "3-1"]
+
+
+def test_the_records_own_id_and_the_name_of_its_image_stand_beside_a_sample(tmp_path: Path):
+    """Where the sample's id is another one: of training records and of ids that come twice. No image is looked for."""
+    train = split(tmp_path, [talk("<image>\nA?", "a", "b/x.png", id="q-7"), talk("B?", "b")])
+    assert [origin(train, place) for place in (0, 1)] == [{"record": "q-7", "picture": "b/x.png"}, {}]
+
+    twice = split(tmp_path, [asked(3), asked(3)], "question", repeats=True)
+    assert [origin(twice, place)["record"] for place in (0, 1)] == ["3", "3"]
+
+    once = split(tmp_path, [asked(3)], "question")
+    assert origin(once, 0) == {"picture": "a/3.png"}
 
 
 @pytest.mark.parametrize(

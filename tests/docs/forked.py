@@ -142,7 +142,7 @@ def prepare() -> None:
     gc.collect()
     gc.freeze()  # a run collects garbage between tasks; none of this is any
     run, compare, scorer = api.run, api.compare, Scorer()
-    scorer.warm_up()
+    scorer._running_meteor()  # the tokenizer serves once, so each fork starts its own
     Scorer.close = Meteor.close = lambda self: None  # type: ignore[method-assign]
     Meteor.running = True  # type: ignore[method-assign, assignment]  # it is the parent's child, so that a fork cannot ask
 

@@ -529,6 +529,31 @@ def test_answers_and_what_is_expected_stand_in_the_order_of_the_test_split(
     ]
 
 
+def test_answers_and_what_is_expected_name_the_record_and_its_picture(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """And what a method answers does not depend on it: a method sees samples, and they hold neither."""
+    task = BENCHMARK.tasks[0]
+    pictures = []
+    for number, sample in enumerate(task.test):
+        pictures.append(tmp_path / f"picture-{number}.png")
+        sample.image.save(pictures[-1])  # type: ignore[union-attr]
+    named = [replace(one, image=file) for one, file in zip(task.test, pictures, strict=True)]
+    run, plain = (
+        start("finetune", tiny_folder, tmp_path / name, tasks=[replace(task, test=test)])
+        for name, test in (("named", named), ("plain", task.test))
+    )
+
+    records = [json.loads(line) for line in answered(run)["0-0.jsonl"].splitlines()]
+    wanted = (run.folder.partial / "expected/0.jsonl").read_text().splitlines()
+    expected = [json.loads(line) for line in wanted]
+    for one in (records, expected):
+        assert [(r["place"], r["picture"]) for r in one] == [(n, p.name) for n, p in enumerate(pictures)]
+    unnamed = [json.loads(line) for line in answered(plain)["0-0.jsonl"].splitlines()]
+    assert [one["answer"] for one in unnamed] == [one["answer"] for one in records]
+    assert set(unnamed[0]) == {"id", "place", "prompt", "answer"}
+
+
 class Nosy(Plain):
     """Keeps everything that it is shown."""
 

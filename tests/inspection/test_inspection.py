@@ -508,6 +508,23 @@ def test_of_long_prompts_a_remark_shows_the_beginning(tree):
     assert f"16.7 % '{'x' * 80}'" in found.sentence
 
 
+def test_an_instruction_that_no_prompt_holds_is_a_remark(tmp_path: Path):
+    learnt = {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "me"}]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(learnt))
+    (tmp_path / "test.jsonl").write_text(
+        json.dumps({"question_id": 1, "text": "Who?\nSay it.", "answer": "me"})
+    )
+    splits = [{"files": ["train.jsonl"], "format": "llava"}, {"files": ["test.jsonl"], "format": "question"}]
+    one_task(tmp_path, *splits)
+    file = tmp_path / "mine.yaml"
+    file.write_text(file.read_text().replace("instruction: ''", "instruction: Say it."))
+
+    report = inspect(Described(file, beside=True), None, overlap="none")
+
+    found = [one.sentence for one in report.findings if one.kind == "instructions"]
+    assert found == ["a, train: no prompt holds the instruction 'Say it.', and nothing adds it"]
+
+
 def test_a_link_inside_the_data_folder_is_no_fault(tree):
     path = tree.image("CLEVR", "test", 1)
     path.rename(path.with_name("kept.png"))

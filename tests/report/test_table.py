@@ -329,6 +329,46 @@ def test_json_holds_every_run_and_every_method_over_its_seeds():
     assert ewc["figures"]["last"] is None
 
 
+# what probes measured
+
+DRIFT = [{"drift/adapters": 1.0}, {"drift/adapters": 2.5, "ewc/fisher": 9.0}]
+
+
+def test_what_probes_measured_stands_in_a_line_below_the_table():
+    """The values after the last task, means over the seeds; what the method itself measured is in the JSON alone."""
+    rows = [
+        sequential("ewc", [[80.0], [50.0, 70.0]], seed=seed, measured=measured, probes=("drift",))
+        for seed, measured in enumerate((DRIFT, [{}, {"drift/adapters": 3.5}]))
+    ]
+    table = Table([FINETUNE, *rows])
+    said = "Measured after the last task (all of it in --json): ewc: drift/adapters 3 ± 0.71."
+
+    assert f"\n\n{said}\n\nAvg: mean" in table.text()
+    assert said.replace("_", "\\_") in table.markdown()
+    console = Console(file=io.StringIO(), width=200)
+    table.show(console)
+    assert said in console.file.getvalue()
+    data = json.loads(json.dumps(table.to_json()))
+    assert data["runs"][1]["measured"] == DRIFT
+    assert data["runs"][1]["probes"] == ["drift"]
+
+
+def test_of_many_measurements_those_over_everything_come_first_and_the_others_are_counted():
+    many = {**{f"routing/0->{n}": 0.1 for n in range(9)}, "routing/accuracy": 0.75}
+    row = sequential("hide", [[80.0], [50.0, 70.0]], measured=[many], probes=("routing",))
+
+    text = " ".join(Table([row]).text().split())
+
+    assert "hide: routing/accuracy 0.75, routing/0->0 0.1, " in text
+    assert "routing/0->4 0.1 and 4 more." in text
+
+
+def test_without_probes_there_is_no_such_line():
+    row = sequential("ewc", [[80.0], [50.0, 70.0]], measured=DRIFT)
+
+    assert "Measured" not in Table([row, FINETUNE]).text()
+
+
 # bad input
 
 

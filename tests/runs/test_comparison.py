@@ -315,6 +315,7 @@ EVENTS: list[dict[str, Any]] = [
     {**ABOUT, "event": "progress", "phase": "train", "task": "colour", "index": 0, "step": 2, "steps": 2, "terms": {"task": 1.5, "pull": -0.0001}},
     {**ABOUT, "event": "progress", "phase": "after_task", "task": "colour", "index": 0},
     {**ABOUT, "event": "progress", "phase": "answer", "task": "colour", "index": 0, "cell": 0},
+    {**ABOUT, "event": "progress", "phase": "score", "waits": "waits for [Java]"},
     {**ABOUT, "event": "finished", "last": 50.0, "seconds": 3.2},
     {"label": "ewc", "seed": 1, "event": "failed", "message": "no [space] \x1b[31mleft"},
 ]  # fmt: skip
@@ -331,6 +332,7 @@ def test_off_a_terminal_progress_is_plain_lines():
     assert lines == [
         "hide, seed 0: run tiny-hide-s0-1",
         "hide, seed 0: learnt colour in 2 steps (task 1.500, pull 0.000)",
+        "hide, seed 0: scoring; waits for [Java]",
         "hide, seed 0: finished, Last 50.00, 3 s (1 of 2)",
         r"ewc, seed 1: failed: no [space] \x1b[31mleft (2 of 2)",
     ]
@@ -347,3 +349,12 @@ def test_on_a_terminal_each_run_has_a_bar():
     assert "hide, seed 0" in written.getvalue()
     assert "finished, Last 50.00, 3 s" in written.getvalue()
     assert r"no [space] \x1b[31mleft" in written.getvalue()
+
+
+def test_a_bar_says_what_the_scores_wait_for():
+    written = io.StringIO()
+    with progress_for(Console(file=written, force_terminal=True, width=120), 1) as watch:
+        for event in EVENTS[:6]:
+            watch(event)
+
+    assert "scoring; waits for [Java]" in written.getvalue()

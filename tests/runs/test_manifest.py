@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,52 @@ def test_both_matrices_are_stored_where_a_rule_has_a_strict_form(tmp_path: Path)
         "parts": {},
         "metric": "imagenet/1",
         "count": 2,
+        "empty": 50.0,
+        "form": 0.0,
+        "notes": [],
     }
+
+
+def test_the_score_of_each_sample_lies_beside_the_answers_which_stay_what_was_said(tmp_path: Path):
+    folder = finished(tmp_path, ["imagenet", "exact"], CELLS)
+
+    scores = [json.loads(line) for line in (folder / "scores" / "1-0.jsonl").read_text().splitlines()]
+
+    assert scores == [
+        {"id": "0", "score": 100.0, "strict": 100.0},
+        {"id": "1", "score": 100.0, "strict": 0.0},
+    ]
+    assert json.loads((folder / "answers" / "1-0.jsonl").read_text().splitlines()[1]) == {
+        "id": "1",
+        "answer": EMPTY,
+    }
+
+
+def test_empty_answers_and_answers_wrong_in_form_alone_are_notes_of_the_row(tmp_path: Path):
+    """Of the last answers: half of the first task's are empty, of the second one's half lack nothing but their form."""
+    cells = {"0-0": [EMPTY, EMPTY], "1-0": [RIGHT, EMPTY], "1-1": [RIGHT, "An otter."]}
+    result = load_result(finished(tmp_path, ["imagenet", "exact"], cells))
+
+    assert result.row().stamps == ("empty answers: task-0", "wrong in form alone: task-1")
+    assert "wrong in form alone: task-1" in result.table().text()
+    (run,) = result.table().to_json()["runs"]
+    assert run["answers"]["0-0"] == {"empty": 100.0, "form": 0.0, "notes": []}
+    assert run["answers"]["1-1"] == {"empty": 0.0, "form": 50.0, "notes": []}
+
+
+def test_a_manifest_of_a_version_that_knew_nothing_of_answers_still_has_its_row(tmp_path: Path):
+    folder = finished(tmp_path, ["imagenet", "exact"], CELLS)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for score in manifest["scores"].values():
+        for key in ("empty", "form", "notes"):
+            del score[key]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    row = load_result(folder).row()
+
+    assert row.stamps == ()
+    assert row.matrix is not None
+    assert row.answers["1-0"] == {}
 
 
 @pytest.mark.parametrize(("cells", "missing"), [("0-0 1-1", "1-0"), ("1-0 1-1", "0-0")])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cl_zoo.errors import ClZooError, DataError, OptionError
-from cl_zoo.scoring.captions import Meteor, find_java, tokenize
+from cl_zoo.scoring.captions import Meteor, characters, find_java, tokenize
 from cl_zoo.scoring.scorer import METRICS, Cell, Score, Scorer, score_file
 
 STOCK = ["a red ball lies beside some wooden box", "two green cars stand before one house"]
@@ -95,7 +95,7 @@ def test_an_exact_score_is_the_share_of_right_answers_with_its_rule_and_count(fo
     cell = folder.exact([("A", "a"), ("B", "C"), ("", "D"), ("yes", "Yes")])
 
     with Scorer() as fresh:
-        assert fresh.score([cell]) == [Score(value=50.0, parts={}, metric="exact/1", count=4)]
+        assert fresh.score([cell]) == [Score(50.0, {}, "exact/1", count=4, empty=25.0, form=0.0)]
 
 
 def test_exact_scores_need_no_java(folder, monkeypatch):
@@ -109,7 +109,8 @@ def test_every_rule_has_a_version():
         dict.fromkeys(
             [
                 *["exact", "contains", "imagenet", "vqav2", "ocrvqa", "textvqa", "gqa", "scienceqa"],
-                *["scienceqa-hide", "grounding", "contains-gold", "contains-gold-bounded", "anls", "caption"],
+                *["scienceqa-hide", "grounding", "contains-gold", "contains-gold-bounded", "anls"],
+                *["caption", "caption-char"],
             ],
             1,
         )
@@ -222,7 +223,8 @@ def test_an_answer_without_words_counts_as_a_sample_that_matches_nothing(folder,
     assert {score.count for score in scores} == {2}
     assert [score.parts["ROUGE_L"] for score in scores] == pytest.approx([50.0] * len(empty))
     assert all(0 < score.parts["METEOR"] < 100 for score in scores)
-    assert len(set(map(str, scores))) == 1
+    assert len({str(score.parts) for score in scores}) == 1
+    assert [score.empty for score in scores] == [50.0, 50.0, 0.0, 50.0, 0.0]
 
 
 def test_only_empty_answers_score_zero(folder, scorer):
@@ -254,17 +256,17 @@ def test_references_are_tokenized_again_only_when_their_file_changes(folder, sco
     scorer.score([cell])
     sizes = []
 
-    def counting(groups):
+    def counting(groups, program):
         sizes.append(len(groups))
-        return tokenize(groups)
+        return tokenize(groups, program)
 
     monkeypatch.setattr("cl_zoo.scoring.scorer.tokenize", counting)
     (before,) = scorer.score([cell])
-    assert sizes == [1, 0]
+    assert sizes == [1]
 
     (after,) = scorer.score([folder.caption([("a dog", ["two cats sleep here"])])])
 
-    assert sizes == [1, 0, 1, 1]
+    assert sizes == [1, 2], "the answers and the references that are new, in one process"
     assert after.value < before.value
 
 
@@ -382,7 +384,7 @@ def test_a_score_holds_the_official_and_the_strict_value(folder):
     with Scorer() as fresh:
         (score,) = fresh.score([Cell("imagenet", cell.answers, cell.expected)])
 
-    assert score == Score(value=80.0, parts={}, metric="imagenet/1", count=5, strict=40.0)
+    assert score == Score(80.0, {}, "imagenet/1", count=5, strict=40.0, empty=20.0, form=20.0)
 
 
 def test_rules_read_what_is_expected_beyond_the_answer(folder):
@@ -423,6 +425,133 @@ def test_a_truth_that_is_no_object_is_an_error_with_place(folder):
 
     with pytest.raises(DataError, match=r"line 1: 'truth' must be an object, got \[1\]"):
         value(cell)
+
+
+# what a reader has to know of a score
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "expected"),
+    [
+        ("exact", "(B) a lake", "B"),
+        ("exact", "the answer is B", "B"),
+        ("exact", "B. Otter", "otter"),
+        ("exact", "An otter.", "otter"),
+        ("exact", "two", "2"),
+        ("exact", "2.0", "2"),
+        ("gqa", "left.", "Left"),
+        ("imagenet", "OTTER", "otter"),
+        ("scienceqa-hide", "(b)", "B"),
+    ],
+)
+def test_an_answer_that_only_its_form_makes_wrong_is_counted_and_scores_nothing(
+    folder, metric, answer, expected
+):
+    cell = folder.exact([(answer, expected), ("cat", expected)])
+
+    with Scorer() as fresh:
+        (score,) = fresh.score([Cell(metric, cell.answers, cell.expected)])
+
+    assert (score.value, score.form) == (0.0, 50.0)
+    assert [sample.get("form", False) for sample in score.samples] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("cat", "otter"), ("a dog", "A"), ("(C) a lake", "B"), ("3", "two"), ("", "the"), ("otter", "otter")],
+)
+def test_an_answer_that_is_wrong_in_content_or_right_is_not_counted_as_wrong_in_form(
+    folder, answer, expected
+):
+    with Scorer() as fresh:
+        (score,) = fresh.score([folder.exact([(answer, expected)])])
+
+    assert score.form == 0.0
+
+
+def test_a_rule_that_minds_no_form_counts_none(folder, scorer):
+    assert scorer.score([folder.caption([("a dog", ["A dog."])])])[0].form is None
+
+
+def test_every_sample_has_its_score_in_the_order_of_what_was_expected(folder):
+    cell = folder.exact([("tabby", "tabby cat"), ("dog", "cat")])
+
+    with Scorer() as fresh:
+        (score,) = fresh.score([Cell("imagenet", cell.answers, cell.expected)])
+
+    assert score.samples == (
+        {"id": "0", "score": 100.0, "strict": 0.0},
+        {"id": "1", "score": 0.0, "strict": 0.0},
+    )
+    assert "samples" not in score.to_json()
+
+
+def test_the_parts_of_every_caption_are_known(folder, scorer):
+    (score,) = scorer.score([folder.caption([(STOCK[0], [STOCK[0]]), ("", [STOCK[1]])])])
+
+    first, second = score.samples
+    assert first["parts"]["ROUGE_L"] == first["parts"]["METEOR"] == 100.0
+    assert second["parts"]["ROUGE_L"] == second["parts"]["METEOR"] == 0.0
+    assert first["score"] == pytest.approx(sum(first["parts"].values()) / 7, abs=1e-3)
+    assert score.empty == 50.0
+
+
+@pytest.mark.parametrize(
+    ("references", "note"),
+    [
+        ([STOCK], "CIDEr is 0 whatever is answered, with one sample"),
+        ([STOCK] * 2, "CIDEr is 0 whatever is answered, as all samples have the same references"),
+    ],
+)
+def test_a_cider_that_is_zero_whatever_is_answered_is_said(folder, scorer, references, note):
+    (score,) = scorer.score([folder.caption([(texts[0], texts) for texts in references])])
+
+    assert score.parts["CIDEr"] == 0.0
+    assert score.parts["ROUGE_L"] == 100.0
+    assert score.notes == (note,)
+
+
+def test_references_that_differ_in_some_sample_leave_cider_its_say(folder, scorer):
+    (score,) = scorer.score([folder.caption([(text, [text]) for text in STOCK])])
+
+    assert score.notes == ()
+    assert score.parts["CIDEr"] == pytest.approx(1000.0)
+
+
+CHINESE = [
+    ("一只狗在草地上", ["一只狗在草地上奔跑。", "一只狗跑过草地。"]),
+    ("两辆汽车停在房子前", ["两辆绿色的汽车停在房子前面。"]),
+]
+
+
+def test_captions_without_spaces_are_one_word_each_unless_their_characters_are_words(folder, scorer):
+    """The first answer has 7 of 9 characters of a reference, the second 9 of 12: ROUGE-L is far from 0."""
+    cell = folder.caption(CHINESE)
+
+    ptb, char = scorer.score([cell, Cell("caption-char", cell.answers, cell.expected)])
+
+    assert ptb.parts["ROUGE_L"] == ptb.parts["CIDEr"] == 0.0
+    assert ptb.notes == (
+        "BLEU, ROUGE-L and CIDEr take a sentence without spaces for one word (tokenizer: char)",
+    )
+    assert char.parts["ROUGE_L"] > 75
+    assert char.parts["CIDEr"] > 100
+    assert char.notes == ()
+    assert char.metric == "caption-char/1"
+
+
+def test_characters_of_chinese_japanese_and_korean_are_words_and_others_stay_together():
+    assert characters([{"a": ["狗が3匹、OK!", "It's a dog-house: 개 두마리"]}, {}]) == [
+        {"a": ["狗 が 3 匹 ok", "it's a dog house 개 두 마 리"]},
+        {},
+    ]
+
+
+def test_characters_need_no_java_for_their_words(folder, scorer, monkeypatch):
+    monkeypatch.setattr("cl_zoo.scoring.scorer.tokenize", lambda *_: pytest.fail("the tokenizer ran"))
+    cell = folder.caption(CHINESE)
+
+    scorer.score([Cell("caption-char", cell.answers, cell.expected)])
 
 
 # files of the released evaluation code
@@ -549,14 +678,45 @@ def test_a_java_that_ends_early_is_an_error_and_the_next_call_starts_another(fol
 
 def test_a_scorer_starts_java_once_and_ends_it_on_exit():
     with Scorer() as fresh:
-        assert fresh._meteor is None
+        assert (fresh._meteor, fresh._ptb) == (None, None)
         fresh.warm_up()
-        meteor = fresh._meteor
+        meteor, ptb = fresh._meteor, fresh._ptb
         fresh.warm_up()
-        assert fresh._meteor is meteor
+        assert (fresh._meteor, fresh._ptb) == (meteor, ptb)
         assert meteor.running
+        assert ptb.running
 
     assert not meteor.running
+    assert not ptb.running
+
+
+def test_a_tokenizer_that_was_started_ahead_serves_one_call(folder, scorer):
+    scorer.warm_up()
+    ahead = scorer._ptb
+
+    scorer.score([folder.caption([("a dog", ["a dog"])])])
+
+    assert not ahead.running
+    assert scorer._ptb is None
+    assert tokenize([{"a": []}]) == [{"a": []}]
+
+
+def test_a_tokenizer_that_ended_while_it_waited_is_replaced(folder, scorer):
+    scorer.warm_up()
+    scorer._ptb._process.kill()
+    scorer._ptb._process.wait()
+
+    assert scorer.score([folder.caption([("a dog", ["a dog"])])])[0].parts["ROUGE_L"] == 100.0
+
+
+def test_what_captions_wait_for_is_said_until_meteor_has_answered(scorer, folder):
+    with Scorer() as fresh:
+        assert fresh.waits_for() == "waits for METEOR's Java, which begins to read its tables"
+        fresh.warm_up()
+        assert fresh.waits_for() == "waits for METEOR's Java, which began 0 s ago to read its tables"
+    scorer.score([folder.caption([("a dog", ["a dog"])])])
+
+    assert scorer.waits_for() == ""
 
 
 def test_a_scorer_replaces_a_java_that_has_ended(folder):
