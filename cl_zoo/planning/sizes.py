@@ -24,7 +24,7 @@ from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import assign_parts
 from cl_zoo.engine.ledger import active, stored
 from cl_zoo.engine.run import placed
-from cl_zoo.errors import BackboneError, ClZooError, PluginError, first_line, nearest
+from cl_zoo.errors import BackboneError, ClZooError, PluginError, PluginFault, first_line, nearest
 from cl_zoo.names import Choice
 from cl_zoo.nn.budget import Learning, budget, learning
 from cl_zoo.nn.still import standing_still
@@ -140,6 +140,12 @@ def shapes(name: str) -> Backbone:
     return backbone
 
 
+NOT_COUNTED = (NotImplementedError, RuntimeError, TypeError, AttributeError)
+"""What is raised where a tensor without values is read, or data that are not there."""
+
+COUNTED = "its hooks must size their tensors without values and data to be counted"
+
+
 def sizes(choices: Sequence[Choice], backbone: Backbone, recipe: Recipe, tasks: int) -> list[Size]:
     """Sizes of a stack after 1, 2, … `tasks` tasks; one entry where the stack learns everything at once or nothing.
 
@@ -149,11 +155,15 @@ def sizes(choices: Sequence[Choice], backbone: Backbone, recipe: Recipe, tasks: 
     plugins = Plugins(choices, recipe.options)
     try:
         return list(_sizes(plugins, backbone, recipe, tasks))
+    except PluginFault as fault:
+        if not isinstance(fault.__cause__, NOT_COUNTED):
+            raise
+        raise PluginFault(fault.what, COUNTED, fault.where, fault.packages) from fault.__cause__
     except ClZooError:
         raise  # says by itself what is wrong
-    except (NotImplementedError, RuntimeError, TypeError, AttributeError) as error:
+    except NOT_COUNTED as error:
         raise PluginError(
-            f"{'+'.join(choice.name for choice in choices)}: {first_line(error)}; its hooks must size their tensors without values and data to be counted"
+            f"{'+'.join(choice.name for choice in choices)}: {first_line(error)}; {COUNTED}"
         ) from error
 
 

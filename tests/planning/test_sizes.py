@@ -137,7 +137,9 @@ def test_a_hook_that_reads_values_is_named(tmp_path: Path):
         '"""Reads."""\nfrom cl_zoo import hookimpl\n\n\nclass Reads:\n    @hookimpl\n    def after_task(self, model):\n'
         "        return {'reads': float(next(iter(model.parameters())).sum())}\n"
     )
-    with pytest.raises(PluginError, match=r"reads.py:Reads: .*without values and data"):
+    with pytest.raises(
+        PluginError, match=r"reads.py:Reads \(reads.py, line \d+, in \w+\): .*without values and data"
+    ):
         count(f"{tmp_path / 'reads.py'}:Reads")
 
 
