@@ -103,7 +103,7 @@ def test_a_manifest_of_a_version_that_knew_nothing_of_answers_still_has_its_row(
     for score in manifest["scores"].values():
         for key in ("empty", "form", "notes"):
             del score[key]
-    for key in ("files", "sealed"):  # what lists and seals the files is younger too
+    for key in ("files", "seal"):  # what lists and seals the files is younger too
         del manifest[key]
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
