@@ -204,6 +204,8 @@ class Workers:
         Raises:
             PluginError: something is unknown or does not go together, in the words of whoever found it.
         """
+        for process in self._processes[1:]:
+            self._tell(process, {"load": True})
         answer = self._ask(0, {"check": [job.to_json() for job in jobs]})
         event = next(answer)
         if event["event"] != "checked":
@@ -239,11 +241,7 @@ class Workers:
         """Send a command and yield its events up to the closing one."""
         process, last = self._processes[worker], dict[str, Any]()
         log = self._logs / f"worker-{worker}.log"
-        try:
-            process.stdin.write(json.dumps(command) + "\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
-        except BrokenPipeError:
-            pass
+        self._tell(process, command)
         for line in process.stdout:  # type: ignore[union-attr]
             event = json.loads(line)
             if event.get("logged"):
@@ -258,6 +256,12 @@ class Workers:
                 _close(process)
                 self._processes[worker] = self._start(worker)
         yield {"event": "failed", "user": code >= 0, "message": f"{ended(code, last)}; see {log}"}
+
+    @staticmethod
+    def _tell(process: subprocess.Popen[str], command: Mapping[str, Any]) -> None:
+        with suppress(BrokenPipeError):  # who reads its answer finds out that it has ended
+            process.stdin.write(json.dumps(command) + "\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
 
     def _start(self, index: int) -> subprocess.Popen[str]:
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

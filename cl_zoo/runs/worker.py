@@ -1,5 +1,6 @@
 """A worker process of a comparison: one JSON command per line in, JSON events out.
 
+    {"load": true}                     →  nothing; what every run needs is imported while another worker looks up the jobs
     {"check": [job, …]}                →  {"event": "checked", "trainings": [key, …]} or {"event": "refused", "message": …}
     {"run": job, "training": "own"}    →  {"event": "progress", …} …, then "answered", "finished" or "failed", `logged` where a traceback was printed
 
@@ -41,7 +42,9 @@ def main() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         try:
-            if "check" in command:
+            if "load" in command:
+                import cl_zoo.engine.run  # noqa: F401
+            elif "check" in command:
                 send("checked", trainings=check(command["check"]))
             else:
                 run(command["run"], command["training"], send)
@@ -49,7 +52,8 @@ def main() -> None:
             send("refused" if "check" in command else "failed", message=str(error), user=True)
         except (Exception, SystemExit) as error:
             traceback.print_exc()
-            send("failed", message=describe(error), user=isinstance(error, OSError), logged=True)
+            if "load" not in command:  # the run that comes next fails of the same, and says so
+                send("failed", message=describe(error), user=isinstance(error, OSError), logged=True)
 
 
 def end_with(parent: int) -> None:

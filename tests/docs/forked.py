@@ -192,6 +192,7 @@ class Worker:
         os.dup2(events, 1)
         os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
         sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
+        sys.argv = ["worker", str(os.getppid())]
         try:
             main()
         finally:
