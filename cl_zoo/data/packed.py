@@ -43,4 +43,4 @@ class Packed(OnDemand[tuple[int, Entry]]):
         number, name, image, prompt, answer, references, truth, record = json.loads(
             self._block[self._ends[place] : self._ends[place + 1]]
         )
-        return number, Entry(name, image, prompt, answer, tuple(references), truth, record)
+        return number, Entry(name, image, prompt, answer, tuple(references), truth, record=record)

@@ -207,7 +207,7 @@ def _from_manifest(folder: Path, name: str, away: Path) -> bool:
         own = {
             one.removeprefix(state): it for one, it in files.items() if one.startswith(state) and one != name
         }
-        rest = {one: it for one, it in files.items() if not one.startswith("state-")}
+        rest = {one: it for one, it in files.items() if not one.startswith(("state-", "scores/"))}
         write_list(folder / state, own, rest)
     return True
 

@@ -454,7 +454,7 @@ def test_a_folder_that_may_not_be_entered_is_one_sentence(birds: Path, monkeypat
 
     monkeypatch.setattr(os, "stat", stat)
     closed("species_train.json", monkeypatch)
-    with pytest.raises(DataError, match=r"species_train.json: Permission denied; check who may read it$"):
+    with pytest.raises(DataError, match=r"species_train.json: Permission denied; check who may read it\n"):
         load_benchmark(str(birds)).stream()
 
 

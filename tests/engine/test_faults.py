@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from cl_zoo.contract.calls import ASKS, MODULE, own_traceback
 from cl_zoo.contract.plugins import HOOKS, Plugins
+from cl_zoo.engine.files import entry
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.engine.run import Run
+from cl_zoo.engine.states import read_list, write_list
 from cl_zoo.errors import OptionError, PluginFault, RunError
 from cl_zoo.names import Choice
 from cl_zoo.processes import World
@@ -220,10 +222,19 @@ def test_an_exception_cannot_paint_the_terminal(misbehave: Callable[..., Run]) -
 # --- checkpoints ----------------------------------------------------------------------------------------------------
 
 
+def listed(file: Path) -> None:
+    """List a state's files as they are now, as one writes them who means what stands there."""
+    state = file.parent
+    known = read_list(state)
+    assert known is not None
+    write_list(state, {name: entry(state / name) for name in known["files"]}, known["run"])
+
+
 def test_a_state_that_names_an_unknown_expert_is_one_sentence(misbehave: Callable[..., Run]) -> None:
     run = misbehave("NamesExperts")
     file = run.folder.partial / "state-1" / "state.json"
     file.write_text(file.read_text().replace('"answers": "shared"', '"answers": "shaped"'))
+    listed(file)
 
     sentence = told(misbehave, "NamesExperts")
     assert re.match(
@@ -237,6 +248,7 @@ def test_a_state_that_lacks_a_plugin_is_one_sentence(misbehave: Callable[..., Ru
     file = misbehave("NamesExperts").folder.partial / "state-1" / "state.json"
     notes = json.loads(file.read_text())
     file.write_text(json.dumps({**notes, "plugins": {"other": {}}}))
+    listed(file)
 
     with pytest.raises(
         RunError, match=r"checkpoint in .* holds nothing of .*NamesExperts; delete the run's folder"
@@ -250,6 +262,7 @@ def test_a_checkpoint_with_weights_that_are_no_numbers_is_refused(misbehave: Cal
     name = next(name for name in tensors if "bank_up" in name)
     tensors[name][0] = torch.nan
     save_file(tensors, file)
+    listed(file)
 
     with pytest.raises(
         RunError, match=rf"checkpoint in .*run.partial: the weight {name} is nan in 2 of \d+ values; delete"

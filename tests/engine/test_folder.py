@@ -438,11 +438,3 @@ def test_an_unfinished_run_without_its_identity_goes_on_and_a_finished_one_says_
 
     with pytest.raises(RunError, match=r"has no identity\.json; .*verify .* --repair"), folder_in(tmp_path):
         pass
-
-
-def test_a_checkpoint_with_values_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
-    folder = begun(tmp_path)
-    folder.save_state(1, {"w": torch.tensor([1.0, float("nan")]), "n": torch.tensor([1])}, {}, {})
-
-    with pytest.raises(RunError, match=r"state-1: w holds values that are no numbers \(NaN\)"):
-        folder.load_state()

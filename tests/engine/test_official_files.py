@@ -84,7 +84,7 @@ def test_a_run_on_coin_learns_questions_without_an_image_and_scores_boxes(
 def test_an_image_that_breaks_off_in_training_ends_one_run_with_its_name_and_loses_nothing_else(
     model: Path, tmp_path: Path, cli: Callable[..., Ended]
 ) -> None:
-    """The second task's image is cut after the comparison was planned; what was learnt before it stays for the next try."""
+    """The second task's image is cut: told before the first step, or else met in the second task, behind which the first one stays."""
     write_ucit(tmp_path / "data")
     victim = sorted((tmp_path / "data" / "datasets" / "ArxivQA" / "images").iterdir())[0]
     whole = victim.read_bytes()
@@ -103,6 +103,12 @@ def test_an_image_that_breaks_off_in_training_ends_one_run_with_its_name_and_los
         *(*FLAGS, "--out", tmp_path / "runs", "--json", "--order", "RA"),
     ]
     ended = cli(*command)
+
+    assert ended.code == 2
+    assert str(victim) in ended.err
+    assert not list((tmp_path / "runs").glob("*.partial/state-*"))
+
+    ended = cli(*command, "--no-preflight")
 
     assert ended.code == 2
     assert str(victim) in ended.err

@@ -403,7 +403,7 @@ def test_a_pipe_in_the_place_of_a_picture_is_a_fault_and_does_not_hang(tree):
 
     (found,) = [one for one in tree.check().findings if one.fault]
     assert (found.kind, found.task, found.record) == ("no image", "CLEVR-Math", 2)
-    assert "is no file but a pipe or a device; fetch the file again" in found.sentence
+    assert "is no file but a pipe, a socket or a device; fetch the file again" in found.sentence
 
 
 def test_every_kind_of_fault_is_planted_above():

@@ -101,11 +101,12 @@ def test_a_run_scores_captions_with_a_java_that_began_before_anything_was_loaded
 
     assert [(phase, started) for phase, started, _ in heard] == [
         ("start", 1),
+        ("preflight", 1),
         ("answer", 1),
         ("score", 1),
         ("start", 0),
     ]
-    assert heard[2][2].startswith("waits for METEOR's Java, which began ")
+    assert heard[3][2].startswith("waits for METEOR's Java, which began ")
     assert again.matrix == result.matrix
     assert result.folder is not None
     scores = [json.loads(line) for line in Path(result.folder, "scores/0-0.jsonl").read_text().splitlines()]
