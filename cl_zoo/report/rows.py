@@ -122,6 +122,10 @@ class Method:
 
     @property
     def notes(self) -> str:
-        """The stamps of all runs, then what failed."""
-        stamps = dict.fromkeys(stamp for row in self.rows for stamp in row.stamps)
+        """The stamps of all runs, those that name tasks or the like behind a colon as one, then what failed."""
+        named: dict[str, dict[str, None]] = {}
+        for stamp in (stamp for row in self.rows for stamp in row.stamps):
+            head, colon, names = stamp.partition(": ")
+            named.setdefault(head + colon, {}).update(dict.fromkeys(names.split(", ")))
+        stamps = [head + ", ".join(names) for head, names in named.items()]
         return "; ".join([*stamps, *(f"seed {row.seed} failed: {row.error}" for row in self.failed)])

@@ -146,6 +146,16 @@ def test_what_is_not_defined_is_a_dash_and_never_a_zero():
     assert line(text, "finetune", 2) == ["–", "–", "85.00", "–", "–", "–", "–", "–", "–"]
 
 
+def test_notes_of_several_seeds_name_each_task_once():
+    rows = [
+        sequential("ewc", [[80.0], [70.0, 90.0]], seed=0, stamps=("ewc: paper", "wrong in form alone: icon")),
+        sequential(
+            "ewc", [[80.0], [70.0, 90.0]], seed=1, stamps=("wrong in form alone: counting, icon", "slow")
+        ),
+    ]
+    assert Table(rows).text().count("ewc: paper; wrong in form alone: icon, counting; slow") == 1
+
+
 def test_seeds_of_which_one_lacks_a_value_have_no_mean():
     unfinished = sequential("finetune", [[80.0], [None, 90.0]], seed=1)
 
