@@ -149,9 +149,10 @@ def test_nothing_of_the_benchmarks_data_is_needed(make: Make, monkeypatch: pytes
     def gone(*_: Any) -> Benchmark:
         raise DataError("the data is gone")
 
+    run = make("finetune")
     monkeypatch.setattr(cl_zoo.testing, "load_tiny", gone, raising=False)
 
-    assert len(make("finetune").generate([None], [QUESTION])) == 1
+    assert len(run.generate([None], [QUESTION])) == 1
 
 
 def test_a_run_on_the_benchmarks_own_backbone_finds_it_again(make: Make):
