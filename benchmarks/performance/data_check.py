@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 from PIL import Image, ImageDraw
-from results import command, machine, positive, versions, write
+from results import given, machine, options, positive, versions, write
 
 from cl_zoo.data.benchmarks import Described
 from cl_zoo.inspection.check import inspect
@@ -143,15 +143,10 @@ def _picture(number: int) -> Image.Image:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--images", type=positive, default=200_000)
     parser.add_argument("--jobs", type=positive, nargs="+", default=[1, 2], help="processes, one check each")
-    parser.add_argument("--json", type=Path, required=True, help="file of the result")
-    asked = parser.parse_args(arguments)
-    asked.command = command("data_check.py", arguments)
-    return asked
+    return given(parser, "data_check.py", arguments)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import yaml
 from data_check import encoded
-from results import command, machine, positive, versions, write
+from results import given, machine, options, positive, versions, write
 
 from cl_zoo.backbones.llava import load
 from cl_zoo.data.benchmarks import Described
@@ -142,14 +142,9 @@ def _write(folder: Path, records: int, words: Sequence[str]) -> Path:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--records", type=positive, default=200_000)
-    parser.add_argument("--json", type=Path, required=True, help="file of the result")
-    asked = parser.parse_args(arguments)
-    asked.command = command("preflight.py", arguments)
-    return asked
+    return given(parser, "preflight.py", arguments)
 
 
 if __name__ == "__main__":

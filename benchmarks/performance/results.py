@@ -16,8 +16,24 @@ from typing import Any
 
 def command(script: str, arguments: Sequence[str] | None) -> str:
     """The line that ran a script of this folder."""
-    given = sys.argv[1:] if arguments is None else arguments
-    return shlex.join(["python", f"benchmarks/performance/{script}", *given])
+    told = sys.argv[1:] if arguments is None else arguments
+    return shlex.join(["python", f"benchmarks/performance/{script}", *told])
+
+
+def options(about: str | None) -> argparse.ArgumentParser:
+    """The options of a script: what its docstring says of it, and `--json`."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="file of the result")
+    return parser
+
+
+def given(
+    parser: argparse.ArgumentParser, script: str, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """What a script is asked for, with the line that ran it as `command`."""
+    found = parser.parse_args(arguments)
+    found.command = command(script, arguments)
+    return found
 
 
 def machine() -> dict[str, Any]:

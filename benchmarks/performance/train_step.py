@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from contenders import Answering, Bare, Engine, at_task
 from ground import DISTINCT, SIZES, Ground, make_ground
-from results import command, machine, positive, versions, write
+from results import given, machine, options, positive, versions, write
 
 from cl_zoo.contract.plugins import Plugins, every_method, load_class
 from cl_zoo.errors import ClZooError, OptionError
@@ -223,9 +223,7 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--size", choices=("tiny", "small", "7b"), required=True)
     parser.add_argument("--methods", help="stacks, comma-separated; default: every installed sequential one")
     parser.add_argument("--phase", choices=("train", "answer"), default="train", help="what a step is")
@@ -237,11 +235,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--shapes", choices=("auto", "mini", "testing"), default="auto", help="whose shapes --size tiny has"
     )
-    parser.add_argument("--json", type=Path, required=True, help="file of the result")
-    asked = parser.parse_args(arguments)
-    asked.steps = asked.steps or STEPS[asked.size]
-    asked.command = command("train_step.py", arguments)
-    return asked
+    found = given(parser, "train_step.py", arguments)
+    found.steps = found.steps or STEPS[found.size]
+    return found
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -202,6 +202,7 @@ def _benchmark(
 ) -> Benchmark:
     """Remembered: a process that plans looks a benchmark up several times, and would read its files anew each time."""
     about = source.description
+    read = partial(_split, bases=bases, faithful=about.pictures == "faithful")
     tasks = tuple(
         TaskData(
             name=task.name,
@@ -209,11 +210,9 @@ def _benchmark(
             instruction=task.instruction,
             metric=task.metric,
             max_new_tokens=task.max_new_tokens,
-            train=_split(task, "train", bases, about.pictures == "faithful"),
-            validation=_split(task, "validation", bases, about.pictures == "faithful")
-            if task.validation
-            else (),
-            test=_split(task, "test", bases, about.pictures == "faithful"),
+            train=read(task, "train"),
+            validation=read(task, "validation") if task.validation else (),
+            test=read(task, "test"),
         )
         for task in about.tasks
     )

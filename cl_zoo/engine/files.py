@@ -62,9 +62,14 @@ def remedy(folder: Path) -> str:
 
 def write_json(path: Path, value: Any, *, sort: bool = True) -> None:
     """Write a JSON file under its final name in one go, its keys in alphabetical order or as they are."""
+    write_text(path, _text(value, sort))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under its final name in one go; where that fails nothing is left."""
     draft = path.with_name(path.name + ".draft")
     try:
-        draft.write_text(_text(value, sort), encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
         draft.rename(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -152,9 +152,9 @@ class Learner:
                 self.plugins.at(in_words(self.task), done)
                 terms = self.step(indices, following)
                 values = self._finite(terms)
-                self.optimizer.zero_grad(set_to_none=True)  # kept until it was known that they are numbers
                 if done % 10 == 0 or done == self.total:
                     report(phase="train", step=done, steps=self.total, terms=values)
+        self.optimizer.zero_grad(set_to_none=True)  # those of the last step; each step drops those before it
         trained = sum(self.cost.trained.values())
         self.cost.flops = training_flops(self.backbone, self.cost.tokens, trained)
         self.cost.seconds = time.perf_counter() - started

@@ -6,7 +6,8 @@ The engine knows tasks, batches, backbones and the loop. It knows no method and 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -66,17 +67,17 @@ class Run:
 
     def execute(self) -> None:
         """From the last checkpoint, or from the beginning, to the last answer."""
-        lessons, done = self.lessons, self._restore()
+        done = self._restore()
         if self.world.main:
             self.folder.begin()
             for place, task in enumerate(self.stream):
                 self.folder.write_lines(f"expected/{place}.jsonl", expected(task))
-        for lesson in lessons[done:]:
+        for lesson in self.lessons[done:]:
             self._train(lesson)
-            self._answer(lesson, lessons)
+            self._answer(lesson)
             self._checkpoint(lesson.task.index + 1)
-        if not lessons:
-            self._answer(None, [])
+        if not self.lessons:
+            self._answer(None)
             self._account()
 
     def _build(self) -> nn.Module:
@@ -178,15 +179,12 @@ class Run:
             trained.save(lesson.task.index + 1, own, self.plugins.state_dict(), notes)
         self.world.wait()
 
-    def _answer(self, lesson: Lesson | None, lessons: Sequence[Lesson]) -> None:
+    def _answer(self, lesson: Lesson | None) -> None:
         """Write the answers to this row's cells."""
         started = time.perf_counter()
         row = lesson.task.index if lesson else 0
-        self.plugins.at(f"answers after {in_words(lesson.task)}" if lesson else "answers")
-        with self.plugins.told("build_inference_model"), unchanged(self.model, self.backbone):
-            answering = self._answering(row, lessons)
+        with self._answering(row) as answering:
             for place in cells_of_row(self.cells, self.plugins.protocol, row, len(self.stream)):
-                self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
                 records = self._write_answers(answering, row, place)
                 if lesson:
                     self._measure(self.plugins.after_answers(lesson.task, place, records))
@@ -198,19 +196,21 @@ class Run:
                 self.ledger.active = sum(active(answering, self.ledger.stored["inference"]).values())
         self.ledger.evaluation_seconds += time.perf_counter() - started
 
-    def _answering(self, row: int, lessons: Sequence[Lesson]) -> nn.Module:
-        seen = [lesson.task for lesson in lessons if lesson.task.index <= row]
-        with self._autocast():
-            return answering_model(self.plugins, self.model, seen, self.seed)
-
     def _answer_again(self, row: int, places: Sequence[int]) -> None:
         """Write answers that were lost; what was measured on them stands in the checkpoint."""
-        self.plugins.at(f"answers after {in_words(self.lessons[row].task)}")
-        with self.plugins.told("build_inference_model"), unchanged(self.model, self.backbone):
-            answering = self._answering(row, self.lessons)
+        with self._answering(row) as answering:
             for place in places:
-                self.report(phase="answer", task=self.stream[place].name, index=row, cell=place)
                 self._write_answers(answering, row, place)
+
+    @contextmanager
+    def _answering(self, row: int) -> Iterator[nn.Module]:
+        """What answers in a row of the matrix; the model's weights must be the same afterwards."""
+        seen = [lesson.task for lesson in self.lessons if lesson.task.index <= row]
+        self.plugins.at(f"answers after {in_words(seen[-1])}" if seen else "answers")
+        with self.plugins.told("build_inference_model"), unchanged(self.model, self.backbone):
+            with self._autocast():
+                answering = answering_model(self.plugins, self.model, seen, self.seed)
+            yield answering
 
     def _measure(self, measured: Mapping[str, Any]) -> None:
         """Add to the measurements of the task just learnt."""
@@ -224,6 +224,7 @@ class Run:
     def _write_answers(self, answering: nn.Module, row: int, place: int) -> list[dict[str, Any]]:
         """Answer the test samples at a place of the stream; returns the records of all processes in their order."""
         task = self.stream[place]
+        self.report(phase="answer", task=task.name, index=row, cell=place)
         mine = Share(task.test, self.world.rank, self.world.size)
         with self._autocast():
             records = list(

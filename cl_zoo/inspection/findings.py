@@ -35,7 +35,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.engine.files import write_json
+from cl_zoo.engine.files import write_json, write_text
 from cl_zoo.errors import full_disk_named, printable
 
 if TYPE_CHECKING:
@@ -169,9 +169,7 @@ class Report:
                 return
             from cl_zoo.inspection.page import page
 
-            draft = path.with_name(f"{path.name}.draft")
-            draft.write_text(page(self), encoding="utf-8")
-            draft.replace(path)
+            write_text(path, page(self))
 
     def show(self, console: Console) -> None:
         """A line per task and split, then faults by kind (the first few of each), then remarks."""

@@ -12,6 +12,9 @@ from cl_zoo.scoring.matrix import Matrix
 
 SEQUENTIAL = "sequential"
 
+NOTED = {"empty": "empty answers", "form": "wrong in form alone"}
+"""Keys of a score, with the words of a stamp that names the tasks of which it is much."""
+
 PerTask = Literal["avg_i", "last_i"]
 """The figures of a matrix that have one value for each task."""
 
@@ -122,10 +125,11 @@ class Method:
 
     @property
     def notes(self) -> str:
-        """The stamps of all runs, those that name tasks or the like behind a colon as one, then what failed."""
-        named: dict[str, dict[str, None]] = {}
+        """The stamps of all runs, tasks of the same note (`NOTED`) in one, then what failed."""
+        stamps: dict[str, dict[str, None]] = {}
         for stamp in (stamp for row in self.rows for stamp in row.stamps):
-            head, colon, names = stamp.partition(": ")
-            named.setdefault(head + colon, {}).update(dict.fromkeys(names.split(", ")))
-        stamps = [head + ", ".join(names) for head, names in named.items()]
-        return "; ".join([*stamps, *(f"seed {row.seed} failed: {row.error}" for row in self.failed)])
+            head, _, names = stamp.partition(": ")
+            tasks = names.split(", ") if head in NOTED.values() else []
+            stamps.setdefault(head if tasks else stamp, {}).update(dict.fromkeys(tasks))
+        told = [f"{stamp}: {', '.join(tasks)}" if tasks else stamp for stamp, tasks in stamps.items()]
+        return "; ".join([*told, *(f"seed {row.seed} failed: {row.error}" for row in self.failed)])

@@ -11,7 +11,7 @@ from typing import Any
 from cl_zoo.engine.folder import check_answers, read_manifest
 from cl_zoo.errors import PluginError
 from cl_zoo.recipe.budget import beside_projector, budget_notes
-from cl_zoo.report.rows import Row
+from cl_zoo.report.rows import NOTED, Row
 from cl_zoo.report.table import Table
 from cl_zoo.runs.restore import Restored, restore
 from cl_zoo.scoring.matrix import Matrix
@@ -19,9 +19,6 @@ from cl_zoo.tasks import ImageSource
 
 MANY = 5.0
 """Percent of a task's last answers from which a note says that they are empty, or wrong in form alone."""
-
-NOTED = {"empty": "empty answers", "form": "wrong in form alone"}
-"""Keys of a score with the words of such a note."""
 
 ABOUT = (*NOTED, "notes")
 """What of a score `--json` says beside the matrix."""

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cl_zoo.errors import DataError, OptionError, nearest
 from cl_zoo.scoring.captions import (
@@ -36,6 +36,8 @@ from cl_zoo.scoring.captions import (
 from cl_zoo.scoring.files import REMEDY, read_answers, read_expected
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.scoring.rules import RULES, lacking, of_files
+
+Java = TypeVar("Java", Meteor, Ptb)
 
 METRICS = {name: rule.version for name, rule in RULES.items()}
 """Version of each rule; changes whenever the same answers would get another score, and stands in every score."""
@@ -214,18 +216,21 @@ class Scorer:
         return [by_java[n] if n in by_java else characters([group])[0] for n, group in enumerate(groups)]
 
     def _started_ptb(self) -> Ptb:
-        if self._ptb is None or not self._ptb.running:
-            if self._ptb is not None:
-                self._ptb.close()
-            self._ptb = Ptb()
+        self._ptb = _running(self._ptb, Ptb)
         return self._ptb
 
     def _running_meteor(self) -> Meteor:
-        if self._meteor is None or not self._meteor.running:
-            if self._meteor is not None:
-                self._meteor.close()
-            self._meteor = Meteor()
+        self._meteor = _running(self._meteor, Meteor)
         return self._meteor
+
+
+def _running(program: Java | None, start: Callable[[], Java]) -> Java:
+    """A Java program that waits for lines: the one at hand, or a new one where it has ended or there is none."""
+    if program is not None and program.running:
+        return program
+    if program is not None:
+        program.close()
+    return start()
 
 
 def score_file(answers: Path, expected: Path, metric: str) -> Score:

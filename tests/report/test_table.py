@@ -156,6 +156,16 @@ def test_notes_of_several_seeds_name_each_task_once():
     assert Table(rows).text().count("ewc: paper; wrong in form alone: icon, counting; slow") == 1
 
 
+def test_notes_that_are_sentences_stay_whole():
+    """Two notes of one task that have words in common, of two seeds."""
+    notes = (
+        "views: CIDEr is 0 whatever is answered, with one sample",
+        "views: METEOR is low, with one sample",
+    )
+    rows = [sequential("ewc", [[80.0], [70.0, 90.0]], seed=seed, stamps=notes) for seed in (0, 1)]
+    assert Table(rows).text().count("; ".join(notes)) == 1
+
+
 def test_seeds_of_which_one_lacks_a_value_have_no_mean():
     unfinished = sequential("finetune", [[80.0], [None, 90.0]], seed=1)
 

@@ -110,13 +110,13 @@ class Watched(Run):
         self._origin = [(name, tensor, tensor.detach().clone()) for name, tensor in owned]
         return world.record
 
-    def _answer(self, lesson: Lesson | None, lessons: Sequence[Lesson]) -> None:
-        if self.silent and lesson is not None and lesson is not lessons[-1]:
+    def _answer(self, lesson: Lesson | None) -> None:
+        if self.silent and lesson is not None and lesson is not self.lessons[-1]:
             return
         before, standing = self._moment(), modes(self.model)
         error: PluginError | None = None
         try:
-            super()._answer(lesson, lessons)
+            super()._answer(lesson)
         except PluginError as raised:  # the engine's own check of the weights, or a fault of the plugin
             error = raised
         changed = differing(self._moment(), before) or differing(modes(self.model), standing)
