@@ -12,7 +12,7 @@ import pytest
 
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.errors import DataError, OptionError, RunError
-from cl_zoo.runs.answered import answered
+from cl_zoo.runs.answered import Asked, answered
 from cl_zoo.runs.manifest import finish
 from cl_zoo.scoring.scorer import Scorer
 
@@ -68,6 +68,15 @@ def test_a_sample_was_right_after_one_task_and_is_wrong_now(run: Path):
     }
     assert [one.forgotten for one in (second, third)] == [False, False]
     assert third.then is None
+
+
+@pytest.mark.parametrize(("last", "forgotten"), [(29.9, True), (30.0, False), (40.0, False)])
+def test_half_of_the_best_earlier_score_is_not_forgotten(last: float, forgotten: bool):
+    said = [
+        {"after": "render", "stage": stage, "answer": "", "score": n}
+        for stage, n in enumerate((60.0, 20.0, last))
+    ]
+    assert Asked("render", 0, {}, "?", "otter", tuple(said)).forgotten == forgotten
 
 
 def test_the_command_lists_what_is_forgotten_with_the_answers_then_and_now(
