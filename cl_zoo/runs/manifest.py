@@ -13,7 +13,7 @@ from cl_zoo.scoring.judges import Expected
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.scoring.rules import RULES, lacking
 from cl_zoo.scoring.scorer import Cell, Score, Scorer
-from cl_zoo.tasks import TaskData
+from cl_zoo.tasks import TaskData, without_image
 
 
 def scorable(benchmark: str, task: TaskData) -> None:
@@ -26,7 +26,7 @@ def scorable(benchmark: str, task: TaskData) -> None:
         raise DataError(
             f"{benchmark}, task {task.name}: no metric {task.metric!r}{nearest(task.metric, RULES)}"
         )
-    first = task.test[0]
+    first = without_image(task.test, 0)
     what = lacking(RULES[task.metric], Expected(first.answer, first.references, first.truth))
     if what:
         raise DataError(

@@ -377,10 +377,11 @@ def test_a_sentence_is_taken_for_worded_only_where_the_tokenizer_finds_a_word() 
 # Commands
 
 
+@pytest.mark.parametrize("missing", [3, 4], ids=["of the last training records", "of the first test records"])
 def test_a_run_says_all_faults_and_has_learnt_nothing(
-    cli: Callable[..., Any], files: Files, folders: dict[str, Path], tmp_path: Path
+    cli: Callable[..., Any], files: Files, folders: dict[str, Path], tmp_path: Path, missing: int
 ) -> None:
-    files.picture(3).unlink()
+    files.picture(missing).unlink()
     files.edit("three_test.json", 1, lambda r: r.update(references=["?"]))
     command = [
         "run",
