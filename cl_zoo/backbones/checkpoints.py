@@ -123,8 +123,11 @@ def check_folder(folder: Path, kind: str) -> None:
             f"backbone {folder}: takes its image features from layers {layer}; only checkpoints that take one layer are supported"
         )
     if not any(file.is_file() for file in folder.glob("*.safetensors")):
+        pickled = min((file.name for file in folder.glob("*.bin")), default=None)
         raise BackboneError(
-            f"backbone {folder}: has no weights (*.safetensors); download them into the folder"
+            f"backbone {folder}: has no weights (*.safetensors)"
+            + (f", and {pickled} is a pickle, which could run code and is not read" if pickled else "")
+            + "; download them into the folder"
         )
     missing = missing_shards(folder)
     if missing:

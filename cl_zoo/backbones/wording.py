@@ -44,7 +44,12 @@ class Worded:
 
     def text_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has, as answers and prompts are read: without what a tokenizer puts around them."""
-        ids = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        settings = {
+            "add_special_tokens": False,
+            "return_attention_mask": False,
+            "verbose": False,
+        }  # lengths are judged in preflight
+        ids = self.tokenizer(list(texts), **settings)["input_ids"]
         return [len(those) if text else 0 for text, those in zip(texts, ids, strict=True)]
 
     def prompt_tokens(self, prompts: Sequence[str], shown: Sequence[bool]) -> list[int]:
@@ -70,7 +75,9 @@ class Worded:
         return [start] if start is not None and self.tokenizer("x")["input_ids"][0] == start else []
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        return (
+            list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+        )
 
     def _tokens(self, sample: Sample, image_tokens: int, answers: bool) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, image tokens repeated, and of the answer with its end token.

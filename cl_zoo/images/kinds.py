@@ -31,7 +31,7 @@ KINDS = {
     "32-bit": "32 bits a pixel, which turn nearly all white",
     "float": "fractions for pixels, which turn black",
     "transparent": "transparency, under which hidden colours appear, mostly black",
-    "turned": "an EXIF tag that turns them, which is ignored",
+    "turned": "an orientation in its EXIF tag, which is ignored",
     "animated": "several frames, of which the first is taken",
     "CMYK": "the colours of print, which are converted without a profile",
     "palette": "a palette",

@@ -21,7 +21,7 @@ from cl_zoo.preflight.lengths import split_faults
 from cl_zoo.preflight.remembered import Remembered
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
-from cl_zoo.scoring.captions import find_java
+from cl_zoo.scoring.captions import JAVA_REMEDY, find_java, java_version
 from cl_zoo.scoring.rules import of_files
 from cl_zoo.tasks import Sample, TaskData, whole_of
 
@@ -51,10 +51,7 @@ def preflight(
     found = Found()
     batches(stream, recipe, processes, found)
     if any(of_files(task.metric) for task in stream):
-        try:
-            find_java()
-        except ClZooError as error:
-            found.add(str(error))
+        _java(found)
     for task in {id(task): task for task in stream}.values():  # one may come twice
         splits = [split for split in (task.train, task.test) if legible(split)]
         if splits:
@@ -98,6 +95,19 @@ def batches(stream: Sequence[TaskData], recipe: Recipe, processes: int, found: F
                 f"task {task.name}: a step has {size} samples (global_batch) for {processes} processes, of which "
                 f"{processes - size} would never get one; start {size} at most, or set global_batch={processes}"
             )
+
+
+def _java(found: Found) -> None:
+    """Scores of captions come after all answers, so that their Java is run before the first step."""
+    try:
+        java = find_java()
+    except ClZooError as error:
+        found.add(str(error))
+        return
+    try:
+        java_version(java)
+    except ClZooError as error:
+        found.add(f"caption scores need Java, and {error}; {JAVA_REMEDY}")
 
 
 def legible(split: Sequence[Sample]) -> bool:

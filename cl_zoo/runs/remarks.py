@@ -44,7 +44,8 @@ def remarks(
     if few_steps := {name: one for name, one in steps.items() if one[0] < FEW_STEPS}:
         name, (count, size, batch) = min(few_steps.items(), key=lambda one: one[1][0])
         lines.append(
-            f"{len(few_steps)} of {len(steps)} tasks have fewer than {FEW_STEPS} steps, {name} has {count} ({size:,} samples in batches of "
-            f"{batch}): so few teach next to nothing; take more samples or epochs, or a smaller global_batch"
+            f"{len(few_steps)} of {len(steps)} {'task has' if len(steps) == 1 else 'tasks have'} fewer than {FEW_STEPS} steps, {name} has "
+            f"{count} ({size:,} {'sample' if size == 1 else 'samples'} in batches of {batch}): so few teach next to nothing; take more "
+            "samples or epochs, or a smaller global_batch"
         )
     return lines

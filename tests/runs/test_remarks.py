@@ -64,6 +64,9 @@ def test_a_run_of_a_handful_of_steps_is_said(three: str):
         "take more samples or epochs, or a smaller global_batch"
     ]
     assert remarks(three, limit=216)[0].startswith("3 of 3 tasks have fewer than 10 steps, a has 1")
+    assert remarks(three, order="A", limit=1)[1].startswith(
+        "1 of 1 task has fewer than 10 steps, a has 1 (1 sample in batches of 24): so few"
+    )
     assert remarks(three, recipe={"epochs": 10}) == []
 
 
