@@ -186,7 +186,7 @@ def _conversations(
     if several:
         asked = sum(several.values())
         each = f"{asked:,} samples, none with the turns before it; 'turns: last' would make {len(several):,}"
-        last = f"{len(several):,} samples with the turns before the last question in its prompt; 'turns: split' would make {asked:,}"
+        last = f"{counted(len(several), 'sample', 'samples')} with the turns before the last question in its prompt; 'turns: split' would make {asked:,}"
         words = (
             f"conversations of several questions ({len(several):,}) make {each if turns == 'split' else last}"
         )

@@ -354,7 +354,7 @@ def test_a_whole_file_of_another_form_is_one_finding_that_names_the_form(tmp_pat
     ("turns", "says"),
     [
         ("split", "make 3 samples, none with the turns before it; 'turns: last' would make 1"),
-        ("last", "make 1 samples with the turns before the last question in its prompt; 'turns: split' would make 3"),
+        ("last", "make 1 sample with the turns before the last question in its prompt; 'turns: split' would make 3"),
     ],
 )  # fmt: skip
 def test_what_is_learnt_of_conversations_is_counted(tmp_path, turns, says):
