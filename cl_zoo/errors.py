@@ -24,7 +24,7 @@ from typing import Any
 UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories that a terminal takes as orders: controls, formats (which turn text around), halves, line ends."""
 LONGEST = 300
-"""Letters of a name that a sentence shows."""
+"""Letters of a name, or of what a plugin's exception says, that a sentence shows."""
 
 
 class ClZooError(Exception):

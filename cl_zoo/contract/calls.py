@@ -20,10 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from cl_zoo.errors import ClZooError, PluginFault, first_line, printable
-
-LONGEST = 300
-"""Letters of an exception's text that a sentence holds."""
+from cl_zoo.errors import ClZooError, PluginFault, cut, first_line, printable
 
 MODULE = "let its prepare(batch), forward and generate take what the backbone's own model takes, as cl_zoo.nn.Around does"
 MEASUREMENTS = "return a mapping from names to numbers, or nothing"
@@ -162,9 +159,8 @@ def own_traceback(error: BaseException, packages: Iterable[str]) -> str:
 def _did(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"called sys.exit({'' if error.code is None else repr(error.code)})"
-    said = first_line(error).rstrip(".") if str(error).strip() else ""
-    cut = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
-    return f"raised {type(error).__name__}" + (f": {cut}" if cut else "")
+    said = cut(first_line(error).rstrip(".")) if str(error).strip() else ""
+    return f"raised {type(error).__name__}" + (f": {said}" if said else "")
 
 
 def _place(error: BaseException, packages: Mapping[str, str]) -> tuple[str, str]:
