@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -290,9 +291,15 @@ def ended(code: int, last: Mapping[str, Any]) -> str:
     now = doing.get(last.get("phase", ""), "")
     during = f" {now} {last['task']}" if now else ""
     step = f", behind step {last['step']}" if last.get("phase") == "train" else ""
-    how = f"with code {code}" if code >= 0 else f"by signal {-code}, as where memory is short"
     asks = ", though a hook returns or raises and never ends the process" if code >= 0 else ""
-    return f"its process ended {how}{during}{step}{asks}"
+    return f"its process ended {_how(code)}{during}{step}{asks}"
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"with code {code}"
+    short = ", as where memory is short" if code == -signal.SIGKILL else ""
+    return f"by signal {-code} ({signal.strsignal(-code)}){short}"
 
 
 def _close(process: subprocess.Popen[str]) -> None:
