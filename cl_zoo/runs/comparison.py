@@ -61,8 +61,8 @@ class Comparison:
 
     def table(self, scoring: str = "official") -> Table:
         """All of them in one table, by the official or the strict rules."""
-        stamps = budget_stamps(self.results)
-        rows = [replace(one, stamps=stamps.get((one.label, one.seed), ())).row() for one in self.results]
+        ratios = budget_ratios(self.results)
+        rows = [replace(one, unequal=ratios.get((one.label, one.seed), {})).row() for one in self.results]
         return Table(rows, scoring)
 
 
@@ -126,20 +126,24 @@ def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, A
     }, result
 
 
-def budget_stamps(results: Sequence[Result]) -> dict[tuple[str, int], tuple[str, ...]]:
-    """`unequal: steps ×2` for every run whose budget is not the common one of the comparison, by label and seed."""
+def budget_ratios(results: Sequence[Result]) -> dict[tuple[str, int], dict[str, float]]:
+    """By label and seed, how many times the common budget of the comparison each run took; nothing of what is within `TOLERANCE`."""
     budgets = {
         (one.label, one.seed): _budget(one) for one in results if one.error is None and _budget(one)["steps"]
     }
-    stamps: dict[tuple[str, int], tuple[str, ...]] = {}
-    for key, budget in budgets.items():
-        unequal = []
-        for what, tolerance in TOLERANCE.items():
-            common = Counter(other[what] for other in budgets.values()).most_common(1)[0][0]
-            if abs(budget[what] - common) > tolerance * common:
-                unequal.append(f"{what} ×{budget[what] / common:.2f}".rstrip("0").rstrip("."))
-        stamps[key] = (f"unequal: {', '.join(unequal)}",) if unequal else ()
-    return stamps
+    common = {
+        what: Counter(budget[what] for budget in budgets.values()).most_common(1)[0][0]
+        for what in TOLERANCE
+        if budgets
+    }
+    return {
+        key: {
+            what: budget[what] / common[what]
+            for what, tolerance in TOLERANCE.items()
+            if abs(budget[what] - common[what]) > tolerance * common[what]
+        }
+        for key, budget in budgets.items()
+    }
 
 
 def _budget(result: Result) -> dict[str, int]:
