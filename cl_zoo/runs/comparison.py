@@ -87,7 +87,10 @@ def compare(
     processes = min(processes or len(devices) or cores(), len(jobs))
     results: dict[int, Result] = {}
     with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
-        trainings, ahead = workers.check(jobs), Ahead(jobs, scorer)
+        checked, ahead = workers.check(jobs), Ahead(jobs, scorer)
+        with suppress(ClZooError):  # where Java is missing, the check says so with all else that it finds
+            ahead.begin()
+        trainings = checked()
         ahead.begin()
         for place, event in workers.run(jobs, trainings):
             job = jobs[place]
@@ -200,23 +203,25 @@ class Workers:
         for process in self._processes:
             _close(process)
 
-    def check(self, jobs: Sequence[Job]) -> list[str]:
-        """Let one worker look up everything that the jobs name.
+    def check(self, jobs: Sequence[Job]) -> Callable[[], list[str]]:
+        """Let one worker begin to look up everything that the jobs name.
 
         Returns:
-            A key for each job, equal for those that may share one training.
-
-        Raises:
-            PluginError: something is unknown or does not go together, in the words of whoever found it.
+            What waits for its answer: a key for each job, equal for those that may share one training; or a `PluginError` where
+            something is unknown or does not go together, in the words of whoever found it.
         """
         for process in self._processes[1:]:
             self._tell(process, {"load": True})
         answer = self._ask(0, {"check": [job.to_json() for job in jobs]})
-        event = next(answer)
-        if event["event"] != "checked":
-            raise PluginError(event["message"])
-        keys: list[str] = event["trainings"]
-        return keys
+
+        def checked() -> list[str]:
+            event = next(answer)
+            if event["event"] != "checked":
+                raise PluginError(event["message"])
+            keys: list[str] = event["trainings"]
+            return keys
+
+        return checked
 
     def run(self, jobs: Sequence[Job], trainings: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Run the jobs in order, as workers become free; yields (place of the job, event).
@@ -243,10 +248,13 @@ class Workers:
             yield place, event
 
     def _ask(self, worker: int, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Send a command and yield its events up to the closing one."""
+        """Send a command; what comes back are its events, up to the closing one."""
+        self._tell(self._processes[worker], command)
+        return self._heard(worker)
+
+    def _heard(self, worker: int) -> Iterator[dict[str, Any]]:
         process, last = self._processes[worker], dict[str, Any]()
         log = self._logs / f"worker-{worker}.log"
-        self._tell(process, command)
         for line in process.stdout:  # type: ignore[union-attr]
             event = json.loads(line)
             if event.get("logged"):

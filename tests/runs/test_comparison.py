@@ -201,6 +201,29 @@ def test_an_unknown_name_stops_a_comparison_before_its_first_run(
     assert [path.name for path in tmp_path.iterdir() if path.name != "site"] == ["logs"]
 
 
+def test_java_starts_while_the_jobs_are_still_looked_up(
+    tmp_path: Path,
+    workers_that: Callable[[str], None],
+    install: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The worker waits for it with its answer, ten seconds at most."""
+    install("captioned", modules={"captioned": STREAM.replace('"exact"', '"caption"')})
+    java = tmp_path / "java"
+    monkeypatch.setattr(comparison.Scorer, "warm_up", lambda self: java.touch())
+    workers_that(
+        "import json, os, sys, time\nsys.stdin.readline()\n"
+        f"for _ in range(100):\n    if os.path.exists({str(java)!r}): break\n    time.sleep(0.1)\n"
+        f"else: sys.exit(3)\n"
+        "print(json.dumps({'event': 'checked', 'trainings': ['0']}), flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print(json.dumps({'event': 'failed', 'message': 'enough', 'user': True}), flush=True)\n"
+    )
+    done = compare([replace(job("zeroshot", tmp_path), benchmark="captioned:load")], processes=1)
+
+    assert [one.error for one in done.results] == ["enough"]
+
+
 def test_a_worker_that_dies_is_replaced_and_its_log_is_kept(
     tmp_path: Path, workers_that: Callable[[str], None]
 ):
