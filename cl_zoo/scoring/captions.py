@@ -220,7 +220,8 @@ class Meteor:
     @property
     def ready(self) -> bool:
         """Whether it has read its tables, so that it answers at once."""
-        if not self._ready and self.running and select.select([self._process.stdout], [], [], 0)[0]:
+        stream = cast(IO[bytes], self._process.stdout)
+        if not self._ready and self.running and select.select([stream], [], [], 0)[0]:
             with suppress(ClZooError):
                 self._wait()
         return self._ready
