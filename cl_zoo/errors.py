@@ -16,15 +16,16 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories that a terminal takes as orders: controls, formats (which turn text around), halves, line ends."""
 LONGEST = 300
-"""Letters of a name that a sentence shows."""
+"""Letters of a name, or of what a plugin's exception says, that a sentence shows."""
 
 
 class ClZooError(Exception):
@@ -65,6 +66,35 @@ class BackboneError(ClZooError, ValueError):
 
 class RunError(ClZooError, RuntimeError):
     """A run folder cannot be used: corrupt, in use, or of another configuration."""
+
+
+class Exit(SystemExit):
+    """What `os._exit` raises while the code of a plugin runs, see `Staying`."""
+
+
+class Staying:
+    """Inside, `os._exit` raises `Exit` in the thread that entered, so that the command can say who has called it.
+
+    A process that was forked inside, and every other thread, ends as it always does. It can be entered again, but not inside itself.
+    """
+
+    def __enter__(self) -> None:
+        self._here, self._exit = (os.getpid(), threading.get_ident()), os._exit
+        os._exit = self._leave
+
+    def __exit__(self, *_: object) -> None:
+        os._exit = self._exit
+
+    def _leave(self, status: int) -> NoReturn:
+        if (os.getpid(), threading.get_ident()) == self._here:
+            raise Exit(status)
+        self._exit(status)
+
+
+def exit_called(error: SystemExit) -> str:
+    """`called sys.exit(0)`, `called os._exit(9)`."""
+    name = "os._exit" if isinstance(error, Exit) else "sys.exit"
+    return f"called {name}({'' if error.code is None else repr(error.code)})"
 
 
 DEBUG = "CL_ZOO_DEBUG"

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.errors import OptionError, PluginError, first_line, nearest
+from cl_zoo.errors import OptionError, PluginError, Staying, exit_called, first_line, nearest
 from cl_zoo.recipe.keys import parse_pairs
 from cl_zoo.tasks import source_hash
 
@@ -162,7 +162,7 @@ def load(group: str, name: str) -> Any:
         raise PluginError(f"{name}: there is no file {module_name}; give its path from {Path.cwd()}")
     file = Path(module_name) if module_name.endswith(".py") else None
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result of the command
+        with contextlib.redirect_stdout(sys.stderr), Staying():  # what it prints is no result of the command
             module = importlib.import_module(module_name) if file is None else _module_of_file(file)
     except (Exception, SystemExit) as error:  # a stranger's module may raise anything, or end the process
         raise PluginError(f"{name}: importing {module_name} {_failed(error, name, module_name)}") from error
@@ -197,7 +197,7 @@ def _failed(error: BaseException, name: str, module: str) -> str:
     ]
     where = f" (line {lines[-1]})" if lines else ""
     if isinstance(error, SystemExit):
-        return f"called sys.exit({error.code!r}){where}; a module is imported for what it defines, take the call out"
+        return f"{exit_called(error)}{where}; a module is imported for what it defines, take the call out"
     missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
     if missing and ":" in name:
         remedy = f"install what it belongs to, or write {name.replace(':', '.py:')} where it is a file"

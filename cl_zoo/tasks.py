@@ -19,8 +19,7 @@ from PIL import Image
 from cl_zoo.errors import DataError, OptionError, nearest
 
 ImageSource = Image.Image | Path
-"""An image in memory, or the file that it is read from when it is needed."""
-"""An image in memory or the path of its file."""
+"""An image in memory, or the path of the file that it is read from when it is needed."""
 Item = TypeVar("Item")
 
 

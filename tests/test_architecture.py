@@ -37,7 +37,7 @@ HEAVY = {"torch", "transformers", "peft", "accelerate", "open_clip", "numpy", "s
 WITH_TORCH = "backbones batches engine export features images nn planning preflight processes testing".split()
 """Rooms whose modules may import heavy packages at their top; all others plan and report, and start at once."""
 
-LIGHT = {"backbones.checkpoints", "backbones.templates", "engine.files", "engine.folder"}
+LIGHT = {"backbones.checkpoints", "backbones.templates", "engine.files", "engine.folder", "preflight.looks"}
 """Their modules that rooms without torch look into."""
 
 LINES_OF_A_FUNCTION, LINES_OF_A_MODULE = 40, 350

@@ -5,6 +5,7 @@ Heavy imports stay inside the commands: `cl-zoo --help` and `cl-zoo list` load n
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import traceback
@@ -229,6 +230,10 @@ def main() -> None:
     """Entry point: errors of the user are one sentence on standard error and exit code 2."""
     from cl_zoo.errors import ClZooError, debugging
 
+    if (
+        not faulthandler.is_enabled()
+    ):  # compiled code that crashes cannot be caught; Python says where it was called
+        faulthandler.enable(2)
     try:
         app()
     except ClZooError as error:

@@ -4,7 +4,7 @@ One guard stands around every hook, around `__init__`, `parts` and the state, an
 
     mine, task colour, step 3 (mine.py, line 12, in pull): loss raised ZeroDivisionError: division by zero; return a …
 
-What the plugin prints meanwhile goes to standard error, so that results can be piped. An error of `cl_zoo` that the plugin
+What the plugin prints meanwhile goes to standard error, so that results can be piped, and `os._exit` ends no process. An error of `cl_zoo` that the plugin
 raises itself keeps its words, an interrupt stays one, and so does a lack of memory or disk, which is nobody's fault.
 """
 
@@ -20,10 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from cl_zoo.errors import ClZooError, PluginFault, first_line, printable
-
-LONGEST = 300
-"""Letters of an exception's text that a sentence holds."""
+from cl_zoo.errors import ClZooError, PluginFault, Staying, cut, exit_called, first_line, printable
 
 MODULE = "let its prepare(batch), forward and generate take what the backbone's own model takes, as cl_zoo.nn.Around does"
 MEASUREMENTS = "return a mapping from names to numbers, or nothing"
@@ -83,17 +80,21 @@ class Call:
         self._hook, self._plugins, self._when, self._catches = hook, plugins, when, catches
         self._subject, self._asks = subject or hook, asks or ASKS[hook]
         self._stdout: TextIO = sys.stdout
+        self._staying = Staying()
 
     def __enter__(self) -> Call:
         self._stdout = sys.stdout
         if self._catches:
             sys.stdout = sys.stderr
+            self._staying.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         sys.stdout = self._stdout
+        if self._catches:
+            self._staying.__exit__()
         if isinstance(error, PluginFault):
             if not error.where:
                 raise self._told(error, error.what, error.asks) from error.__cause__
@@ -161,10 +162,9 @@ def own_traceback(error: BaseException, packages: Iterable[str]) -> str:
 
 def _did(error: BaseException) -> str:
     if isinstance(error, SystemExit):
-        return f"called sys.exit({'' if error.code is None else repr(error.code)})"
-    said = first_line(error).rstrip(".") if str(error).strip() else ""
-    cut = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
-    return f"raised {type(error).__name__}" + (f": {cut}" if cut else "")
+        return exit_called(error)
+    said = cut(first_line(error).rstrip(".")) if str(error).strip() else ""
+    return f"raised {type(error).__name__}" + (f": {said}" if said else "")
 
 
 def _place(error: BaseException, packages: Mapping[str, str]) -> tuple[str, str]:

@@ -1,1 +1,1 @@
-"""Pictures: read ahead in threads, looked at without decoding, and made RGB."""
+"""Pictures: read ahead in threads, and made RGB."""

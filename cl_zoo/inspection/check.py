@@ -1,6 +1,6 @@
 """`cl-zoo data check`: every record read, every image looked at, and what is wrong or worth knowing, in one report.
 
-The order of work: what the benchmark names for its runs (`cl_zoo.inspection.settings`), files and records (`cl_zoo.inspection.readings`), image files in parallel (`cl_zoo.images.looks`), what records have in common
+The order of work: what the benchmark names for its runs (`cl_zoo.inspection.settings`), files and records (`cl_zoo.inspection.readings`), image files in parallel (`cl_zoo.preflight.looks`), what records have in common
 (`cl_zoo.inspection.survey`). `cl_zoo.inspection.findings` says what the report holds.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 from cl_zoo.data.benchmarks import Described, made
 from cl_zoo.errors import OptionError, cut, nearest
 from cl_zoo.images.kinds import FAITHFUL, KINDS
-from cl_zoo.images.looks import Look, equal_files, looks
 from cl_zoo.inspection.findings import FAULTS, Facts, Finding, Report, counted
 from cl_zoo.inspection.readings import Reading, readings
 from cl_zoo.inspection.settings import check_description, refused
 from cl_zoo.inspection.survey import Row, double_ids, facts, leaks, oddities, shared_images, similar_images
+from cl_zoo.preflight.looks import Look, equal_files, looks
 
 OVERLAPS = ("exact", "perceptual", "none")
 Watch = Callable[[str, int, int], None]

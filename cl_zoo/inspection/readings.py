@@ -25,10 +25,10 @@ from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
 from cl_zoo.data.turns import has_system, talk
 from cl_zoo.errors import DataError
-from cl_zoo.images.looks import outline_of
 from cl_zoo.inspection.findings import Finding, counted
 from cl_zoo.inspection.golds import unmatched
 from cl_zoo.inspection.survey import MEMORY, Row
+from cl_zoo.preflight.looks import outline_of
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from cl_zoo.images.looks import near_pairs
 from cl_zoo.inspection.findings import Facts, Finding
+from cl_zoo.preflight.looks import near_pairs
 
 RATIONALE = re.compile(r"^\W*rationale\b", re.IGNORECASE | re.MULTILINE)
 INSTRUCTIONS, SHOWN = 12, 3

@@ -8,8 +8,8 @@ from pathlib import Path
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import pieces
 from cl_zoo.errors import DataError, cut
-from cl_zoo.images.looks import Look, looks
 from cl_zoo.preflight.found import Found, where
+from cl_zoo.preflight.looks import Look, looks
 from cl_zoo.tasks import Sample, TaskData, undecoded
 
 PIECE = 1024

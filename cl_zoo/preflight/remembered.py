@@ -24,7 +24,7 @@ from cl_zoo.backbones import wording
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.data import places
 from cl_zoo.data.splits import Split
-from cl_zoo.images import kinds, looks
+from cl_zoo.images import kinds
 from cl_zoo.scoring import captions, golds, judges
 from cl_zoo.tasks import Sample, TaskData, place_in, source_hash, whole_of
 
@@ -104,5 +104,5 @@ def _stamps(paths: Iterable[str]) -> str:
 def _code() -> str:
     """Changed code does not take over what older code found."""
     here = sorted(Path(__file__).parent.glob("*.py"))
-    others = (backbones, wording, kinds, looks, captions, golds, judges)
+    others = (backbones, wording, kinds, captions, golds, judges)
     return source_hash(*here, *(str(module.__file__) for module in others))

@@ -1,8 +1,9 @@
-"""What a reader has to know of a method's budget, in words; the rule itself is in `cl_zoo.nn.budget`."""
+"""What a reader has to know of a method's budget, as numbers and in words; the rule itself is in `cl_zoo.nn.budget`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 LEAST = 4
 """The smallest rank at which an expert is not called starved."""
@@ -17,17 +18,28 @@ def beside_projector(trained: Mapping[str, int]) -> int:
 
 
 def budget_notes(trained: Mapping[str, int], budget: int, learning: Mapping[str, int]) -> tuple[str, ...]:
-    """`parameters × 4.9` where a task trains more or less than the budget, and how experts share it.
+    """`budget_marks` in words: `parameters × 4.9`, `8 experts of rank 1, update rank 8 (starved: below 4)`."""
+    marks = budget_marks(trained, budget, learning)
+    notes = [f"parameters × {marks['parameters']:.2g}"] if "parameters" in marks else []
+    if shared := marks.get("experts"):
+        starved = f" (starved: below {LEAST})" if shared["starved"] else ""
+        notes.append(
+            f"{shared['experts']} experts of rank {shared['rank']}, update rank {shared['update_rank']}{starved}"
+        )
+    return tuple(notes)
+
+
+def budget_marks(trained: Mapping[str, int], budget: int, learning: Mapping[str, int]) -> dict[str, Any]:
+    """Where a task trains more or less than the budget `parameters`, how many times as many, and how `experts` share it.
 
     Args:
         trained: in one task, by part.
         budget: what may train in one task, without the projector.
         learning: `experts`, `rank` and `update_rank` of an adapted layer, see `cl_zoo.nn.budget.Learning`.
     """
-    spent = beside_projector(trained)
-    notes = [f"parameters × {spent / budget:.2g}"] if abs(spent - budget) > TOLERANCE * budget else []
+    spent, marks = beside_projector(trained), dict[str, Any]()
+    if abs(spent - budget) > TOLERANCE * budget:
+        marks["parameters"] = spent / budget
     if learning.get("experts", 0) > 1:
-        rank, whole = learning["rank"], learning["update_rank"]
-        starved = f" (starved: below {LEAST})" if min(rank, whole) < LEAST else ""
-        notes.append(f"{learning['experts']} experts of rank {rank}, update rank {whole}{starved}")
-    return tuple(notes)
+        marks["experts"] = {**learning, "starved": min(learning["rank"], learning["update_rank"]) < LEAST}
+    return marks

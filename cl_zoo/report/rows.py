@@ -34,6 +34,7 @@ class Row:
         stored: parameters stored for inference.
         seconds: wall-clock time.
         stamps: what a reader has to know, `unequal: steps ×2`.
+        marks: the same for programs, and what else a run should not be compared without: kinds, and what there is to know of each.
         error: the sentence with which the run failed.
         scoring: which of both the table shows.
         answers: of each cell, by `stage-place`, what a reader has to know of its answers: `empty`, `form`, `notes`.
@@ -50,6 +51,7 @@ class Row:
     stored: int | None = None
     seconds: float | None = None
     stamps: tuple[str, ...] = ()
+    marks: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     strict: Matrix | None = None
     scoring: str = "official"

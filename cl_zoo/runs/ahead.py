@@ -1,4 +1,4 @@
-"""Java for captions, started while a model still loads, learns or answers."""
+"""Java for captions, started while jobs are still checked, or a model loads, learns or answers."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Ahead:
 
     def _warm_up(self) -> None:
         if not self._begun:
-            self._begun = True
             self._scorer.warm_up()
+            self._begun = True
 
 
 def _asked(task: TaskData, order: str | None) -> bool:

@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -60,8 +61,8 @@ class Comparison:
 
     def table(self, scoring: str = "official") -> Table:
         """All of them in one table, by the official or the strict rules."""
-        stamps = budget_stamps(self.results)
-        rows = [replace(one, stamps=stamps.get((one.label, one.seed), ())).row() for one in self.results]
+        ratios = budget_ratios(self.results)
+        rows = [replace(one, unequal=ratios.get((one.label, one.seed), {})).row() for one in self.results]
         return Table(rows, scoring)
 
 
@@ -86,7 +87,10 @@ def compare(
     processes = min(processes or len(devices) or cores(), len(jobs))
     results: dict[int, Result] = {}
     with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
-        trainings, ahead = workers.check(jobs), Ahead(jobs, scorer)
+        checked, ahead = workers.check(jobs), Ahead(jobs, scorer)
+        with suppress(ClZooError):  # where Java is missing, the check says so with all else that it finds
+            ahead.begin()
+        trainings = checked()
         ahead.begin()
         for place, event in workers.run(jobs, trainings):
             job = jobs[place]
@@ -125,20 +129,24 @@ def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, A
     }, result
 
 
-def budget_stamps(results: Sequence[Result]) -> dict[tuple[str, int], tuple[str, ...]]:
-    """`unequal: steps ×2` for every run whose budget is not the common one of the comparison, by label and seed."""
+def budget_ratios(results: Sequence[Result]) -> dict[tuple[str, int], dict[str, float]]:
+    """By label and seed, how many times the common budget of the comparison each run took; nothing of what is within `TOLERANCE`."""
     budgets = {
         (one.label, one.seed): _budget(one) for one in results if one.error is None and _budget(one)["steps"]
     }
-    stamps: dict[tuple[str, int], tuple[str, ...]] = {}
-    for key, budget in budgets.items():
-        unequal = []
-        for what, tolerance in TOLERANCE.items():
-            common = Counter(other[what] for other in budgets.values()).most_common(1)[0][0]
-            if abs(budget[what] - common) > tolerance * common:
-                unequal.append(f"{what} ×{budget[what] / common:.2f}".rstrip("0").rstrip("."))
-        stamps[key] = (f"unequal: {', '.join(unequal)}",) if unequal else ()
-    return stamps
+    common = {
+        what: Counter(budget[what] for budget in budgets.values()).most_common(1)[0][0]
+        for what in TOLERANCE
+        if budgets
+    }
+    return {
+        key: {
+            what: budget[what] / common[what]
+            for what, tolerance in TOLERANCE.items()
+            if abs(budget[what] - common[what]) > tolerance * common[what]
+        }
+        for key, budget in budgets.items()
+    }
 
 
 def _budget(result: Result) -> dict[str, int]:
@@ -195,23 +203,25 @@ class Workers:
         for process in self._processes:
             _close(process)
 
-    def check(self, jobs: Sequence[Job]) -> list[str]:
-        """Let one worker look up everything that the jobs name.
+    def check(self, jobs: Sequence[Job]) -> Callable[[], list[str]]:
+        """Let one worker begin to look up everything that the jobs name.
 
         Returns:
-            A key for each job, equal for those that may share one training.
-
-        Raises:
-            PluginError: something is unknown or does not go together, in the words of whoever found it.
+            What waits for its answer: a key for each job, equal for those that may share one training; or a `PluginError` where
+            something is unknown or does not go together, in the words of whoever found it.
         """
         for process in self._processes[1:]:
             self._tell(process, {"load": True})
         answer = self._ask(0, {"check": [job.to_json() for job in jobs]})
-        event = next(answer)
-        if event["event"] != "checked":
-            raise PluginError(event["message"])
-        keys: list[str] = event["trainings"]
-        return keys
+
+        def checked() -> list[str]:
+            event = next(answer)
+            if event["event"] != "checked":
+                raise PluginError(event["message"])
+            keys: list[str] = event["trainings"]
+            return keys
+
+        return checked
 
     def run(self, jobs: Sequence[Job], trainings: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Run the jobs in order, as workers become free; yields (place of the job, event).
@@ -238,10 +248,13 @@ class Workers:
             yield place, event
 
     def _ask(self, worker: int, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Send a command and yield its events up to the closing one."""
+        """Send a command; what comes back are its events, up to the closing one."""
+        self._tell(self._processes[worker], command)
+        return self._heard(worker)
+
+    def _heard(self, worker: int) -> Iterator[dict[str, Any]]:
         process, last = self._processes[worker], dict[str, Any]()
         log = self._logs / f"worker-{worker}.log"
-        self._tell(process, command)
         for line in process.stdout:  # type: ignore[union-attr]
             event = json.loads(line)
             if event.get("logged"):
@@ -290,9 +303,15 @@ def ended(code: int, last: Mapping[str, Any]) -> str:
     now = doing.get(last.get("phase", ""), "")
     during = f" {now} {last['task']}" if now else ""
     step = f", behind step {last['step']}" if last.get("phase") == "train" else ""
-    how = f"with code {code}" if code >= 0 else f"by signal {-code}, as where memory is short"
     asks = ", though a hook returns or raises and never ends the process" if code >= 0 else ""
-    return f"its process ended {how}{during}{step}{asks}"
+    return f"its process ended {_how(code)}{during}{step}{asks}"
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"with code {code}"
+    short = ", as where memory is short" if code == -signal.SIGKILL else ""
+    return f"by signal {-code} ({signal.strsignal(-code)}){short}"
 
 
 def _close(process: subprocess.Popen[str]) -> None:

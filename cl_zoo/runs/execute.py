@@ -115,12 +115,14 @@ def _trained(prepared: Prepared, identity: dict[str, Any], training: Training) -
 
 
 def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:
+    names = [task.name for task in prepared.stream]
     return {
         "job": prepared.lasting.to_json(),
         "label": prepared.job.label,
         "protocol": prepared.plugins.protocol,
         "seed": prepared.job.seed,
-        "tasks": [task.name for task in prepared.stream],
+        "tasks": names,
+        "without": [task.name for task in prepared.benchmark.tasks if task.name not in names],
         "lessons": [asdict(lesson.task) for lesson in run.lessons],
         "metrics": [task.metric for task in prepared.stream],
         "ledger": run.ledger.to_json(),

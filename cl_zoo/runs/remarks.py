@@ -1,4 +1,4 @@
-"""What a user should know of a run before it starts, although nothing is wrong: part of the tasks, next to no training."""
+"""What a user should know of a run although nothing is wrong, part of the tasks, next to no training: a line before it starts, marks behind it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def remarks(
     limit: int | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """A line each for an order that leaves tasks out and for tasks of a handful of steps.
+    """A line each for an order that leaves tasks out and for tasks of a handful of steps, before the run.
 
     Raises:
         ClZooError: the benchmark, its data, the order or the recipe cannot be used.
@@ -49,3 +49,21 @@ def remarks(
             "samples or epochs, or a smaller global_batch"
         )
     return lines
+
+
+def marks(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a finished run as data, each where there is something to know.
+
+    Returns:
+        `without` (tasks of the benchmark that the order leaves out), `limit` (samples per split), `few_steps` (optimiser steps of
+        each task that had fewer than `FEW_STEPS`).
+    """
+    steps: dict[str, int] = {}
+    for cost in manifest["ledger"]["tasks"]:
+        steps[cost["task"]] = min(cost["steps"], steps.get(cost["task"], cost["steps"]))
+    found = {
+        "without": manifest.get("without"),
+        "limit": manifest["identity"]["benchmark"].get("limit"),
+        "few_steps": {task: count for task, count in steps.items() if count < FEW_STEPS},
+    }
+    return {kind: what for kind, what in found.items() if what}

@@ -10,9 +10,10 @@ from typing import Any
 
 from cl_zoo.engine.folder import check_answers, read_manifest
 from cl_zoo.errors import PluginError
-from cl_zoo.recipe.budget import beside_projector, budget_notes
+from cl_zoo.recipe.budget import beside_projector, budget_marks, budget_notes
 from cl_zoo.report.rows import NOTED, Row
 from cl_zoo.report.table import Table
+from cl_zoo.runs.remarks import marks
 from cl_zoo.runs.restore import Restored, restore
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.tasks import ImageSource
@@ -31,7 +32,7 @@ class Result:
     Attributes:
         manifest: everything known about it; empty where it failed.
         folder: where it lies.
-        stamps: what a reader of its row has to know.
+        unequal: budgets in which it differs from the comparison that it stands in, and how many times.
         places: arguments of `restore`: where the weights are now, on which device it answers, and whose code is trusted.
     """
 
@@ -41,7 +42,7 @@ class Result:
     folder: Path | None = None
     error: str | None = None
     user_error: bool = False
-    stamps: tuple[str, ...] = ()
+    unequal: Mapping[str, float] = field(default_factory=dict)
     places: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -137,7 +138,8 @@ class Result:
             trained=self.ledger["trained"],
             stored=sum(self.ledger["stored"].get("inference", {}).values()),
             seconds=self.ledger["seconds"],
-            stamps=(*self._variants(), *self._budget(), *self._misleading(), *self.stamps),
+            stamps=tuple(self._stamps()),
+            marks=self._marks(),
             answers={
                 cell: {key: score[key] for key in ABOUT if key in score}
                 for cell, score in self.manifest["scores"].items()
@@ -146,39 +148,65 @@ class Result:
             probes=tuple(one["name"] for one in self.manifest["identity"].get("probes", ())),
         )
 
-    def _misleading(self) -> Iterator[str]:
-        """What a reader has to know of the last answers, of all tasks alike in one sentence; nothing of older runs."""
+    def _stamps(self) -> Iterator[str]:
+        """What a reader of its row has to know; a variant is named so that no reader has to know the default."""
+        misleads = self._misleading()
+        yield from (f"{name}: {variant}" for name, variant in self._variants().items())
+        yield from budget_notes(*budget) if (budget := self._budget()) else ()
+        yield from (f"{words}: {', '.join(misleads[key])}" for key, words in NOTED.items() if key in misleads)
+        yield from (f"{', '.join(tasks)}: {note}" for note, tasks in misleads.get("notes", {}).items())
+        if self.unequal:
+            yield unequal_stamp(self.unequal)
+
+    def _marks(self) -> dict[str, Any]:
+        """The same for programs, by kind, and what is said before a run starts."""
+        budget = self._budget()
+        found = {
+            **marks(self.manifest),
+            "variants": self._variants(),
+            **(budget_marks(*budget) if budget else {}),
+            **self._misleading(),
+            "unequal": dict(self.unequal),
+        }
+        return {kind: what for kind, what in found.items() if what}
+
+    def _misleading(self) -> dict[str, Any]:
+        """Tasks whose last answers mislead: `empty`, `form`, and `notes` with the tasks of each; nothing of older runs."""
         last, tasks = len(self.matrix.scores) - 1, self.manifest["tasks"]
-        found = [
-            (task, self.manifest["scores"].get(f"{last}-{place}", {})) for place, task in enumerate(tasks)
-        ]
-        for key, words in NOTED.items():
-            if names := [task for task, score in found if (score.get(key) or 0.0) >= MANY]:
-                yield f"{words}: {', '.join(names)}"
-        for note in dict.fromkeys(note for _, score in found for note in score.get("notes", ())):
-            names = [task for task, score in found if note in score.get("notes", ())]
-            yield f"{', '.join(names)}: {note}"
+        scores = self.manifest["scores"]
+        found = [(task, scores.get(f"{last}-{place}", {})) for place, task in enumerate(tasks)]
+        misleads: dict[str, Any] = {
+            key: [task for task, score in found if (score.get(key) or 0.0) >= MANY] for key in NOTED
+        }
+        misleads["notes"] = {
+            note: [task for task, score in found if note in score.get("notes", ())]
+            for note in dict.fromkeys(note for _, score in found for note in score.get("notes", ()))
+        }
+        return {key: what for key, what in misleads.items() if what}
 
-    def _variants(self) -> tuple[str, ...]:
-        """`hide: paper` for every plugin that has variants, so that no reader has to know the default."""
+    def _variants(self) -> dict[str, str]:
+        """The variant of every plugin that has some."""
         stack = self.manifest["identity"]["stack"]
-        return tuple(
-            f"{one['name']}: {one['options']['variant']}" for one in stack if "variant" in one["options"]
-        )
+        return {one["name"]: one["options"]["variant"] for one in stack if "variant" in one["options"]}
 
-    def _budget(self) -> tuple[str, ...]:
-        """What a reader has to know of what it trained in one task."""
+    def _budget(self) -> tuple[Mapping[str, int], int, Mapping[str, int]] | None:
+        """Of the task in which it trained most: what by part, the budget, and how experts share it."""
         tasks = [task for task in self.ledger["tasks"] if task["trained"]]
         if (
             not tasks or "budget" not in self.ledger
         ):  # it learnt nothing, or was made before budgets were written down
-            return ()
+            return None
         most = max(tasks, key=lambda task: beside_projector(task["trained"]))
-        return budget_notes(most["trained"], self.ledger["budget"], most["learning"])
+        return most["trained"], self.ledger["budget"], most["learning"]
 
     def table(self, scoring: str = "official") -> Table:
         """Its table by the official or the strict rules."""
         return Table([self.row()], scoring)
+
+
+def unequal_stamp(ratios: Mapping[str, float]) -> str:
+    """`unequal: steps ×2`, how many times the common budget a run took."""
+    return f"unequal: {', '.join(f'{what} ×{ratio:.2f}'.rstrip('0').rstrip('.') for what, ratio in ratios.items())}"
 
 
 def load_result(folder: Path, **places: Any) -> Result:

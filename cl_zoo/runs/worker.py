@@ -13,6 +13,7 @@ Everything that libraries print goes to standard error, which the parent keeps i
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
@@ -34,6 +35,7 @@ def main() -> None:
     # The event stream keeps the original descriptor; whoever prints to standard output prints to the log.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
+    faulthandler.enable(2)
 
     def send(event: str, **facts: Any) -> None:
         events.write(json.dumps({"event": event, **facts}) + "\n")

@@ -8,11 +8,13 @@ METEOR's keeps a lock when Java dies and then waits for that lock at exit.
 from __future__ import annotations
 
 import re
+import select
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -216,7 +218,10 @@ class Ptb:
 
 
 class Meteor:
-    """METEOR's Java program. It answers a line for each line it is sent, the first one after reading its tables."""
+    """METEOR's Java program. It answers a line for each line it is sent, the first one after reading its tables.
+
+    A line of ours goes to it at once, whose answer says that the tables are read.
+    """
 
     def __init__(self) -> None:
         from pycocoevalcap.meteor import meteor as library
@@ -226,12 +231,23 @@ class Meteor:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=self._errors)
-        self._began, self.answered = time.monotonic(), False
+        self._began, self._ready = time.monotonic(), False
+        with suppress(ClZooError):  # whoever asks for a score is told why it has ended
+            self._send("SCORE", "a", "a")
 
     @property
     def running(self) -> bool:
         """Whether the program can still answer."""
         return self._process.poll() is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has read its tables, so that it answers at once."""
+        stream = cast(IO[bytes], self._process.stdout)
+        if not self._ready and self.running and select.select([stream], [], [], 0)[0]:
+            with suppress(ClZooError):
+                self._wait()
+        return self._ready
 
     @property
     def age(self) -> float:
@@ -244,6 +260,8 @@ class Meteor:
         Raises:
             ClZooError: Java has ended.
         """
+        if not self._ready:
+            self._wait()
         statistics = []
         for sample, sentences in references.items():
             self._send("SCORE", *sentences, *hypotheses[sample])
@@ -258,6 +276,11 @@ class Meteor:
         self._process.communicate()
         self._errors.close()
 
+    def _wait(self) -> None:
+        """Read the answer to the first line, which is no score of anybody's."""
+        self._receive()
+        self._ready = True
+
     def _send(self, *parts: str) -> None:
         stream = cast(IO[bytes], self._process.stdin)
         try:
@@ -270,7 +293,6 @@ class Meteor:
         line = cast(IO[bytes], self._process.stdout).readline().decode().strip()
         if not line:
             raise self._failed()
-        self.answered = True
         return line
 
     def _failed(self) -> ClZooError:

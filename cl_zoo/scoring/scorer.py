@@ -116,11 +116,12 @@ class Scorer:
         self._started_ptb()
 
     def waits_for(self) -> str:
-        """What captions will wait for, in words; nothing where METEOR has answered before."""
-        if self._meteor is not None and self._meteor.answered:
+        """What captions will wait for, in words; nothing where METEOR has read its tables."""
+        if self._meteor is None or not self._meteor.running:
+            return "waits for METEOR, a Java program that starts now and reads its word tables first"
+        if self._meteor.ready:
             return ""
-        since = "begins" if self._meteor is None else f"began {self._meteor.age:.0f} s ago"
-        return f"waits for METEOR's Java, which {since} to read its tables"
+        return f"waits for METEOR, a Java program that is still reading its word tables ({self._meteor.age:.0f} s so far)"
 
     def close(self) -> None:
         """End the Java processes; a later `score` starts others."""

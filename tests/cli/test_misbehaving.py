@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,7 +48,12 @@ class Prints:
 class Dies:
     @hookimpl
     def after_task(self):
-        os._exit(9)
+        os._exit(0)
+
+class Crashes:
+    @hookimpl
+    def after_task(self):
+        os.abort()
 """
 
 
@@ -59,15 +65,16 @@ def bad(tmp_path: Path) -> Callable[[str], str]:
     return lambda name: f"{file}:{name}"
 
 
+@pytest.mark.parametrize(("name", "line", "call"), [("Exits", 10, "sys.exit"), ("Dies", 32, "os._exit")])
 def test_a_hook_that_exits_with_0_ends_the_run_with_2(
-    cli: Callable[..., Any], bad: Callable[[str], str], tmp_path: Path
+    cli: Callable[..., Any], bad: Callable[[str], str], tmp_path: Path, name: str, line: int, call: str
 ) -> None:
-    ended = cli("run", bad("Exits"), *TINY, "--out", tmp_path / "runs")
+    ended = cli("run", bad(name), *TINY, "--out", tmp_path / "runs")
 
     assert (ended.code, ended.out) == (2, "")
     (log,) = (tmp_path / "runs" / "logs").iterdir()
     assert ended.err.splitlines()[-1] == (
-        f"error: {bad('Exits')}, task colour (bad.py, line 10, in after_task): after_task called sys.exit(0); "
+        f"error: {bad(name)}, task colour (bad.py, line {line}, in after_task): after_task called {call}(0); "
         f"let it return, or raise an exception that says what is wrong (its traceback: {log})"
     )
 
@@ -112,19 +119,31 @@ def test_what_a_plugin_prints_is_not_among_the_results(bad: Callable[[str], str]
 def test_a_failed_row_says_where_the_log_is_and_the_others_go_on(
     cli: Callable[..., Any], bad: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """One hook raises and one ends its process; the third method is scored."""
-    names = ",".join([bad("Dies"), bad("Raises"), "finetune"])
+    """One hook raises and one crashes its process; the third method is scored."""
+    names = ",".join([bad("Crashes"), bad("Raises"), "finetune"])
     ended = cli("compare", "--methods", names, *TINY, "--jobs", 1, "--json", "--out", tmp_path / "runs")
 
-    assert ended.code == 2
-    dies, raises, sound = json.loads(ended.out)["runs"]
-    assert dies["error"].startswith(
-        "its process ended with code 9 in after_task of colour, though a hook returns"
+    assert ended.code == 1  # a crash may be nobody's fault here
+    crashes, raises, sound = json.loads(ended.out)["runs"]
+    worker = tmp_path / "runs" / "logs" / "worker-0.log"
+    assert (
+        crashes["error"] == f"its process ended by signal 6 (Aborted) in after_task of colour; see {worker}"
     )
-    assert dies["error"].endswith(f"see {tmp_path}/runs/logs/worker-0.log")
+    assert 'bad.py", line 37 in after_task' in worker.read_text()
     log = raises["error"].rpartition("(its traceback: ")[2].rstrip(")")
     assert "in helper" in Path(log).read_text()
     assert sound["error"] is None
+
+
+def test_where_compiled_code_crashed_is_on_standard_error(tmp_path: Path) -> None:
+    file = tmp_path / "crash.py"
+    file.write_text("import ctypes\n\nctypes.string_at(0)\n")
+    command = [sys.executable, "-m", "cl_zoo", "show", f"{file}:Mine"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in done.stderr
+    assert f'File "{file}", line 3' in done.stderr
 
 
 @pytest.mark.parametrize(

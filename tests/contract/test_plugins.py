@@ -273,10 +273,10 @@ def test_a_broken_plugin_has_its_line_in_the_markdown_table(third_party: None):
 
 def test_a_plugin_that_ends_the_process_is_a_fault_of_its_own(install: Callable[..., Path]):
     install(
-        "cl-zoo-mine", methods={"gone": "third_gone:Mine"}, modules={"third_gone": "import os; os._exit(7)"}
+        "cl-zoo-mine", methods={"gone": "third_gone:Mine"}, modules={"third_gone": "import os; os.abort()"}
     )
 
-    assert catalogue._import_fault(METHODS, find(METHODS, "gone")) == "importing it ended with code 7"
+    assert catalogue._import_fault(METHODS, find(METHODS, "gone")) == "importing it ended with code -6"
 
 
 def test_a_method_is_described_with_options_hooks_and_origin(third_party: None):

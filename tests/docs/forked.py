@@ -142,7 +142,10 @@ def prepare() -> None:
     gc.collect()
     gc.freeze()  # a run collects garbage between tasks; none of this is any
     run, compare, scorer = api.run, api.compare, Scorer()
-    scorer._running_meteor()  # the tokenizer serves once, so each fork starts its own
+    meteor = scorer._running_meteor()  # the tokenizer serves once, so each fork starts its own
+    meteor.score(
+        {"": ["a"]}, {"": ["a"]}
+    )  # a fork that found its first answer unread would wait for one that another has read
     Scorer.close = Meteor.close = lambda self: None  # type: ignore[method-assign]
     Meteor.running = True  # type: ignore[method-assign, assignment]  # it is the parent's child, so that a fork cannot ask
 

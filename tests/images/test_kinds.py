@@ -15,7 +15,7 @@ from PIL import Image
 from cl_zoo.errors import DataError
 from cl_zoo.features.encoder import content_key, image_key, open_image
 from cl_zoo.images.kinds import KINDS, Faithful, kinds
-from cl_zoo.images.looks import looks
+from cl_zoo.preflight.looks import looks
 
 SIDE = 16
 RAMP = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)

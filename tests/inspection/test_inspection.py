@@ -22,10 +22,10 @@ from PIL import Image, ImageColor
 
 from cl_zoo.data.benchmarks import Described
 from cl_zoo.errors import DataError, OptionError, PluginError, RunError
-from cl_zoo.images.looks import equal_files, looks, near_pairs, outline_of
 from cl_zoo.inspection.check import inspect
 from cl_zoo.inspection.findings import FAULTS, Report
 from cl_zoo.names import load
+from cl_zoo.preflight.looks import equal_files, looks, near_pairs, outline_of
 from cl_zoo.tasks import Benchmark, Sample, TaskData
 
 OFFICIAL = Path(__file__).parents[1] / "official_files.py"
@@ -618,7 +618,7 @@ def test_conversations_of_several_questions_are_counted(tree):
 
 
 def test_one_and_two_processes_find_the_same(tree, monkeypatch):
-    monkeypatch.setattr("cl_zoo.images.looks.CHUNK", 5)
+    monkeypatch.setattr("cl_zoo.preflight.looks.CHUNK", 5)
     for name in ("missing", "empty", "cut PNG", "leak"):
         PLANTED[name][0](tree)
     steps: list[tuple[str, int, int]] = []

@@ -64,7 +64,7 @@ def test_a_run_that_may_be_finished_starts_java_when_it_begins_to_work(described
         hearing.heard({"event": "progress", "phase": "start", "tasks": ["description"]})
         hearing.heard({"event": "answered", "facts": {}})
         assert scorer.started == 0
-        assert "begins to read its tables" in hearing.waits_for(["exact", "caption"])
+        assert "that starts now and reads its word tables" in hearing.waits_for(["exact", "caption"])
 
         hearing.heard({"event": "progress", "phase": "train"})
         assert scorer.started == 1
@@ -106,7 +106,9 @@ def test_a_run_scores_captions_with_a_java_that_began_before_anything_was_loaded
         ("score", 1),
         ("start", 0),
     ]
-    assert heard[3][2].startswith("waits for METEOR's Java, which began ")
+    assert heard[3][2] == "" or heard[3][2].startswith(
+        "waits for METEOR, a Java program that is still reading"
+    )
     assert again.matrix == result.matrix
     assert result.folder is not None
     scores = [json.loads(line) for line in Path(result.folder, "scores/0-0.jsonl").read_text().splitlines()]

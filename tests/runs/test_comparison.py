@@ -17,9 +17,10 @@ from rich.console import Console
 from cl_zoo.errors import ClZooError, OptionError, PluginError
 from cl_zoo.names import Choice
 from cl_zoo.runs import comparison
-from cl_zoo.runs.comparison import Comparison, Result, Workers, accelerators, budget_stamps, compare
+from cl_zoo.runs.comparison import Comparison, Result, Workers, accelerators, budget_ratios, compare
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.progress import Bars, Lines, progress_for
+from cl_zoo.runs.result import unequal_stamp
 from cl_zoo.runs.worker import check
 
 STREAM = """
@@ -41,7 +42,8 @@ def result(label: str, *, steps: int = 10, samples: int = 100, seed: int = 0) ->
 
 
 def stamps(*results: Result) -> dict[str, str]:
-    return {label: ", ".join(stamp) for (label, _), stamp in budget_stamps(results).items()}
+    found = budget_ratios(results)
+    return {label: unequal_stamp(ratios) if ratios else "" for (label, _), ratios in found.items()}
 
 
 # Budgets
@@ -89,10 +91,10 @@ def test_what_trains_nothing_has_no_budget():
 
 
 def test_seeds_of_one_label_are_told_apart():
-    found = budget_stamps([result("a"), result("a", seed=1, steps=20), result("b"), result("b", seed=1)])
+    found = budget_ratios([result("a"), result("a", seed=1, steps=20), result("b"), result("b", seed=1)])
 
-    assert found["a", 0] == ()
-    assert found["a", 1] == ("unequal: steps ×2",)
+    assert found["a", 0] == {}
+    assert found["a", 1] == {"steps": 2.0}
 
 
 def test_what_trains_is_measured_by_the_budget_of_the_recipe(run_tiny: Callable[..., Any]):
@@ -100,10 +102,12 @@ def test_what_trains_is_measured_by_the_budget_of_the_recipe(run_tiny: Callable[
     recipe = {"adapter.rank": 8}
 
     assert run_tiny("finetune", recipe=recipe).row().stamps == ()
-    (prompts,) = run_tiny("l2p", recipe=recipe).row().stamps
-    assert prompts.startswith("parameters × 0.")
-    *_, mixture = run_tiny("moelora[experts=4]", recipe=recipe).row().stamps
-    assert mixture == "4 experts of rank 1, update rank 4 (starved: below 4)"
+    prompts = run_tiny("l2p", recipe=recipe).row()
+    assert prompts.stamps[0].startswith("parameters × 0.")
+    assert 0 < prompts.marks["parameters"] < 1
+    mixture = run_tiny("moelora[experts=4]", recipe=recipe).row()
+    assert mixture.stamps[-1] == "4 experts of rank 1, update rank 4 (starved: below 4)"
+    assert mixture.marks["experts"] == {"experts": 4, "rank": 1, "update_rank": 4, "starved": True}
 
 
 # The result
@@ -121,9 +125,12 @@ def test_a_failed_run_stands_in_the_table_with_its_sentence(run_tiny: Callable[.
 
 def test_stamps_reach_the_table(run_tiny: Callable[..., Any]):
     runs = [run_tiny("finetune"), run_tiny("ewc"), run_tiny("hide", recipe={"epochs": 2})]
-    printed = Comparison(tuple(runs)).table().markdown()
+    table = Comparison(tuple(runs)).table()
 
-    assert printed.count("unequal: steps ×2, samples ×2") == 1
+    assert table.markdown().count("unequal: steps ×2, samples ×2") == 1
+    marks = [run["marks"] for run in table.to_json()["runs"]]
+    assert [one.get("unequal") for one in marks] == [None, None, {"steps": 2.0, "samples": 2.0}]
+    assert [one.get("variants") for one in marks] == [None, None, {"hide": "paper"}]
 
 
 # Before anything starts
@@ -192,6 +199,29 @@ def test_an_unknown_name_stops_a_comparison_before_its_first_run(
 
     assert events == []
     assert [path.name for path in tmp_path.iterdir() if path.name != "site"] == ["logs"]
+
+
+def test_java_starts_while_the_jobs_are_still_looked_up(
+    tmp_path: Path,
+    workers_that: Callable[[str], None],
+    install: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The worker waits for it with its answer, ten seconds at most."""
+    install("captioned", modules={"captioned": STREAM.replace('"exact"', '"caption"')})
+    java = tmp_path / "java"
+    monkeypatch.setattr(comparison.Scorer, "warm_up", lambda self: java.touch())
+    workers_that(
+        "import json, os, sys, time\nsys.stdin.readline()\n"
+        f"for _ in range(100):\n    if os.path.exists({str(java)!r}): break\n    time.sleep(0.1)\n"
+        f"else: sys.exit(3)\n"
+        "print(json.dumps({'event': 'checked', 'trainings': ['0']}), flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print(json.dumps({'event': 'failed', 'message': 'enough', 'user': True}), flush=True)\n"
+    )
+    done = compare([replace(job("zeroshot", tmp_path), benchmark="captioned:load")], processes=1)
+
+    assert [one.error for one in done.results] == ["enough"]
 
 
 def test_a_worker_that_dies_is_replaced_and_its_log_is_kept(

@@ -95,6 +95,7 @@ def test_empty_answers_and_answers_wrong_in_form_alone_are_notes_of_the_row(tmp_
     (run,) = result.table().to_json()["runs"]
     assert run["answers"]["0-0"] == {"empty": 100.0, "form": 0.0, "notes": []}
     assert run["answers"]["1-1"] == {"empty": 0.0, "form": 50.0, "notes": []}
+    assert run["marks"] == {"empty": ["task-0"], "form": ["task-1"]}
 
 
 def test_a_manifest_of_a_version_that_knew_nothing_of_answers_still_has_its_row(tmp_path: Path):

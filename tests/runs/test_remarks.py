@@ -1,9 +1,11 @@
-"""What is said before a run although nothing is wrong."""
+"""What is said of a run although nothing is wrong: before it in a line, behind it as marks."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -73,3 +75,15 @@ def test_a_run_of_a_handful_of_steps_is_said(three: str):
 def test_an_order_of_an_unknown_task_is_refused(three: str):
     with pytest.raises(OptionError, match="three has no task 'X'"):
         remarks(three, order="X")
+
+
+def test_a_finished_run_is_marked_with_what_it_left_out_and_with_tasks_of_few_steps(
+    run_tiny: Callable[..., Any],
+):
+    """8 samples in batches of 4 are two steps an epoch; five epochs are ten, which are enough."""
+    part = run_tiny("finetune", order="S", limit=8, recipe={"global_batch": 4, "epochs": 1})
+    whole = run_tiny("finetune", order="SC", recipe={"global_batch": 4, "epochs": 5})
+
+    (run,) = part.table().to_json()["runs"]
+    assert run["marks"] == {"without": ["colour"], "limit": 8, "few_steps": {"side": 2}}
+    assert not whole.row().marks.keys() & {"without", "limit", "few_steps"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -709,14 +710,45 @@ def test_a_tokenizer_that_ended_while_it_waited_is_replaced(folder, scorer):
     assert scorer.score([folder.caption([("a dog", ["a dog"])])])[0].parts["ROUGE_L"] == 100.0
 
 
-def test_what_captions_wait_for_is_said_until_meteor_has_answered(scorer, folder):
+def test_what_captions_wait_for_is_said_until_meteor_has_read_its_tables(scorer, folder):
     with Scorer() as fresh:
-        assert fresh.waits_for() == "waits for METEOR's Java, which begins to read its tables"
+        assert fresh.waits_for() == (
+            "waits for METEOR, a Java program that starts now and reads its word tables first"
+        )
         fresh.warm_up()
-        assert fresh.waits_for() == "waits for METEOR's Java, which began 0 s ago to read its tables"
+        assert fresh.waits_for() == (
+            "waits for METEOR, a Java program that is still reading its word tables (0 s so far)"
+        )
     scorer.score([folder.caption([("a dog", ["a dog"])])])
 
     assert scorer.waits_for() == ""
+
+
+SLOW_TO_START = """#!/bin/sh
+read first
+sleep 0.3
+echo statistics
+while read line; do
+    case "$line" in EVAL*) echo 0.5; echo 0.25;; *) echo statistics;; esac
+done
+"""
+"""Speaks as METEOR does; of one sample it is 0.5 sure, of the whole half as much."""
+
+
+def test_a_meteor_that_has_read_its_tables_is_waited_for_by_nobody(monkeypatch, tmp_path):
+    """Though nothing was scored with it yet; and its first answer is taken for no score."""
+    java = tmp_path / "java"
+    java.write_text(SLOW_TO_START)
+    java.chmod(0o755)
+    monkeypatch.setattr("cl_zoo.scoring.captions.find_java", lambda: str(java))
+    meteor = Meteor()
+    assert not meteor.ready
+    while not meteor.ready:
+        assert meteor.running
+        time.sleep(0.05)
+
+    assert meteor.score({"a": ["a dog"]}, {"a": ["a dog"]}) == (0.25, [0.5])
+    meteor.close()
 
 
 def test_a_scorer_replaces_a_java_that_has_ended(folder):
