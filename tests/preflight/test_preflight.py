@@ -22,6 +22,7 @@ from cl_zoo.backbones.llava import load as load_llava
 from cl_zoo.backbones.qwen import load as load_qwen
 from cl_zoo.data.benchmarks import Described
 from cl_zoo.errors import BackboneError, DataError, OptionError
+from cl_zoo.inspection.check import inspect
 from cl_zoo.names import Choice
 from cl_zoo.preflight.check import preflight, refuse
 from cl_zoo.preflight.found import SHOWN, Found
@@ -368,10 +369,40 @@ def test_a_memory_that_cannot_be_written_stops_nobody(files: Files, llava: Backb
 def test_a_sentence_is_taken_for_worded_only_where_the_tokenizer_finds_a_word() -> None:
     """What needs no Java, and what Java is asked about."""
     sentences = ["a", "A.", "…7", "-", "?", "", "''", "--", "猫", "é", "红 色", "🙂"]
-    silent = wordless({text: [text] for text in sentences})
+    silent = wordless({text: [text] for text in sentences}, "ptb")
 
     assert not any(plainly_worded(text) for text in silent)
     assert silent == ["-", "?", "", "''", "--", "🙂"]
+
+
+SILENT = ["!", "&quot; ...", "🙂", "-"]
+WORDED = ["?!", "a", "é", "( )"]
+
+
+@pytest.mark.parametrize("tokenizer", ["ptb", "char"])
+def test_preflight_and_the_check_of_data_find_the_same_captions_wordless(
+    files: Files, llava: Backbone, tokenizer: str
+) -> None:
+    """Half of an entity and two signs that stay together: only who cuts them knows."""
+    texts = [*SILENT, *WORDED]
+    tests = [files.ask(5, question_id=text, references=[text, " "]) for text in texts]
+    files.write("three_test.json", [{**one, "question_id": f"t{n}"} for n, one in enumerate(tests)])
+    about = yaml.safe_load(files.description.read_text())
+    about["tasks"][2]["tokenizer"] = tokenizer
+    files.description.write_text(yaml.safe_dump(about))
+    silent = SILENT if tokenizer == "ptb" else ["!", "🙂", "-", "?!", "( )"]
+
+    report = inspect(Described(files.description, beside=True), None, name="mine")
+
+    says = "no reference contains a word for the caption scorer; give it at least one"
+    places = [texts.index(text) for text in silent]
+    found = files.found(llava)
+    assert [re.sub(r".*\(id 't(\d)'\): ", r"\1 ", one) for one in found.first] == [
+        f"{n} {says}" for n in places
+    ]
+    assert [(one.id, one.sentence.endswith(says)) for one in report.findings if one.fault] == [
+        (f"t{n}", True) for n in places
+    ]
 
 
 # Commands
