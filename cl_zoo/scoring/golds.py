@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cl_zoo.data.needs import texts
 from cl_zoo.scoring.captions import Captions, plainly_worded, wordless
@@ -61,7 +60,7 @@ def golds(metric: str, expected: Expected) -> tuple[str, ...]:
 
 
 class Golds:
-    """The golds of one test split, each put through its rule; where answer, references and truth are equal, once.
+    """The golds of one test split, each put through its rule; an answer that comes often is looked at once.
 
     Args:
         metric: a name in `RULES`; of an unknown one nothing is said.
@@ -70,7 +69,7 @@ class Golds:
 
     def __init__(self, metric: str, max_new_tokens: int | None = None) -> None:
         self._metric, self._budget = metric, max_new_tokens
-        self._known = dict[tuple[Any, ...], Mismatch | None]()
+        self._known = dict[tuple[str | None, int], Mismatch | None]()
         self._doubtful: Captions = {}
 
     def mismatch(self, place: int, expected: Expected) -> Mismatch | None:
@@ -83,7 +82,8 @@ class Golds:
         told = expected.references
         if of_files(self._metric) and told and not any(map(plainly_worded, told)):
             self._doubtful[str(place)] = list(told)
-        key = (expected.answer, expected.references, repr(expected.truth))
+        if (key := _same(expected)) is None:
+            return _mismatch(self._metric, expected, self._budget)
         if key not in self._known:
             if len(self._known) >= KEPT:
                 self._known.clear()
@@ -99,6 +99,13 @@ class Golds:
         if not self._doubtful:
             return []
         return [int(place) for place in wordless(self._doubtful, RULES[self._metric].words)]
+
+
+def _same(expected: Expected) -> tuple[str | None, int] | None:
+    """What two samples with the same finding have in common; `None` for what hardly ever comes twice: people's answers, boxes, captions."""
+    if expected.references or "answers" in expected.truth or "box" in expected.truth:
+        return None
+    return expected.answer, len(expected.truth.get("choices") or ())
 
 
 def _mismatch(metric: str, expected: Expected, max_new_tokens: int | None) -> Mismatch | None:
@@ -121,10 +128,10 @@ def _scored(metric: str, expected: Expected, told: tuple[str, ...]) -> Mismatch 
     official = _best(rule.official, told, expected)
     if official >= 1:
         return None
-    strict = official if rule.strict is None else _best(rule.strict, told, expected)
-    shown = told[0] if len(told[0]) <= SHOWN else f"{told[0][:SHOWN]}…"
     if metric == "textvqa":  # people who disagree: nothing to mend, and no rule is at fault
         return Mismatch(f"no answer scores more than {official:.2f}, since people disagree", "", official)
+    strict = official if rule.strict is None else _best(rule.strict, told, expected)
+    shown = told[0] if len(told[0]) <= SHOWN else f"{told[0][:SHOWN]}…"
     says = f"its answer {shown!r} scores {official:.2f} by the rule {metric} when a model says it"
     if told == (expected.text,) and (better := next(_mended(metric, expected, strict), None)) is not None:
         return Mismatch(f"{says}, as by the official script", f"write {better!r}", official)

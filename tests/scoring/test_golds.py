@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,3 +189,31 @@ def test_captions_without_a_word_are_those_of_which_the_scorer_has_nothing_left(
     silent = [text for text, of in WORDED.items() if words not in of.split()]
     assert [list(WORDED)[place] for place in through.wordless()] == silent
     assert [text for text, [left] in cut.items() if not left] == silent
+
+
+# The performance script
+
+
+def test_the_performance_script_finds_nothing_silent_for_any_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Golds in any writing: who score full marks as they are, by the rule itself, are those of whom nothing is said."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks" / "performance"))
+    file = tmp_path / "golds.json"
+
+    assert (
+        importlib.import_module("golds").main(["--records", "50", "--odd", "300", "--json", str(file)]) == 0
+    )
+    rules = json.loads(file.read_text())["rules"]
+    assert set(rules) == set(RULES)
+    for metric, found in rules.items():
+        assert found["full"] + found["mend"] + found["ceiling"] == 300, metric
+        assert found["silent"] == 0
+    assert [metric for metric, found in rules.items() if found["full"] == 300] == [
+        "contains",
+        "imagenet",
+        "anls",
+    ]
+    assert [metric for metric, found in rules.items() if found["ceiling"]] == [
+        "textvqa", "grounding", "contains-gold-bounded"
+    ]  # fmt: skip
