@@ -13,8 +13,12 @@ from cl_zoo.errors import shown
 
 def where(split: Split, index: int) -> str:
     """File, record from 1 and the record's own id, as a sentence about a sample begins."""
-    number, _ = split.entries[index]
-    name = "" if split.table is not None else _ids(split.plan.file)[number - 1]
+    number, one = split.entries[index]
+    if split.table is None:
+        name = _ids(split.plan.file)[number - 1]
+    else:  # whose records without an id are called by their number or place
+        name = one.record or one.id
+        name = "" if name in (str(number), str(index)) else name
     return f"{split.plan.place}, record {number}" + (f" (id {shown(name)})" if name else "")
 
 

@@ -7,8 +7,6 @@ split is read; the file of an image must be there when its sample is asked for, 
 from __future__ import annotations
 
 import io
-import os
-import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,7 +23,7 @@ from cl_zoo.data.records import Entry, entries, other_form
 from cl_zoo.data.references import referred
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.turns import KEYS
-from cl_zoo.errors import DataError, cut, first_line, nearest
+from cl_zoo.errors import DataError, cut, first_line, nearest, no_file
 from cl_zoo.images.kinds import Faithful, as_rgb
 from cl_zoo.tasks import ImageSource, OnDemand, Sample
 
@@ -181,14 +179,14 @@ class Split(OnDemand[Sample]):
 def _look_for(path: Path) -> None:
     """Refuse an image file that is not there while its record is known; who opens it later knows the path alone."""
     try:
-        about = os.stat(path)
+        what = no_file(path)
     except (FileNotFoundError, NotADirectoryError):
         remedy = "fetch it, or drop the record; 'cl-zoo data check' finds all"
         raise DataError(f"image {cut(path)}: no such file; {remedy}") from None
     except OSError as error:
         raise DataError(f"image {cut(path)}: {unread(error)}") from None
-    if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # who opens a pipe waits for ever
-        raise DataError(f"image {cut(path)}: is no file but a pipe or a device; replace it by the picture")
+    if what:
+        raise DataError(f"image {cut(path)}: {what}; replace it by the picture")
 
 
 def _text(one: Entry) -> Sample:
@@ -292,7 +290,9 @@ def _rows(table: Any, plan: Plan) -> Iterable[tuple[int, dict[str, Any]]]:
         record = {renamed.get(key, key): _plain(value) for key, value in row.items()}
         if pictures and there[number - 1]:
             record["image"] = f"row {number}"
-        yield number, {"question_id": number, **record}
+        if record.get("question_id") is None and record.get("id") is None:
+            record["question_id"] = number
+        yield number, record
 
 
 def _pictures(table: Any, plan: Plan) -> str | None:

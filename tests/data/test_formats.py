@@ -230,10 +230,12 @@ def test_a_pipe_does_not_hang(tmp_path: Path):
 
     assert len(split) == 1
     with pytest.raises(
-        DataError, match=r"a.png: is no file but a pipe or a device; replace it by the picture"
+        DataError, match=r"a.png: is no file but a pipe, a socket or a device; replace it by the picture"
     ):
         split[0]
-    with pytest.raises(DataError, match=r"a.png: is no file but a pipe or a device; pass the path of a file"):
+    with pytest.raises(
+        DataError, match=r"a.png: is no file but a pipe, a socket or a device; pass the path of a file"
+    ):
         read_records(pipe)
 
 
