@@ -499,6 +499,48 @@ def test_what_a_backbone_cannot_do_is_said_before_the_first_run(
         check(jobs[-1:] if method == "finetune" else jobs)
 
 
+ABSENT = {
+    "llava-1.5-7b": r"backbone llava-1\.5-7b: llava-hf/llava-1\.5-7b-hf is not in the local cache and cannot be downloaded \(.*\); run "
+    r"`hf download llava-hf/llava-1\.5-7b-hf` where there is a network, or pass llava-1\.5-7b:FOLDER",
+    "qwen2.5-vl": r"backbone qwen2\.5-vl needs a checkpoint; pass --backbone qwen2\.5-vl:FOLDER",
+}
+"""What is said of a name alone where nothing may be fetched: of one that stands for a repository of the hub, and of one that does not."""
+
+
+@pytest.fixture
+def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, as all tests are, and nothing in the hub's cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.usefixtures("empty_hub")
+@pytest.mark.parametrize("backbone", ABSENT)
+def test_a_backbone_that_only_the_hub_has_is_one_sentence_before_the_first_step_of_a_run(
+    cli: Callable[..., Any], files: Files, tmp_path: Path, backbone: str
+) -> None:
+    out = tmp_path / "runs"
+    done = cli(
+        "run", "finetune", "--benchmark", str(files.description), "--backbone", backbone, "--device", "cpu", "--out", str(out)
+    )  # fmt: skip
+
+    assert done.code == 2
+    (told,) = [line for line in done.err.splitlines() if not line.startswith("note: ")]
+    assert re.fullmatch(f"error: {ABSENT[backbone]}", told), done.err
+    assert not list(out.glob("*/state-*"))
+
+
+@pytest.mark.usefixtures("empty_hub")
+@pytest.mark.parametrize("backbone", ABSENT)
+def test_a_backbone_that_only_the_hub_has_refuses_every_row_of_a_comparison(
+    files: Files, tmp_path: Path, backbone: str
+) -> None:
+    for methods in (["finetune", "zeroshot"], ["finetune"], ["zeroshot"]):
+        jobs = [job(files, method, backbone, tmp_path) for method in methods]
+
+        with pytest.raises(BackboneError, match=ABSENT[backbone]):
+            check(jobs)
+
+
 # The performance script
 
 
