@@ -81,7 +81,7 @@ def inspect(
         },
         tasks=tuple(tables),
         findings=tuple(sorted(findings, key=_order)),
-        pictures={kind: [one.name for one in found] for kind, found in _by_kind(looked_at).items()},
+        pictures=_names(looked_at),
     )
 
 
@@ -166,6 +166,10 @@ def _by_kind(looked_at: Sequence[Picture]) -> dict[str, list[Picture]]:
     """Pictures of each kind that is not ordinary, kinds without any left out."""
     found = {kind: [one for one in looked_at if kind in one.kinds] for kind in KINDS}
     return {kind: pictures for kind, pictures in found.items() if pictures}
+
+
+def _names(looked_at: Sequence[Picture]) -> dict[str, list[str]]:
+    return {kind: [one.name for one in found] for kind, found in _by_kind(looked_at).items()}
 
 
 def _odd_pictures(looked_at: Sequence[Picture], plugin: Any) -> Iterator[Finding]:
