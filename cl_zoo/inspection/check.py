@@ -74,11 +74,7 @@ def inspect(
         version=benchmark.version,
         data=str(data or ""),
         options={"decode": decode, "overlap": overlap},
-        images={
-            "checked": len(seen),
-            "bytes": sum(look.size for look in seen.values()),
-            "memory": len({row.image for reading in read for row in reading.rows if row.in_memory}),
-        },
+        images=_images_of(read, seen),
         tasks=tuple(tables),
         findings=tuple(sorted(findings, key=_order)),
         pictures=_names(looked_at),
@@ -130,6 +126,12 @@ def _users(read: Sequence[Reading]) -> dict[str, list[Row]]:
             if row.image is not None and not row.in_memory:
                 users.setdefault(row.image, []).append(row)
     return users
+
+
+def _images_of(read: Sequence[Reading], seen: Mapping[str, Look]) -> dict[str, int]:
+    """Files, their bytes, and different images that are no files."""
+    memory = {row.image for reading in read for row in reading.rows if row.in_memory}
+    return {"checked": len(seen), "bytes": sum(look.size for look in seen.values()), "memory": len(memory)}
 
 
 def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Iterator[Finding]:
