@@ -50,7 +50,7 @@ class Reading:
         repeats: whether ids may come twice.
         instruction: the task's.
         outlines: perceptual hashes of images in memory, by their names in the rows.
-        kinds: of images in memory or inside a dataset that are not ordinary ones (`cl_zoo.images.kinds`), by the numbers of their records.
+        kinds: of images in memory or inside a dataset (`cl_zoo.images.kinds`), by the numbers of their records.
     """
 
     task: str
@@ -280,8 +280,7 @@ def _samples(
         try:
             sample = as_named(samples, number - 1)
             image = _named(sample.image, outlines if outline else None)
-            if of := _kinds(samples, number - 1, sample.image):
-                odd[number] = of
+            odd[number] = _kinds(samples, number - 1, sample.image)
         except DataError as error:
             findings.append(reading.finding(_kind(error), str(error), number))
             continue
