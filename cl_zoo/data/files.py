@@ -97,8 +97,7 @@ def read_text(path: Path) -> str:
         if content.startswith(start):
             raise DataError(f"{path}: {says}")
     if content[TAR] == b"ustar":
-        remedy = "unpack it and write its records as JSON lines; shards of WebDataset are not read"
-        raise DataError(f"{path}: is a tar archive; {remedy}")
+        raise DataError(f"{path}: is a tar archive; write 'format: webdataset' for shards, else unpack it")
     if not content.strip():
         raise DataError(f"{path}: is empty; fetch the file again")
     try:

@@ -23,6 +23,7 @@ from cl_zoo.data.records import UNREAD, Entry, entries, other_form
 from cl_zoo.data.references import referred
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
+from cl_zoo.data.shards import PACKED
 from cl_zoo.data.splits import Split
 from cl_zoo.data.turns import has_system, talk
 from cl_zoo.errors import DataError
@@ -110,13 +111,13 @@ def _described(
     source: SplitSource = getattr(task, split)
     file = resolved(bases, source.files)
     where = str(file or source.files[0])
-    if source.format == "datasets":
+    if source.format in PACKED:
         where = f"{where}, split {source.split or split}"
     reading = Reading(task.name, split, where, 0, source.count, source.repeats, task.instruction)
     if file is None:
         words = nowhere(f"task {task.name}, {split}", bases, source.files)
         return replace(reading, findings=[reading.finding("no file", words)])
-    if source.format == "datasets":
+    if source.format in PACKED:
         return _samples(reading, samples, outline, task)
     try:
         records = read_records(file)

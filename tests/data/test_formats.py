@@ -135,7 +135,7 @@ def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path: Path):
         "a.zip": "is a zip archive; unpack it",
         "a.gz": "is a gzip file; unpack it",
         "a.parquet": "is a Parquet file; write 'format: datasets'",
-        "a.tar": "is a tar archive; unpack it and write its records as JSON lines; shards of WebDataset are not read",
+        "a.tar": "is a tar archive; write 'format: webdataset' for shards, else unpack it",
     }
 
     for name, sentence in says.items():
