@@ -16,10 +16,12 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import stat
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -151,6 +153,18 @@ def cut(text: object) -> str:
     """What stands for a path or a text in a sentence: a very long one without its middle."""
     whole = str(text)
     return whole if len(whole) <= LONGEST else f"{whole[: LONGEST // 2]}…{whole[-LONGEST // 3 :]}"
+
+
+def no_file(path: str | Path) -> str:
+    """Why nothing can be read from a path that is there, in words; empty where it is a file. Opening a pipe would wait for ever.
+
+    Raises:
+        OSError: there is nothing, or it may not be looked at.
+    """
+    kind = os.stat(path).st_mode
+    if stat.S_ISREG(kind):
+        return ""
+    return "is a folder" if stat.S_ISDIR(kind) else "is no file but a pipe, a socket or a device"
 
 
 def nearest(value: str, known: Iterable[str]) -> str:

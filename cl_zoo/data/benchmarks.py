@@ -23,7 +23,7 @@ from cl_zoo.data.schema import (
     TaskSource,
 )
 from cl_zoo.data.splits import Plan, Split
-from cl_zoo.errors import DataError, OptionError, PluginError
+from cl_zoo.errors import DataError, OptionError, PluginError, no_file
 from cl_zoo.names import BENCHMARKS, load, split
 from cl_zoo.tasks import Benchmark, TaskData
 
@@ -292,8 +292,8 @@ def _hash(text: bytes, about: Description, bases: tuple[Path, ...]) -> str:
 def _content(path: str, size: int, *times: int) -> str:
     """Digest of a file; of a folder, names and sizes of its files and the content of its small JSON files."""
     if not os.path.isdir(path):
-        if not os.path.isfile(path):
-            raise OSError(f"{path} is a pipe or a device")
+        if what := no_file(path):
+            raise OSError(f"{path} {what}")
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()

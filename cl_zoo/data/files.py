@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cl_zoo.data.faults import REPAIR, fault, kind_of, unread
-from cl_zoo.errors import DataError
+from cl_zoo.errors import DataError, no_file
 
 LFS = b"version https://git-lfs.github.com/spec/"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -86,8 +86,8 @@ def read_text(path: Path) -> str:
         DataError: it is missing, empty, no text, or only stands for the file (a Git LFS pointer).
     """
     try:
-        if not (path.is_file() or path.is_dir() or not path.exists()):
-            raise DataError(f"{path}: is no file but a pipe or a device; pass the path of a file")
+        if what := no_file(path):
+            raise DataError(f"{path}: {what}; pass the path of a file")
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {unread(error)}") from None
@@ -97,8 +97,7 @@ def read_text(path: Path) -> str:
         if content.startswith(start):
             raise DataError(f"{path}: {says}")
     if content[TAR] == b"ustar":
-        remedy = "unpack it and write its records as JSON lines; shards of WebDataset are not read"
-        raise DataError(f"{path}: is a tar archive; {remedy}")
+        raise DataError(f"{path}: is a tar archive; write 'format: webdataset' for shards, else unpack it")
     if not content.strip():
         raise DataError(f"{path}: is empty; fetch the file again")
     try:

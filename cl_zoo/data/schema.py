@@ -36,7 +36,7 @@
           - {what: the texts, page: "https://example.org/birds", into: instructions, steps: unpack the archive there}
 
 `files` are candidates: the first that is there is read. They start from the data folder (`--data`), else from the folder of the YAML
-file. `format` is one of `cl_zoo.data.records`, or `datasets` for a folder saved by `save_to_disk` or one of parquet files. A name in
+file. `format` is one of `cl_zoo.data.records`, `datasets` for a folder saved by `save_to_disk` or one of parquet files, or `webdataset` for shards. A name in
 braces stands for each of its folders in turn; `{task}` for the task's `folders.task`, else its name. `count` is the official number
 of records, for `cl-zoo data check`. A task without `validation` has none. `turns` says what is learnt of a conversation of several
 questions: `split`, each with its answer as a sample of its own; or `last`, the last one with the turns before it as lines of its prompt.
@@ -118,7 +118,9 @@ class SplitSource(Part):
     """The file of one split."""
 
     files: Paths = Field(description="candidates, the first that is there is read")
-    format: Literal["llava", "sharegpt", "question", "datasets"] = Field(description="how it is written")
+    format: Literal["llava", "sharegpt", "question", "datasets", "webdataset"] = Field(
+        description="how it is written"
+    )
     count: int | None = Field(None, ge=1, description="official number of records")
     repeats: bool = Field(
         False, description="whether ids may come twice; samples are told apart by place then"
@@ -127,10 +129,12 @@ class SplitSource(Part):
         "split",
         description="of conversations with several questions each is a sample, or the last one is with the turns before it",
     )
-    split: Text | None = Field(None, description="split of a datasets folder; default: the split's own name")
+    split: Text | None = Field(
+        None, description="split of a folder of datasets or shards; default: the split's own name"
+    )
     columns: Mapping[Text, Text] = Field(
         default_factory=dict,
-        description="text, answer, image, question_id, conversations, … to columns of a datasets folder",
+        description="text, answer, image, question_id, conversations, … to columns of a folder of datasets or shards",
     )
 
 

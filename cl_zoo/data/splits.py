@@ -1,14 +1,12 @@
 """Splits that are read when they are first used, and kept compactly: 200,000 records take little more memory than their text.
 
-A split is a JSON file in one of the formats of `cl_zoo.data.records`, or a folder of Hugging Face `datasets`. Every record is checked when the
+A split is a JSON file in one of the formats of `cl_zoo.data.records`, a folder of Hugging Face `datasets`, or shards of WebDataset. Every record is checked when the
 split is read; the file of an image must be there when its sample is asked for, and is opened by whoever uses it.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,8 +22,9 @@ from cl_zoo.data.packed import Packed
 from cl_zoo.data.records import Entry, entries, other_form
 from cl_zoo.data.references import referred
 from cl_zoo.data.roots import Roots
+from cl_zoo.data.shards import PACKED, Shards
 from cl_zoo.data.turns import KEYS
-from cl_zoo.errors import DataError, cut, first_line, nearest
+from cl_zoo.errors import DataError, cut, first_line, nearest, no_file
 from cl_zoo.images.kinds import Faithful, as_rgb
 from cl_zoo.tasks import ImageSource, OnDemand, Sample
 
@@ -36,7 +35,7 @@ class Plan:
 
     Attributes:
         file: a JSON file, or what `datasets` reads.
-        form: a format of `cl_zoo.data.records`, or `datasets`.
+        form: a format of `cl_zoo.data.records`, or one of `PACKED`.
         roots: folders of images.
         needs: what every entry must have: an "answer" to learn, or what its scoring rule needs.
         repeats: whether ids may come twice; samples are told apart by place then.
@@ -61,7 +60,7 @@ class Plan:
     @property
     def place(self) -> str:
         """Where records stand, as a message begins."""
-        return f"{self.file}, split {self.split}" if self.form == "datasets" else str(self.file)
+        return f"{self.file}, split {self.split}" if self.form in PACKED else str(self.file)
 
     def column(self, *keys: str) -> str:
         """` (column 'sentence')` where one of these keys stands in a column of another name."""
@@ -100,6 +99,11 @@ class Split(OnDemand[Sample]):
         return open_dataset(self.plan) if self.plan.form == "datasets" else None
 
     @cached_property
+    def shards(self) -> Shards | None:
+        """Shards of WebDataset; `None` for other files."""
+        return Shards(self.plan.file, self.plan.split) if self.plan.form == "webdataset" else None
+
+    @cached_property
     def _pictures(self) -> Any:
         """The column of pictures as it is stored; `None` where images are names of files."""
         column = _pictures(self.table, self.plan) if self.table is not None else None
@@ -110,7 +114,10 @@ class Split(OnDemand[Sample]):
         """What the records say, with their numbers from 1; images are names."""
         plan = self.plan
         if self.table is not None:
-            rows, form = _rows(self.table, plan), _form(self.table, plan)
+            rows, form = _rows(self.table, plan), _form(self.table.column_names, plan)
+        elif self.shards is not None:
+            records = self.shards.read(plan.columns)
+            rows, form = enumerate(records, 1), _form([key for one in records[:1] for key in one], plan)
         else:
             records, form = read_records(plan.file), plan.form
             rows = enumerate(records, 1)
@@ -136,7 +143,7 @@ class Split(OnDemand[Sample]):
     @property
     def of_files(self) -> bool:
         """Whether images are names of files, which `entries` hold as they are written."""
-        return self._pictures is None
+        return self._pictures is None and self.shards is None
 
     def as_named(self, index: int) -> Sample:
         """A sample whose image may be the path of a file that is not there."""
@@ -168,6 +175,8 @@ class Split(OnDemand[Sample]):
             if self._pictures is not None:
                 stored = self._pictures[number - 1].column(0)[0].as_py()
                 found = _picture(stored, self.plan, decoded)
+            elif self.shards is not None and (held := self.shards.picture(number)) is not None:
+                found = _picture({"bytes": held, "path": None}, self.plan, decoded)
             else:
                 found = self.plan.roots.path(one.image)
             if looked_for and isinstance(found, Path):
@@ -181,14 +190,14 @@ class Split(OnDemand[Sample]):
 def _look_for(path: Path) -> None:
     """Refuse an image file that is not there while its record is known; who opens it later knows the path alone."""
     try:
-        about = os.stat(path)
+        what = no_file(path)
     except (FileNotFoundError, NotADirectoryError):
         remedy = "fetch it, or drop the record; 'cl-zoo data check' finds all"
         raise DataError(f"image {cut(path)}: no such file; {remedy}") from None
     except OSError as error:
         raise DataError(f"image {cut(path)}: {unread(error)}") from None
-    if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # who opens a pipe waits for ever
-        raise DataError(f"image {cut(path)}: is no file but a pipe or a device; replace it by the picture")
+    if what:
+        raise DataError(f"image {cut(path)}: {what}; replace it by the picture")
 
 
 def _text(one: Entry) -> Sample:
@@ -271,8 +280,8 @@ def _from_files(datasets: Any, plan: Plan) -> Any:
     return datasets.concatenate_datasets([datasets.Dataset.from_file(name) for name in names])
 
 
-def _form(table: Any, plan: Plan) -> str:
-    return "sharegpt" if {*KEYS} & {*table.column_names, *plan.columns} else "question"
+def _form(columns: Iterable[str], plan: Plan) -> str:
+    return "sharegpt" if {*KEYS} & {*columns, *plan.columns} else "question"
 
 
 def _rows(table: Any, plan: Plan) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -292,7 +301,9 @@ def _rows(table: Any, plan: Plan) -> Iterable[tuple[int, dict[str, Any]]]:
         record = {renamed.get(key, key): _plain(value) for key, value in row.items()}
         if pictures and there[number - 1]:
             record["image"] = f"row {number}"
-        yield number, {"question_id": number, **record}
+        if record.get("question_id") is None and record.get("id") is None:
+            record["question_id"] = number
+        yield number, record
 
 
 def _pictures(table: Any, plan: Plan) -> str | None:

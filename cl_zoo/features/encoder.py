@@ -22,12 +22,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cl_zoo.errors import BackboneError, DataError, cut
+from cl_zoo.errors import BackboneError, DataError, cut, no_file
 from cl_zoo.features import loading as encoders
 from cl_zoo.features.loading import encoder_revision, load_encoder
 from cl_zoo.features.shelves import Shelf
 from cl_zoo.images.ahead import Ahead, reading_threads
-from cl_zoo.images.kinds import as_rgb, faithfully, no_file
+from cl_zoo.images.kinds import as_rgb, faithfully
 from cl_zoo.tasks import ImageSource, source_hash
 
 Key = TypeVar("Key")

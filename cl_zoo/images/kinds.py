@@ -18,8 +18,6 @@ The kinds are told from the header alone; the colours of a palette that is trans
 
 from __future__ import annotations
 
-import os
-import stat
 import warnings
 from contextlib import suppress
 from pathlib import Path, PosixPath
@@ -88,18 +86,6 @@ def as_rgb(image: Image.Image, *, faithful: bool = False) -> Image.Image:
         ground = Image.new("RGBA", seen.size, "white")
         return Image.alpha_composite(ground, seen).convert("RGB")
     return image.convert("RGB")
-
-
-def no_file(path: str | Path) -> str:
-    """Why nothing can be read from a path that is there, in words; empty where it is a file. Opening a pipe would wait for ever.
-
-    Raises:
-        OSError: there is nothing, or it may not be looked at.
-    """
-    kind = os.stat(path).st_mode
-    if stat.S_ISREG(kind):
-        return ""
-    return "is a folder" if stat.S_ISDIR(kind) else "is no file but a pipe, a socket or a device"
 
 
 def faithfully(image: Path | Image.Image) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cl_zoo.data.benchmarks import Described, made
 from cl_zoo.errors import OptionError, cut, nearest
@@ -67,20 +67,17 @@ def inspect(
     same = {} if overlap == "none" else equal_files(list(users), list(seen.values()), processes)
     tables = [_facts(reading, same) for reading in read]
     findings = [*refused(benchmark), *_findings(read, tables, users, seen, same, overlap)]
-    findings += _odd_pictures(users, seen, plugin)
+    looked_at = [*_of_files(users, seen), *_in_memory(read)]
+    findings += _odd_pictures(looked_at, plugin)
     return Report(
         benchmark=name or benchmark.name,
         version=benchmark.version,
         data=str(data or ""),
         options={"decode": decode, "overlap": overlap},
-        images={
-            "checked": len(seen),
-            "bytes": sum(look.size for look in seen.values()),
-            "memory": len({row.image for reading in read for row in reading.rows if row.in_memory}),
-        },
+        images=_images_of(read, seen),
         tasks=tuple(tables),
         findings=tuple(sorted(findings, key=_order)),
-        pictures=_by_kind(seen),
+        pictures=_names(looked_at),
     )
 
 
@@ -131,6 +128,12 @@ def _users(read: Sequence[Reading]) -> dict[str, list[Row]]:
     return users
 
 
+def _images_of(read: Sequence[Reading], seen: Mapping[str, Look]) -> dict[str, int]:
+    """Files, their bytes, and different images that are no files."""
+    memory = {row.image for reading in read for row in reading.rows if row.in_memory}
+    return {"checked": len(seen), "bytes": sum(look.size for look in seen.values()), "memory": len(memory)}
+
+
 def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Iterator[Finding]:
     """A finding for every image that cannot be used, at the first record that names it."""
     for path, look in seen.items():
@@ -141,19 +144,42 @@ def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Ite
             yield Finding(look.fault, sentence, row.task, row.split, row.file, row.record, row.id or None)
 
 
-def _by_kind(seen: Mapping[str, Look]) -> dict[str, list[str]]:
-    """Files of each kind of picture that is not ordinary, kinds without any left out."""
-    found = {kind: [path for path, look in seen.items() if kind in look.kinds] for kind in KINDS}
-    return {kind: paths for kind, paths in found.items() if paths}
+class Picture(NamedTuple):
+    """A picture that was looked at: its name for people, its kinds, and the first record that has it."""
+
+    name: str
+    kinds: tuple[str, ...]
+    row: Row
 
 
-def _odd_pictures(
-    users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look], plugin: Any
-) -> Iterator[Finding]:
+def _of_files(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Iterator[Picture]:
+    return (Picture(path, look.kinds, users[path][0]) for path, look in seen.items())
+
+
+def _in_memory(read: Sequence[Reading]) -> Iterator[Picture]:
+    """Each record has its own: those that turn all white would be one by what they look like."""
+    for reading in read:
+        for row in reading.rows:
+            if row.in_memory:
+                yield Picture(row.place, reading.kinds.get(row.record, ()), row)
+
+
+def _by_kind(looked_at: Sequence[Picture]) -> dict[str, list[Picture]]:
+    """Pictures of each kind that is not ordinary, kinds without any left out."""
+    found = {kind: [one for one in looked_at if kind in one.kinds] for kind in KINDS}
+    return {kind: pictures for kind, pictures in found.items() if pictures}
+
+
+def _names(looked_at: Sequence[Picture]) -> dict[str, list[str]]:
+    return {kind: [one.name for one in found] for kind, found in _by_kind(looked_at).items()}
+
+
+def _odd_pictures(looked_at: Sequence[Picture], plugin: Any) -> Iterator[Finding]:
     """A remark for every kind of picture that may become another one as RGB."""
     faithful = isinstance(plugin, Described) and plugin.description.pictures == "faithful"
-    for kind, paths in _by_kind(seen).items():
-        row = users[paths[0]][0]
+    for kind, pictures in _by_kind(looked_at).items():
+        first = pictures[0]
+        row = first.row
         what = KINDS[kind]
         if kind in FAITHFUL:
             what = (
@@ -161,9 +187,12 @@ def _odd_pictures(
                 if faithful
                 else f"{what} (pictures: faithful in the description puts that right)"
             )
-        has = "images has" if len(paths) == 1 else "images have"
-        sentence = f"{len(paths):,} of {len(seen):,} {has} {what}; first {cut(paths[0])}, {row.place}"
-        yield Finding(kind, sentence, row.task, row.split, row.file, row.record, row.id or None, len(paths))
+        has = "images has" if len(pictures) == 1 else "images have"
+        place = row.place if row.in_memory else f"{cut(first.name)}, {row.place}"
+        sentence = f"{len(pictures):,} of {len(looked_at):,} {has} {what}; first {place}"
+        yield Finding(
+            kind, sentence, row.task, row.split, row.file, row.record, row.id or None, len(pictures)
+        )
 
 
 def _facts(reading: Reading, same: Mapping[str, str]) -> Facts:

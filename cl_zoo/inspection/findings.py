@@ -24,7 +24,7 @@ most. `identical` counts records beyond the first of each group with the same im
 prompts with a line that starts with `Rationale`; `instruction` is the task's; `instructions` say how often it is a line of a
 prompt, and how often which last line stands for it, the most frequent first, at most twelve. `record` counts from 1 in its file and is null where a finding is about a whole file or task; `count` says how many
 records or images a finding stands for. `pictures` names files of kinds that may become other pictures as RGB (`cl_zoo.images.kinds`), the
-first twelve of each.
+first twelve of each; where pictures stand inside a dataset, their records.
 """
 
 from __future__ import annotations

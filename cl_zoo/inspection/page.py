@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -54,6 +55,8 @@ def _pictures(report: Report) -> Iterator[str]:
 
 def _figure(file: str, kind: str) -> str:
     ways = (False, True) if kind in FAITHFUL else (False,)
+    if not os.path.isfile(file):
+        return f"<figure>stands inside a dataset<figcaption>{escape(file)}</figcaption></figure>"
     try:
         shown = "".join(_thumbnail(file, faithful) for faithful in ways)
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to

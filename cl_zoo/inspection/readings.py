@@ -23,14 +23,17 @@ from cl_zoo.data.records import UNREAD, Entry, entries, other_form
 from cl_zoo.data.references import referred
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
+from cl_zoo.data.shards import PACKED
+from cl_zoo.data.splits import Split
 from cl_zoo.data.turns import has_system, talk
 from cl_zoo.errors import DataError
+from cl_zoo.images.kinds import kinds
 from cl_zoo.inspection.findings import Finding, counted
 from cl_zoo.inspection.golds import unmatched
 from cl_zoo.inspection.survey import MEMORY, Row
 from cl_zoo.preflight.looks import outline_of
 from cl_zoo.scoring.judges import Expected
-from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
+from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named, undecoded
 
 SPLITS = ("train", "validation", "test")
 KINDS = {Outside: "outside", Undecoded: "unreadable", EmptyAnswer: "empty answer"}
@@ -48,6 +51,7 @@ class Reading:
         repeats: whether ids may come twice.
         instruction: the task's.
         outlines: perceptual hashes of images in memory, by their names in the rows.
+        kinds: of images in memory or inside a dataset (`cl_zoo.images.kinds`), by the numbers of their records.
     """
 
     task: str
@@ -60,6 +64,7 @@ class Reading:
     rows: Sequence[Row] = ()
     findings: Sequence[Finding] = ()
     outlines: Mapping[str, bytes] = field(default_factory=dict)
+    kinds: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def finding(self, kind: str, sentence: str, record: int | None = None, id: str | None = None) -> Finding:
         """A finding about this split."""
@@ -106,13 +111,13 @@ def _described(
     source: SplitSource = getattr(task, split)
     file = resolved(bases, source.files)
     where = str(file or source.files[0])
-    if source.format == "datasets":
+    if source.format in PACKED:
         where = f"{where}, split {source.split or split}"
     reading = Reading(task.name, split, where, 0, source.count, source.repeats, task.instruction)
     if file is None:
         words = nowhere(f"task {task.name}, {split}", bases, source.files)
         return replace(reading, findings=[reading.finding("no file", words)])
-    if source.format == "datasets":
+    if source.format in PACKED:
         return _samples(reading, samples, outline, task)
     try:
         records = read_records(file)
@@ -270,13 +275,13 @@ def _samples(
         words = f"{reading.file}: holds no samples; add some, or drop the task"
         return replace(reading, findings=[reading.finding("broken file", words)])
     findings, rows = _count(reading), []
-    outlines: dict[str, bytes] = {}
-    asked = []
+    outlines, odd, asked = dict[str, bytes](), dict[int, tuple[str, ...]](), []
     for number in range(1, reading.records + 1):
         where = f"{reading.file}, record {number}"
         try:
             sample = as_named(samples, number - 1)
             image = _named(sample.image, outlines if outline else None)
+            odd[number] = _kinds(samples, number - 1, sample.image)
         except DataError as error:
             findings.append(reading.finding(_kind(error), str(error), number))
             continue
@@ -298,7 +303,7 @@ def _samples(
         asked.append((number, sample.id, Expected(sample.answer, sample.references, sample.truth)))
     if reading.split == "test":
         findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
-    return replace(reading, rows=rows, findings=findings, outlines=outlines)
+    return replace(reading, rows=rows, findings=findings, outlines=outlines, kinds=odd)
 
 
 def _unanswered(reading: Reading, number: int, one: Entry | Sample, what: str | None) -> Iterator[Finding]:
@@ -313,6 +318,14 @@ def _unanswered(reading: Reading, number: int, one: Entry | Sample, what: str | 
 
 def _kind(error: DataError) -> str:
     return next((kind for one, kind in KINDS.items() if isinstance(error, one)), "record")
+
+
+def _kinds(samples: Sequence[Sample], place: int, image: ImageSource | None) -> tuple[str, ...]:
+    """Kinds of a picture that is no file; a split gives those inside a dataset as RGB, and only as stored they tell."""
+    if not isinstance(image, Image.Image):
+        return ()
+    stored = undecoded(samples, place).image if isinstance(samples, Split) else image
+    return kinds(stored) if isinstance(stored, Image.Image) else ()
 
 
 def _named(image: ImageSource | None, outlines: dict[str, bytes] | None) -> str | None:

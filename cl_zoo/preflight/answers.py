@@ -8,10 +8,9 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import pieces
 from cl_zoo.preflight.found import Found, where
 from cl_zoo.preflight.lengths import PIECE
-from cl_zoo.scoring.captions import Captions, plainly_worded, wordless
-from cl_zoo.scoring.golds import golds, mismatch
+from cl_zoo.scoring.golds import WORDLESS, Golds, golds
 from cl_zoo.scoring.judges import Expected
-from cl_zoo.scoring.rules import RULES, lacking, of_files
+from cl_zoo.scoring.rules import RULES, lacking
 from cl_zoo.tasks import Sample, TaskData, without_image
 
 
@@ -23,25 +22,22 @@ def answer_faults(task: TaskData, backbone: Backbone, found: Found) -> None:
     """
     if task.metric not in RULES:
         return  # a run is refused for that before
-    doubtful: Captions = {}
+    through = Golds(task.metric)  # how long an answer is, its tokens say
     for piece in pieces(len(task.test), PIECE):
         places = range(len(task.test))[piece]
         asked = [_expected(without_image(task.test, place)) for place in places]
-        for place, says in zip(places, _faults(task, asked, backbone), strict=True):
+        for place, says in zip(places, _faults(task, through, places, asked, backbone), strict=True):
             if says:
                 found.add(f"{where(task, 'test', place)}: {says}")
-                continue
-            references = asked[place - piece.start].references
-            if of_files(task.metric) and not any(map(plainly_worded, references)):
-                doubtful[str(place)] = list(references)
-    for name in wordless(doubtful):
-        says = "no reference contains a word for the caption scorer; give it at least one"
-        found.add(f"{where(task, 'test', int(name))}: {says}")
+    for place in through.wordless():
+        found.add(f"{where(task, 'test', place)}: {WORDLESS.says}; {WORDLESS.remedy}")
 
 
-def _faults(task: TaskData, asked: Sequence[Expected], backbone: Backbone) -> list[str]:
+def _faults(
+    task: TaskData, through: Golds, places: Sequence[int], asked: Sequence[Expected], backbone: Backbone
+) -> list[str]:
     """A sentence for each sample, empty where nothing is wrong."""
-    says = [_by_rule(task.metric, one) for one in asked]
+    says = [_by_rule(task.metric, through, place, one) for place, one in zip(places, asked, strict=True)]
     texts = {
         place: golds(task.metric, one)
         for place, one in enumerate(asked)
@@ -61,13 +57,11 @@ def _faults(task: TaskData, asked: Sequence[Expected], backbone: Backbone) -> li
     return says
 
 
-def _by_rule(metric: str, expected: Expected) -> str:
+def _by_rule(metric: str, through: Golds, place: int, expected: Expected) -> str:
     """Why an answer cannot be scored or never scores full marks, with what to do about it in the data."""
     if what := lacking(RULES[metric], expected):
         return f"{metric} scoring needs {what}; give it for every test sample or choose another metric"
-    if of_files(metric):
-        return ""  # the caption scorer's own tokens decide
-    wrong = mismatch(metric, expected)
+    wrong = through.mismatch(place, expected)
     return f"{wrong.says}; {wrong.remedy}" if wrong is not None and wrong.remedy else ""
 
 

@@ -24,8 +24,8 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from cl_zoo.errors import RunError
-from cl_zoo.images.kinds import kinds, no_file
+from cl_zoo.errors import RunError, no_file
+from cl_zoo.images.kinds import kinds
 
 FOUND = TypeVar("FOUND")
 Advance = Callable[[int], None]

@@ -167,18 +167,30 @@ def tokenize(groups: Sequence[Captions], program: Ptb | None = None) -> list[Cap
 
 
 def plainly_worded(text: str) -> bool:
-    """Whether a sentence holds a word without asking the tokenizer: a letter or digit of English is always part of one."""
-    return PLAIN.search(text) is not None
+    """Whether every way of cutting finds a word in a sentence: a letter or digit of English is always part of one.
+
+    With an ampersand nothing is plain: the PTB tokenizer reads `&quot;` and `&ndash;` as signs.
+    """
+    return PLAIN.search(text) is not None and "&" not in text
 
 
-def wordless(references: Captions) -> list[str]:
-    """Samples of which no reference holds a word once it is tokenized.
+def wordless(references: Captions, words: str) -> list[str]:
+    """Samples of which no reference holds a word for the scorer: once it is cut, nothing is left.
+
+    What the PTB tokenizer drops is no class of characters: `!`, `"`, `'`, `,`, `-`, `.`, `:`, `;`, `?` and `` ` `` alone or as
+    `...` and `--`, and every character that its program of 2014 does not know, such as emoji and newer scripts. It keeps
+    `?!` and `!!` in one piece, brackets as `-lrb-`, and signs like `+`, `#` and `。`; those can be matched, so they are words.
+
+    Args:
+        references: sentences by sample; plainly worded ones cost nothing.
+        words: how they are cut, `ptb` or `char`.
 
     Raises:
         ClZooError: there is no Java, or it failed.
     """
-    [tokens] = tokenize([references])
-    return [sample for sample, sentences in tokens.items() if not any(sentences)]
+    doubtful = {sample: texts for sample, texts in references.items() if not any(map(plainly_worded, texts))}
+    [found] = characters([doubtful]) if words == "char" else tokenize([doubtful])
+    return [sample for sample, sentences in found.items() if not any(sentences)]
 
 
 class Ptb:

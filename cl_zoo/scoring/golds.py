@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from cl_zoo.data.needs import texts
+from cl_zoo.scoring.captions import Captions, plainly_worded, wordless
 from cl_zoo.scoring.judges import Expected, Judge
-from cl_zoo.scoring.rules import RULES, lacking
+from cl_zoo.scoring.rules import RULES, lacking, of_files
 
 SHOWN = 60
 """Letters of a gold that a sentence shows."""
+KEPT = 1 << 14
+"""Different golds of a split that are remembered at a time."""
 LETTER = re.compile(r"\W*([A-Za-z])\W*")
 
 
@@ -33,6 +36,10 @@ class Mismatch:
     says: str
     remedy: str
     ceiling: float
+
+
+WORDLESS = Mismatch("no reference contains a word for the caption scorer", "give it at least one", 0.0)
+"""What `Golds.wordless` finds."""
 
 
 def golds(metric: str, expected: Expected) -> tuple[str, ...]:
@@ -52,27 +59,67 @@ def golds(metric: str, expected: Expected) -> tuple[str, ...]:
     return (expected.text,)
 
 
-def mismatch(metric: str, expected: Expected, max_new_tokens: int | None = None) -> Mismatch | None:
-    """Why a sample's gold does not score full marks, or is longer than an answer may be; `None` where all is well.
+class Golds:
+    """The golds of one test split, each put through its rule; an answer that comes often is looked at once.
 
     Args:
         metric: a name in `RULES`; of an unknown one nothing is said.
-        expected: what is expected of the sample; where it lacks what the rule needs, nothing is said.
         max_new_tokens: the task's budget of one answer. Without a tokenizer a word is at least one token, which is a lower bound.
     """
+
+    def __init__(self, metric: str, max_new_tokens: int | None = None) -> None:
+        self._metric, self._budget = metric, max_new_tokens
+        self._known = dict[tuple[str | None, int], Mismatch | None]()
+        self._doubtful: Captions = {}
+
+    def mismatch(self, place: int, expected: Expected) -> Mismatch | None:
+        """Why a gold does not score full marks, or is longer than an answer may be; `None` where all is well.
+
+        Args:
+            place: of the sample; of captions that hold no plain word, `wordless` tells.
+            expected: what is expected of it; where it lacks what the rule needs, nothing is said.
+        """
+        told = expected.references
+        if of_files(self._metric) and told and not any(map(plainly_worded, told)):
+            self._doubtful[str(place)] = list(told)
+        if (key := _same(expected)) is None:
+            return _mismatch(self._metric, expected, self._budget)
+        if key not in self._known:
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            self._known[key] = _mismatch(self._metric, expected, self._budget)
+        return self._known[key]
+
+    def wordless(self) -> list[int]:
+        """Places of the samples looked at in whose references the caption scorer finds no word; all are cut together.
+
+        Raises:
+            ClZooError: only the tokenizer can tell, and there is no Java, or it failed.
+        """
+        if not self._doubtful:
+            return []
+        return [int(place) for place in wordless(self._doubtful, RULES[self._metric].words)]
+
+
+def _same(expected: Expected) -> tuple[str | None, int] | None:
+    """What two samples with the same finding have in common; `None` for what hardly ever comes twice: people's answers, boxes, captions."""
+    if expected.references or "answers" in expected.truth or "box" in expected.truth:
+        return None
+    return expected.answer, len(expected.truth.get("choices") or ())
+
+
+def _mismatch(metric: str, expected: Expected, max_new_tokens: int | None) -> Mismatch | None:
     rule = RULES.get(metric)
     if rule is None or lacking(rule, expected) is not None:
         return None
     told = golds(metric, expected)
-    if rule.official is None:
-        if not any(_worded(one) for one in told):
-            return Mismatch("no reference contains a word", "give it at least one", 0.0)
-    elif found := _scored(metric, expected, told):
+    if rule.official is not None and (found := _scored(metric, expected, told)):
         return found
-    words = min(len(one.split()) for one in told)
-    if max_new_tokens is not None and words > max_new_tokens:
-        says = f"its answer has {words} words, which no {max_new_tokens} tokens (max_new_tokens) can say"
-        return Mismatch(says, f"raise max_new_tokens above {words}", 1.0)
+    if max_new_tokens is not None:
+        words = min(len(one.split()) for one in told)
+        if words > max_new_tokens:
+            says = f"its answer has {words} words, which no {max_new_tokens} tokens (max_new_tokens) can say"
+            return Mismatch(says, f"raise max_new_tokens above {words}", 1.0)
     return None
 
 
@@ -81,10 +128,10 @@ def _scored(metric: str, expected: Expected, told: tuple[str, ...]) -> Mismatch 
     official = _best(rule.official, told, expected)
     if official >= 1:
         return None
-    strict = official if rule.strict is None else _best(rule.strict, told, expected)
-    shown = told[0] if len(told[0]) <= SHOWN else f"{told[0][:SHOWN]}…"
     if metric == "textvqa":  # people who disagree: nothing to mend, and no rule is at fault
         return Mismatch(f"no answer scores more than {official:.2f}, since people disagree", "", official)
+    strict = official if rule.strict is None else _best(rule.strict, told, expected)
+    shown = told[0] if len(told[0]) <= SHOWN else f"{told[0][:SHOWN]}…"
     says = f"its answer {shown!r} scores {official:.2f} by the rule {metric} when a model says it"
     if told == (expected.text,) and (better := next(_mended(metric, expected, strict), None)) is not None:
         return Mismatch(f"{says}, as by the official script", f"write {better!r}", official)
@@ -126,8 +173,3 @@ def _mended(metric: str, expected: Expected, least: float) -> Iterator[str]:
         strict = least if rule.strict is None or not text else rule.strict(text, other)
         if text and rule.official is not None and rule.official(text, other) >= 1 and strict >= least:
             yield text
-
-
-def _worded(text: str) -> bool:
-    """Whether a tokenizer that drops punctuation leaves something of it."""
-    return any(sign.isalnum() for sign in text)

@@ -200,9 +200,11 @@ def normalised(text: str) -> str:
     text = text.replace("\n", " ").replace("\t", " ").strip()
     plain = text
     for sign in PUNCTUATION:
-        touches_space = f"{sign} " in text or f" {sign}" in text
-        plain = plain.replace(sign, "" if touches_space else " ")
-    plain = re.sub(r"\.(?!\d)", "", plain, count=int(re.UNICODE))
+        if sign in text:
+            touches_space = f"{sign} " in text or f" {sign}" in text
+            plain = plain.replace(sign, "" if touches_space else " ")
+    if "." in plain:
+        plain = re.sub(r"\.(?!\d)", "", plain, count=int(re.UNICODE))
     words = [NUMBERS.get(word, word) for word in plain.split()]
     return " ".join(APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
 
@@ -221,19 +223,30 @@ def agreement(answer: str, people: Sequence[str]) -> float:
     Returns:
         0 where nobody gave the answer, else with 10 people 0.3, 0.6, 0.9 and 1 for 1, 2, 3 and more who gave it.
     """
-    same = sum(one == answer for one in people)
-    scores = [min(1.0, (same - (one == answer)) / 3) for one in people]
+    return _shared(tuple([one == answer for one in people]))
+
+
+@lru_cache(maxsize=1 << 10)  # all there are with ten people
+def _shared(agrees: tuple[bool, ...]) -> float:
+    """The mean over the people, of whom some agree with an answer."""
+    same = sum(agrees)
+    scores = [min(1.0, (same - one) / 3) for one in agrees]
     return sum(scores) / len(scores) if same else 0.0
+
+
+@lru_cache(maxsize=1 << 4)  # one question is asked about once for every answer to it
+def _all(form: Callable[[str], str], people: tuple[str, ...]) -> list[str]:
+    return [form(one) for one in people]
 
 
 def by_people(answer: str, expected: Expected) -> float:
     """Soft accuracy over the ten answers."""
-    return agreement(normalised(answer), [normalised(one) for one in expected.truth["answers"]])
+    return agreement(normalised(answer), _all(normalised, tuple(expected.truth["answers"])))
 
 
 def by_people_strictly(answer: str, expected: Expected) -> float:
     """Soft accuracy over the ten answers; an empty answer is never right."""
-    people = [never_empty(one) for one in expected.truth["answers"]]
+    people = _all(never_empty, tuple(expected.truth["answers"]))
     return agreement(never_empty(answer), people) if answer else 0.0
 
 
@@ -252,6 +265,8 @@ def likeness(answer: str, expected: Expected) -> float:
     """1 minus edits per length of the longer text, whatever the case; the best of the right answers."""
     answers = expected.truth.get("answers") or ()
     wanted = [one.strip() for one in (answers if texts(answers) else (expected.text,))]
+    if answer and any(answer.lower() == one.lower() for one in wanted):
+        return 1.0  # before the edits to all others are counted
     return max(_alike(answer, one) for one in wanted)
 
 

@@ -88,7 +88,7 @@ def test_lines_that_end_too_early_are_truncated_and_only_the_last_is(tmp_path: P
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
     with pytest.raises(DataError, match=r"none.json: no such file; check the data folder"):
         read_records(tmp_path / "none.json")
-    with pytest.raises(DataError, match="directory; check the data folder"):
+    with pytest.raises(DataError, match="is a folder; pass the path of a file"):
         read_json(tmp_path)
 
 

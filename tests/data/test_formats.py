@@ -135,7 +135,7 @@ def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path: Path):
         "a.zip": "is a zip archive; unpack it",
         "a.gz": "is a gzip file; unpack it",
         "a.parquet": "is a Parquet file; write 'format: datasets'",
-        "a.tar": "is a tar archive; unpack it and write its records as JSON lines; shards of WebDataset are not read",
+        "a.tar": "is a tar archive; write 'format: webdataset' for shards, else unpack it",
     }
 
     for name, sentence in says.items():
@@ -230,10 +230,12 @@ def test_a_pipe_does_not_hang(tmp_path: Path):
 
     assert len(split) == 1
     with pytest.raises(
-        DataError, match=r"a.png: is no file but a pipe or a device; replace it by the picture"
+        DataError, match=r"a.png: is no file but a pipe, a socket or a device; replace it by the picture"
     ):
         split[0]
-    with pytest.raises(DataError, match=r"a.png: is no file but a pipe or a device; pass the path of a file"):
+    with pytest.raises(
+        DataError, match=r"a.png: is no file but a pipe, a socket or a device; pass the path of a file"
+    ):
         read_records(pipe)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from sequences import PARTS, PLACES, reads_as
 
 from cl_zoo.data.packed import Packed
+from cl_zoo.data.places import where
 from cl_zoo.data.records import Entry
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.splits import Plan, Split
@@ -191,7 +192,7 @@ def test_an_image_that_nobody_may_look_at_is_named_with_its_record(
         raise PermissionError(13, "Permission denied", str(path))
 
     len(train)
-    monkeypatch.setattr("cl_zoo.data.splits.os.stat", closed)
+    monkeypatch.setattr("cl_zoo.errors.os.stat", closed)
     with pytest.raises(
         DataError, match=r"record 1: image .*a.png: Permission denied; check who may read it$"
     ):
@@ -348,6 +349,48 @@ def test_a_broken_dataset_is_one_sentence(tmp_path: Path):
 
     with pytest.raises(DataError, match="; save the dataset again"):
         len(table(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("column", "ids", "found"),
+    [
+        ("id", ["a7", "b8"], ["a7", "b8"]),
+        ("id", [30, 40], ["30", "40"]),
+        ("question_id", ["a7", "b8"], ["a7", "b8"]),
+        ("name", ["a7", "b8"], ["1", "2"]),
+        ("id", ["a7", None], ["a7", "2"]),
+    ],
+)
+def test_a_record_of_a_dataset_keeps_its_own_id(
+    tmp_path: Path, column: str, ids: list[Any], found: list[str]
+):
+    """Else its number in the dataset stands for one."""
+    import datasets
+
+    rows = {"text": ["A?", "B?"], "answer": ["a", "b"], column: ids}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "table"))
+
+    test = table(tmp_path / "table", columns={})
+
+    assert [sample.id for sample in test] == found
+    assert [test.origin(place)["record"] for place in range(2)] == ["", ""]
+    shown = [
+        f"{test.plan.place}, record {n}" + f" (id {name!r})" * (name != str(n))
+        for n, name in enumerate(found, 1)
+    ]
+    assert [where(test, place) for place in range(2)] == shown
+
+
+def test_an_id_that_comes_twice_in_a_dataset_is_refused_or_told_apart(tmp_path: Path):
+    import datasets
+
+    rows = {"text": ["A?", "B?"], "answer": ["a", "b"], "id": ["a7", "a7"]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "table"))
+
+    with pytest.raises(DataError, match="record 2: question_id 'a7' stands in record 1 already"):
+        len(table(tmp_path / "table", columns={}))
+    told = table(tmp_path / "table", columns={}, repeats=True)
+    assert [sample.id for sample in told] == ["a7-0", "a7-1"]
 
 
 @pytest.mark.parametrize("column", ["conversations", "messages"])

@@ -1035,6 +1035,40 @@ def test_kinds_of_pictures_that_become_others_are_counted_and_named(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("pictures", ["official", "faithful"])
+def test_kinds_of_pictures_inside_a_dataset_are_counted_as_those_of_files_are(tmp_path, pictures):
+    """Two that turn white, and would be one by what they look like, are two."""
+    datasets = pytest.importorskip("datasets")
+    stored = [Image.fromarray(np.full((8, 8), value, np.uint16)) for value in (2**15, 2**14)]
+    stored += [Image.new("RGBA", (8, 8), (0, 0, 0, 0)), Image.new("RGB", (8, 8), "red")]
+    names = {"text": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
+    rows = {"text": ["What?"] * 4, "answer": ["a"] * 4}
+    rows["image"] = [{"bytes": encoded("PNG", one), "path": None} for one in stored]
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features(names))
+    datasets.DatasetDict({"train": table, "test": table.select([3])}).save_to_disk(tmp_path / "birds")
+    split = {"files": ["birds"], "format": "datasets"}
+    plugin = one_task(tmp_path, split, split)
+    plugin.path.write_text(f"pictures: {pictures}\n{plugin.path.read_text()}")
+
+    report = inspect(Described(plugin.path, beside=True), None, overlap="none")
+
+    first = f"{tmp_path}/birds, split train, record"
+    remedy = "(pictures: faithful in the description puts that right)"
+    says = {
+        "official": [f"turn nearly all white {remedy}; first {first} 1", f"mostly black {remedy}; first {first} 3"],
+        "faithful": [f"2 of 5 images have 16 bits a pixel, and are read faithfully; first {first} 1",
+                     f"1 of 5 images has transparency, and are read faithfully; first {first} 3"],
+    }[pictures]  # fmt: skip
+    found = [one for one in report.findings if one.kind in ("16-bit", "transparent")]
+    assert [(one.count, one.sentence.endswith(end)) for one, end in zip(found, says, strict=True)] == [
+        (2, True), (1, True)
+    ]  # fmt: skip
+    assert report.to_json()["pictures"]["16-bit"] == {"count": 2, "files": [f"{first} 1", f"{first} 2"]}
+    page = tmp_path / "report.html"
+    report.write(page)
+    assert page.read_text().count("<figure>stands inside a dataset<figcaption>") == 3
+
+
 def test_where_pictures_are_read_faithfully_the_remark_says_so(tmp_path):
     report = inspect(with_pictures(tmp_path, pictures="faithful"), None, overlap="none")
 

@@ -24,6 +24,7 @@ from cl_zoo.backbones.llava import load as load_llava
 from cl_zoo.backbones.qwen import load as load_qwen
 from cl_zoo.data.benchmarks import Described
 from cl_zoo.errors import BackboneError, DataError, OptionError
+from cl_zoo.inspection.check import inspect
 from cl_zoo.names import Choice
 from cl_zoo.preflight.check import preflight, refuse
 from cl_zoo.preflight.found import SHOWN, Found
@@ -419,10 +420,40 @@ def test_a_memory_that_cannot_be_written_stops_nobody(files: Files, llava: Backb
 def test_a_sentence_is_taken_for_worded_only_where_the_tokenizer_finds_a_word() -> None:
     """What needs no Java, and what Java is asked about."""
     sentences = ["a", "A.", "…7", "-", "?", "", "''", "--", "猫", "é", "红 色", "🙂"]
-    silent = wordless({text: [text] for text in sentences})
+    silent = wordless({text: [text] for text in sentences}, "ptb")
 
     assert not any(plainly_worded(text) for text in silent)
     assert silent == ["-", "?", "", "''", "--", "🙂"]
+
+
+SILENT = ["!", "&quot; ...", "🙂", "-"]
+WORDED = ["?!", "a", "é", "( )"]
+
+
+@pytest.mark.parametrize("tokenizer", ["ptb", "char"])
+def test_preflight_and_the_check_of_data_find_the_same_captions_wordless(
+    files: Files, llava: Backbone, tokenizer: str
+) -> None:
+    """Half of an entity and two signs that stay together: only who cuts them knows."""
+    texts = [*SILENT, *WORDED]
+    tests = [files.ask(5, question_id=text, references=[text, " "]) for text in texts]
+    files.write("three_test.json", [{**one, "question_id": f"t{n}"} for n, one in enumerate(tests)])
+    about = yaml.safe_load(files.description.read_text())
+    about["tasks"][2]["tokenizer"] = tokenizer
+    files.description.write_text(yaml.safe_dump(about))
+    silent = SILENT if tokenizer == "ptb" else ["!", "🙂", "-", "?!", "( )"]
+
+    report = inspect(Described(files.description, beside=True), None, name="mine")
+
+    says = "no reference contains a word for the caption scorer; give it at least one"
+    places = [texts.index(text) for text in silent]
+    found = files.found(llava)
+    assert [re.sub(r".*\(id 't(\d)'\): ", r"\1 ", one) for one in found.first] == [
+        f"{n} {says}" for n in places
+    ]
+    assert [(one.id, one.sentence.endswith(says)) for one in report.findings if one.fault] == [
+        (f"t{n}", True) for n in places
+    ]
 
 
 # Commands
@@ -517,6 +548,48 @@ def test_what_a_backbone_cannot_do_is_said_before_the_first_run(
 
     with pytest.raises((DataError, BackboneError, OptionError), match=sentence):
         check(jobs[-1:] if method == "finetune" else jobs)
+
+
+ABSENT = {
+    "llava-1.5-7b": r"backbone llava-1\.5-7b: llava-hf/llava-1\.5-7b-hf is not in the local cache and cannot be downloaded \(.*\); run "
+    r"`hf download llava-hf/llava-1\.5-7b-hf` where there is a network, or pass llava-1\.5-7b:FOLDER",
+    "qwen2.5-vl": r"backbone qwen2\.5-vl needs a checkpoint; pass --backbone qwen2\.5-vl:FOLDER",
+}
+"""What is said of a name alone where nothing may be fetched: of one that stands for a repository of the hub, and of one that does not."""
+
+
+@pytest.fixture
+def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, as all tests are, and nothing in the hub's cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.usefixtures("empty_hub")
+@pytest.mark.parametrize("backbone", ABSENT)
+def test_a_backbone_that_only_the_hub_has_is_one_sentence_before_the_first_step_of_a_run(
+    cli: Callable[..., Any], files: Files, tmp_path: Path, backbone: str
+) -> None:
+    out = tmp_path / "runs"
+    done = cli(
+        "run", "finetune", "--benchmark", str(files.description), "--backbone", backbone, "--device", "cpu", "--out", str(out)
+    )  # fmt: skip
+
+    assert done.code == 2
+    (told,) = [line for line in done.err.splitlines() if not line.startswith("note: ")]
+    assert re.fullmatch(f"error: {ABSENT[backbone]}", told), done.err
+    assert not list(out.glob("*/state-*"))
+
+
+@pytest.mark.usefixtures("empty_hub")
+@pytest.mark.parametrize("backbone", ABSENT)
+def test_a_backbone_that_only_the_hub_has_refuses_every_row_of_a_comparison(
+    files: Files, tmp_path: Path, backbone: str
+) -> None:
+    for methods in (["finetune", "zeroshot"], ["finetune"], ["zeroshot"]):
+        jobs = [job(files, method, backbone, tmp_path) for method in methods]
+
+        with pytest.raises(BackboneError, match=ABSENT[backbone]):
+            check(jobs)
 
 
 # The performance script

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_zoo.scoring.captions import tokenize
-from cl_zoo.scoring.golds import golds, mismatch
+from cl_zoo.scoring.captions import characters, tokenize
+from cl_zoo.scoring.golds import Golds, Mismatch, golds
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.scoring.rules import RULES
 from cl_zoo.scoring.scorer import score_file
@@ -24,6 +26,10 @@ TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
 ).filter(lambda text: text.strip())
 SIDES = st.floats(-0.1, 1.1, allow_nan=False).map(lambda side: round(side, 2))
+
+
+def mismatch(metric: str, expected: Expected, max_new_tokens: int | None = None) -> Mismatch | None:
+    return Golds(metric, max_new_tokens).mismatch(0, expected)
 
 
 def truths(metric: str) -> st.SearchStrategy[dict[str, Any]]:
@@ -97,14 +103,12 @@ def test_what_a_remedy_writes_scores_full_marks(metric: str, data: st.DataObject
         ("grounding", None, {"box": [0.5, 0.5, 0.5, 0.9], "size": [9, 9]}, "scores 0.00", "write the box as"),
         ("grounding", None, {"box": [0.5, 0.5, 0.55, 0.55], "size": [9, 9]}, "slip of the official", ""),
         ("textvqa", None, {"answers": list("abcdefghij")}, "no answer scores more than 0.30, since people", ""),
-        ("caption", None, {}, "no reference contains a word", "give it at least one"),
     ],
 )  # fmt: skip
 def test_what_nothing_can_match_is_said_with_what_to_write(
     metric: str, answer: str | None, truth: dict[str, Any], says: str, remedy: str
 ):
-    references = ("?!", "...") if metric == "caption" else ()
-    found = mismatch(metric, Expected(answer, references, truth))
+    found = mismatch(metric, Expected(answer, (), truth))
 
     assert found is not None
     assert says in found.says
@@ -128,14 +132,88 @@ def test_nothing_is_said_of_an_unknown_rule_and_of_what_lacks_more():
     assert mismatch("textvqa", Expected("a")) is None
 
 
-def test_references_that_the_tokenizer_of_captions_empties_are_said():
-    """The tokenizer keeps some signs together (`?!`) that are no words either."""
-    texts = ["?!", "...", "a dog", "- -", "1", "''", "two", "!a", "--"]
+def test_equal_golds_are_looked_at_once_and_different_ones_are_told_apart():
+    through = Golds("scienceqa", 16)
+    asked = [Expected("C"), Expected("C", truth={"choices": ["x", "y"]}), Expected("c"), Expected("C")]
 
-    ((tokens),) = tokenize([{"0": texts}])
+    first, short, small, again = (through.mismatch(place, one) for place, one in enumerate(asked))
 
-    said = {text: mismatch("caption", Expected(None, (text,))) is not None for text in texts}
-    emptied = [text for text, words in zip(texts, tokens["0"], strict=True) if not words]
-    assert emptied
-    assert all(said[text] for text in emptied)
-    assert [text for text in texts if not said[text]] == ["a dog", "1", "two", "!a"]
+    assert first is None
+    assert again is None
+    assert short is not None
+    assert short.remedy == "write one capital of the 2 options"
+    assert small is not None
+    assert small.remedy == "write 'C'"
+    assert through.mismatch(4, Expected("c")) is small
+
+
+WORDED = {
+    "a dog": "ptb char",
+    "!a": "ptb char",
+    "1": "ptb char",
+    "½": "ptb char",
+    "é": "ptb char",
+    "猫": "ptb char",
+    "?!": "ptb",
+    "“”": "ptb",
+    "!!": "ptb",
+    "( )": "ptb",
+    "+": "ptb",
+    "#": "ptb",
+    "。": "ptb",
+    "&quot;": "char",
+    "&ndash; &nbsp;": "char",
+    "\U00020000": "char",
+    "...": "",
+    "- -": "",
+    "--": "",
+    "''": "",
+    "!": "",
+    "? !": "",
+    "“ ”": "",
+    "🙂": "",
+}
+"""Captions, and for which tokenizers each holds a word."""
+
+
+@pytest.mark.parametrize("metric", ["caption", "caption-char"])
+def test_captions_without_a_word_are_those_of_which_the_scorer_has_nothing_left(metric: str):
+    """The PTB tokenizer keeps some signs together (`?!`): an answer of them matches, so that they are words."""
+    through, words = Golds(metric, 16), RULES[metric].words
+    for place, text in enumerate(WORDED):
+        assert through.mismatch(place, Expected(None, (text, "..."))) is None
+
+    groups = [{text: [text] for text in WORDED}]
+    [cut] = characters(groups) if words == "char" else tokenize(groups)
+
+    silent = [text for text, of in WORDED.items() if words not in of.split()]
+    assert [list(WORDED)[place] for place in through.wordless()] == silent
+    assert [text for text, [left] in cut.items() if not left] == silent
+
+
+# The performance script
+
+
+def test_the_performance_script_finds_nothing_silent_for_any_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Golds in any writing: who score full marks as they are, by the rule itself, are those of whom nothing is said."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks" / "performance"))
+    file = tmp_path / "golds.json"
+
+    assert (
+        importlib.import_module("golds").main(["--records", "50", "--odd", "300", "--json", str(file)]) == 0
+    )
+    rules = json.loads(file.read_text())["rules"]
+    assert set(rules) == set(RULES)
+    for metric, found in rules.items():
+        assert found["full"] + found["mend"] + found["ceiling"] == 300, metric
+        assert found["silent"] == 0
+    assert [metric for metric, found in rules.items() if found["full"] == 300] == [
+        "contains",
+        "imagenet",
+        "anls",
+    ]
+    assert [metric for metric, found in rules.items() if found["ceiling"]] == [
+        "textvqa", "grounding", "contains-gold-bounded"
+    ]  # fmt: skip
