@@ -39,6 +39,10 @@ class Packed(OnDemand[tuple[int, Entry]]):
         """Of all that the entries say."""
         return hashlib.sha256(self._block).digest()
 
+    def digest_of(self, count: int) -> str:
+        """Of all that the first entries say."""
+        return hashlib.sha256(memoryview(self._block)[: self._ends[count]]).hexdigest()
+
     def make(self, place: int) -> tuple[int, Entry]:
         number, name, image, prompt, answer, references, truth, record = json.loads(
             self._block[self._ends[place] : self._ends[place + 1]]
