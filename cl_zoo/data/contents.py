@@ -5,20 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.data.records import Entry
-
 if TYPE_CHECKING:
     from cl_zoo.data.splits import Split
-
-WANTED = ("answer", "references", "truth")
-"""What of a record an answer is scored against; everything else is asked."""
-ASKED = tuple(one.name for one in fields(Entry) if one.name not in WANTED)
 
 
 def learnt(split: Split, count: int) -> str:
@@ -26,23 +18,22 @@ def learnt(split: Split, count: int) -> str:
     return _short([*_pictures(split), split.entries.digest_of(count)])
 
 
-def asked(split: Split, count: int) -> str:
-    """Identifies what the first samples of a split ask, with the pictures that they name."""
-    return _short([*_pictures(split), _of_fields(split, count, ASKED)])
-
-
-def expected(split: Split, count: int) -> str:
-    """Identifies what the answers to the first samples of a split are scored against."""
-    return _of_fields(split, count, WANTED)
+def asked_and_expected(split: Split, count: int) -> tuple[str, str]:
+    """Identify what the first samples of a split ask, with the pictures that they name, and what answers are scored against."""
+    asked, expected = split.entries.digests_of(count)
+    return _short([*_pictures(split), asked]), _short(expected)
 
 
 def stamp(path: Path) -> tuple[str, int, int, int]:
-    """What changes with a file and with who may read it."""
+    """What changes with a file and with who may read it, or with those in a folder."""
     try:
-        about = path.stat()
+        about = [path.stat()]
+        if os.path.isdir(path):
+            about += [one.stat() for one in path.rglob("*") if one.is_file()]
     except OSError:  # reading it says why
         return str(path), -1, -1, -1
-    return str(path), about.st_size, about.st_mtime_ns, about.st_ctime_ns
+    sizes = sum(one.st_size for one in about)
+    return str(path), sizes, max(one.st_mtime_ns for one in about), max(one.st_ctime_ns for one in about)
 
 
 @lru_cache(maxsize=256)
@@ -78,14 +69,6 @@ def _pictures(split: Split) -> list[Any]:
 def _own_folder(dataset: Path, split: str) -> Path:
     """The folder of one split of a dataset where it has one, as `save_to_disk` writes them."""
     return dataset / split if (dataset / split).is_dir() else dataset
-
-
-def _of_fields(split: Split, count: int, names: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for place in range(count):
-        _, one = split.entries[place]
-        digest.update(json.dumps([getattr(one, name) for name in names]).encode() + b"\n")
-    return digest.hexdigest()[:16]
 
 
 def _short(about: Any) -> str:

@@ -43,14 +43,10 @@ def data_of(benchmark: Benchmark, task: TaskData) -> Data:
         task: of the benchmark's stream, its splits cut where the run uses less.
     """
     train, test = _beginning(task.train), _beginning(task.test)
-    asked = contents.asked(*test) if test else benchmark.data_hash
-    return Data(
-        task.name,
-        task.instruction,
-        learnt=contents.learnt(*train) if train else benchmark.data_hash,
-        asked=hashed([asked, task.max_new_tokens])[:16],
-        expected=contents.expected(*test) if test else benchmark.data_hash,
-    )
+    whole = benchmark.data_hash
+    learnt = contents.learnt(*train) if train else whole
+    asked, expected = contents.asked_and_expected(*test) if test else (whole, whole)
+    return Data(task.name, task.instruction, learnt, hashed([asked, task.max_new_tokens])[:16], expected)
 
 
 def chain(

@@ -6,15 +6,17 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from squares import edited, squares
 
 import cl_zoo
 from cl_zoo.engine.run import Run
-from cl_zoo.runs.progress import _phase
+from cl_zoo.runs.progress import progress_for
 
 SETTINGS: dict[str, Any] = {"device": "cpu", "preflight": False}
 WRONG = {"image": "lost.png"}
@@ -52,8 +54,13 @@ def answered(events: list[dict[str, Any]]) -> list[str]:
 
 
 def told(events: list[dict[str, Any]]) -> str:
-    """The line that says what was taken over."""
-    return next((_phase(event) for event in events if event.get("phase") == "inherited"), "")
+    """The line that says what was taken over, behind the run's name."""
+    written = StringIO()
+    lines = progress_for(Console(file=written), runs=1)
+    for event in events:
+        lines(event)
+    found = [line for line in written.getvalue().splitlines() if " learnt in squares-" in line]
+    return found[0].partition("seed 0: ")[2] if found else ""
 
 
 def lasting(folder: Path) -> dict[str, Any]:
@@ -298,3 +305,19 @@ def test_other_options_of_answering_take_nothing_over(benchmark: Path, tmp_path:
     _, events = run(benchmark, tmp_path, "hide[coefficient=0.2]", order="C")
 
     assert told(events) == ""
+
+
+@pytest.mark.slow
+def test_a_comparison_keeps_all_states_and_takes_over_for_each_of_its_runs(copy: Path, tmp_path: Path):
+    said: list[dict[str, Any]] = []
+    methods, settings = ["finetune", "ewc"], {"out": tmp_path / "runs", "processes": 1, "device": "cpu"}
+    first = cl_zoo.compare(methods, benchmark=str(copy), keep_states="all", **settings)
+    edited(copy, "side_train.json", lambda records: records[0].update(image="000003.png"))
+
+    cl_zoo.compare(methods, benchmark=str(copy), watch=said.append, **settings)
+
+    for one in first.results:
+        assert one.folder is not None
+        assert sorted(path.name for path in one.folder.glob("state-*")) == ["state-1", "state-2", "state-3"]
+    taken = [(event["label"], event["tasks"]) for event in said if event.get("phase") == "inherited"]
+    assert taken == [("finetune", ["colour"]), ("ewc", ["colour"])]
