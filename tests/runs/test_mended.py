@@ -13,10 +13,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 from squares import edited, squares
+from tiny_runs import resealed
 
 import cl_zoo
 from cl_zoo.engine.run import Run
+from cl_zoo.export.writing import export
+from cl_zoo.runs.answered import answered as answered_in
 from cl_zoo.runs.progress import progress_for
+from cl_zoo.runs.verify import verify
+from cl_zoo.scoring.scorer import Scorer
 
 SETTINGS: dict[str, Any] = {"device": "cpu", "preflight": False}
 WRONG = {"image": "lost.png"}
@@ -305,6 +310,34 @@ def test_other_options_of_answering_take_nothing_over(benchmark: Path, tmp_path:
     _, events = run(benchmark, tmp_path, "hide[coefficient=0.2]", order="C")
 
     assert told(events) == ""
+
+
+def test_a_run_from_before_identities_had_chains_is_read_as_ever(
+    whole: Path, runs: Path, copy: Path, tmp_path: Path
+):
+    """Loaded, answering, checked, exported, looked into; and never taken over from."""
+    folder = runs / whole.name
+
+    def before(manifest: dict[str, Any]) -> None:
+        identity = manifest["identity"]
+        del identity["chain"], identity["benchmark"]["tests"]
+        identity["benchmark"]["data"] = "0123456789abcdef"
+        (folder / "identity.json").write_text(json.dumps(identity))
+
+    resealed(folder, before)
+
+    result = cl_zoo.load(folder, device="cpu")
+    said = json.loads((folder / "answers/2-0.jsonl").read_text().splitlines()[0])
+    picture = copy.parent / "pictures" / said["picture"]
+    assert result.generate([str(picture)], [said["prompt"]]) == [said["answer"]]
+    assert next(answered_in(folder)).about["id"] == said["id"]
+    with Scorer() as scorer:
+        assert verify(folder, scorer).damaged == {}
+    export(folder, tmp_path / "exported", device="cpu")
+    assert "squares 1, data 0123456789abcdef |" in (tmp_path / "exported/README.md").read_text()
+
+    edited(copy, "description_train.json", lambda records: records[0].update(image="000003.png"))
+    assert told(run(copy, runs, order="CD")[1]) == ""
 
 
 @pytest.mark.slow
