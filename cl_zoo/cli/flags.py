@@ -70,6 +70,13 @@ Preflight = Annotated[
         help="Check all records and pictures with tokenizer, image processor and scorer before the first step.",
     ),
 ]
+KeepStates = Annotated[
+    str,
+    typer.Option(
+        "--keep-states",
+        help="States that a finished run keeps: last, or all, so that a run with another later task goes on from them.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")]
 Debug = Annotated[
@@ -77,7 +84,7 @@ Debug = Annotated[
     typer.Option("--debug", callback=_debug, help="Tracebacks of plugins whole, not only their own lines."),
 ]
 
-SETTINGS = "backbone features template image_aspect cache data order limit cells device out preflight".split()
+SETTINGS = "backbone features template image_aspect cache data order limit cells device out preflight keep_states".split()
 """Flags that are keywords of `cl_zoo.run` and `cl_zoo.compare` as they are."""
 
 

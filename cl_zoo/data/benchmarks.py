@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cl_zoo.data.contents import content, stamp
 from cl_zoo.data.descriptions import read_description
 from cl_zoo.data.needs import ANSWER, NEEDS
 from cl_zoo.data.roots import Roots
@@ -23,7 +24,7 @@ from cl_zoo.data.schema import (
     TaskSource,
 )
 from cl_zoo.data.splits import Plan, Split
-from cl_zoo.errors import DataError, OptionError, PluginError, no_file
+from cl_zoo.errors import DataError, OptionError, PluginError
 from cl_zoo.names import BENCHMARKS, load, split
 from cl_zoo.tasks import Benchmark, TaskData
 
@@ -72,8 +73,8 @@ class Described:
                 f"{bases[0]}: holds none of the files of {self.description.name} (looked for {looked} and others); "
                 f"{self._remedy()}"
             )
-        stamp = tuple(_stamp(file) for file in files if file is not None)
-        return _benchmark(self, self.path.read_bytes(), tuple(sorted(self.options.items())), bases, stamp)
+        stamps = tuple(stamp(file) for file in files if file is not None)
+        return _benchmark(self, self.path.read_bytes(), tuple(sorted(self.options.items())), bases, stamps)
 
     def bases(self, data: Path | None) -> tuple[Path, ...]:
         """The folders that names start from.
@@ -186,7 +187,7 @@ def _there(path: Path) -> bool:
 
 def roots(bases: tuple[Path, ...], names: tuple[str, ...]) -> Roots:
     """Where images may lie: the folders of these names, the bases themselves where none is there."""
-    return Roots(tuple(base / PurePosixPath(name) for base in bases for name in names), bases)
+    return Roots(tuple(base / PurePosixPath(name) for base in bases for name in names), bases, names)
 
 
 def nowhere(what: str, bases: tuple[Path, ...], names: tuple[str, ...]) -> str:
@@ -198,7 +199,7 @@ def nowhere(what: str, bases: tuple[Path, ...], names: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=4)
 def _benchmark(
-    source: Described, text: bytes, options: Any, bases: tuple[Path, ...], stamp: tuple[Any, ...]
+    source: Described, text: bytes, options: Any, bases: tuple[Path, ...], stamps: tuple[Any, ...]
 ) -> Benchmark:
     """Remembered: a process that plans looks a benchmark up several times, and would read its files anew each time."""
     about = source.description
@@ -267,38 +268,13 @@ def _sources(about: Description) -> Iterator[SplitSource | ReferenceSource]:
 # What the data is
 
 
-def _stamp(path: Path) -> tuple[str, int, int, int]:
-    """What changes with a file and with who may read it."""
-    try:
-        about = path.stat()
-    except OSError:  # reading it says why
-        return str(path), -1, -1, -1
-    return str(path), about.st_size, about.st_mtime_ns, about.st_ctime_ns
-
-
 def _hash(text: bytes, about: Description, bases: tuple[Path, ...]) -> str:
     """Content of the description and of all instruction and reference files, whatever they are called."""
     digest = hashlib.sha256(text)
     for one in _sources(about):
         file = resolved(bases, one.files)
         try:
-            digest.update(b"-" if file is None else _content(*_stamp(file)).encode())
+            digest.update(b"-" if file is None else content(*stamp(file)).encode())
         except OSError:  # reading the split says why; other splits can be used
             digest.update(b"?")
     return digest.hexdigest()[:16]
-
-
-@lru_cache(maxsize=256)
-def _content(path: str, size: int, *times: int) -> str:
-    """Digest of a file; of a folder, names and sizes of its files and the content of its small JSON files."""
-    if not os.path.isdir(path):
-        if what := no_file(path):
-            raise OSError(f"{path} {what}")
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for file_path in sorted(one for one in Path(path).rglob("*") if one.is_file()):
-        digest.update(f"{file_path.relative_to(path).as_posix()} {file_path.stat().st_size}\n".encode())
-        if file_path.suffix == ".json":
-            digest.update(file_path.read_bytes())
-    return digest.hexdigest()

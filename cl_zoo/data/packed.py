@@ -6,6 +6,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable
+from itertools import pairwise
 
 from cl_zoo.data.records import Entry
 from cl_zoo.tasks import OnDemand
@@ -38,6 +39,19 @@ class Packed(OnDemand[tuple[int, Entry]]):
     def digest(self) -> bytes:
         """Of all that the entries say."""
         return hashlib.sha256(self._block).digest()
+
+    def digest_of(self, count: int) -> str:
+        """Of all that the first entries say."""
+        return hashlib.sha256(memoryview(self._block)[: self._ends[count]]).hexdigest()
+
+    def digests_of(self, count: int) -> tuple[str, str]:
+        """Of what the first entries ask, and of what answers to them are scored against: answer, references, truth."""
+        asked, wanted = hashlib.sha256(), hashlib.sha256()
+        for start, end in pairwise(self._ends[: count + 1]):
+            _, *values = json.loads(self._block[start:end])
+            wanted.update(json.dumps(values[3:6]).encode() + b"\n")
+            asked.update(json.dumps([values[:3], values[6:]]).encode() + b"\n")
+        return asked.hexdigest(), wanted.hexdigest()
 
     def make(self, place: int) -> tuple[int, Entry]:
         number, name, image, prompt, answer, references, truth, record = json.loads(

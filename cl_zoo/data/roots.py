@@ -19,12 +19,14 @@ class Roots:
     Attributes:
         folders: candidates.
         bases: the data folders; in place of `folders` where none of them is there.
+        names: what the folders are called from the data folders on, wherever these lie.
 
     Links may lead from one of all these into another one, and in a snapshot of the hub's cache to the files of its repository.
     """
 
     folders: tuple[Path, ...]
     bases: tuple[Path, ...] = ()
+    names: tuple[str, ...] = ()
     _found: dict[PurePosixPath, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def path(self, text: str) -> Path:

@@ -70,13 +70,24 @@ class RunFolder:
         root: folder of all runs.
         run: id of the run.
         identity: what the id was made from; a folder with another identity is refused.
+        keep: whether all states stay; otherwise the newest two, and the last one of a finished run.
+        data: folders of the run's data, as they were named; a plugin's state may hold paths in them.
 
     Attributes:
         files: size and SHA-256 of every file of the run by name, as it was written.
     """
 
-    def __init__(self, root: Path, run: str, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        run: str,
+        identity: Mapping[str, Any],
+        *,
+        keep: bool = False,
+        data: Iterable[str] = (),
+    ) -> None:
         self.final, self.partial = root / run, root / f"{run}.partial"
+        self.keep, self.data = keep, sorted(data)
         self.identity = json.loads(canonical(identity))
         self.files: dict[str, Entry] = {}
         self._held = ExitStack()
@@ -112,7 +123,7 @@ class RunFolder:
     def save_state(
         self, done: int, tensors: Mapping[str, Tensor], plugins: Mapping[str, Any], notes: Mapping[str, Any]
     ) -> None:
-        """Checkpoint after `done` tasks; the former one stays for the case that this one is damaged, those before it go."""
+        """Checkpoint after `done` tasks; the former one stays for the case that this one is damaged, those before it go unless all are kept."""
         target, draft = self.partial / f"state-{done}", self.partial / "state.draft"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
@@ -122,7 +133,7 @@ class RunFolder:
         draft.rename(target)
         self.files |= {f"{target.name}/{name}": one for name, one in made.items()}
         for other in states_in(self.partial):
-            if other.name not in (target.name, f"state-{done - 1}"):
+            if not self.keep and other.name not in (target.name, f"state-{done - 1}"):
                 shutil.rmtree(other)
 
     def load_state(self, device: str = "cpu") -> State | None:
@@ -183,13 +194,13 @@ class RunFolder:
         write_json(self.partial / FACTS, facts)
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
-        """Drop drafts and the former checkpoint, write the manifest last, with the list of all files, and give the folder its name.
+        """Drop drafts and what is not kept of former checkpoints, write the manifest last, with the list of all files, and give the folder its name.
 
         Args:
             manifest: with `files`, where another process has listed them.
         """
         shutil.rmtree(self.partial / "state.draft", ignore_errors=True)
-        for former in states_in(self.partial)[:-1]:
+        for former in states_in(self.partial)[: 0 if self.keep else -1]:
             shutil.rmtree(former)
         for leftover in self.partial.rglob("*.draft"):
             leftover.unlink()

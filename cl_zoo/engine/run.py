@@ -19,10 +19,11 @@ from cl_zoo.batches import seed_everything
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
 from cl_zoo.engine.folder import RunFolder, cells_of_row
+from cl_zoo.engine.inherited import number, ways_back
 from cl_zoo.engine.learning import Learner, Report, assign_parts, recompute_activations
 from cl_zoo.engine.ledger import Ledger, TaskCost, active, own_state, peak_memory_mb, stored
 from cl_zoo.engine.sound import check_weights, numbers, unchanged, unsound, weights
-from cl_zoo.engine.states import State, fill
+from cl_zoo.engine.states import State, fill, read_state_in, states_in
 from cl_zoo.engine.streams import Share, TaskBatches, Union, expected
 from cl_zoo.engine.trained import Trained
 from cl_zoo.errors import PluginError, RunError
@@ -250,7 +251,7 @@ class Run:
                 done,
                 own_state(self.model, self.backbone),
                 self.plugins.state_dict(),
-                {"ledger": self.ledger.to_json(), "measured": self.measured},
+                {"ledger": self.ledger.to_json(), "measured": self.measured, "data": self.folder.data},
             )
         self.world.wait()
 
@@ -261,17 +262,21 @@ class Run:
     def _restore(self) -> int:
         """Go on from the newest checkpoint; returns how many tasks are done.
 
-        Lost answers are made again by the model that made them: in an earlier row that of tasks that are learnt once more.
+        Lost answers are made again by the model that made them: in an earlier row from a state that was kept, or by learning once more.
         """
         found = self.folder.load_state(str(self.backbone.device))
         if found is None:
             return 0
         done, protocol, tasks = int(found[2]["done"]), self.plugins.protocol, len(self.stream)
         lost = self.folder.lost({row: cells_of_row(self.cells, protocol, row, tasks) for row in range(done)})
-        for lesson in self.lessons[: max((row + 1 for row in lost if row < done - 1), default=0)]:
-            self._train(lesson)
-            if lesson.task.index in lost:
-                self._answer_again(lesson.task.index, lost[lesson.task.index])
+        kept = [number(state) for state in states_in(self.folder.partial)]
+        for row, state, places in ways_back((row for row in lost if row < done - 1), kept):
+            if state:
+                earlier = read_state_in(self.folder.partial / f"state-{state}", str(self.backbone.device))
+                put_back(earlier, self.plugins, self.model, self.backbone, self.folder.partial)
+            for lesson in self.lessons[places.start : places.stop]:
+                self._train(lesson)
+            self._answer_again(row, lost[row])
         notes = put_back(found, self.plugins, self.model, self.backbone, self.folder.partial)
         self.ledger = Ledger.from_json(notes["ledger"])
         self.plugins.seconds.update(self.ledger.hooks)

@@ -140,10 +140,13 @@ def _lineage(manifest: Mapping[str, Any], base: Base) -> list[tuple[str, str]]:
     for plugin in identity["stack"]:
         chosen = ", ".join(f"{key}={value}" for key, value in sorted(plugin["options"].items()))
         rows.append((PARENTS.sub("", f"plugin {plugin['name']}"), PARENTS.sub("", chosen) or "no options"))
+    # A run from before each task had a hash has one of the benchmark.
+    learnt = [one["learnt"] for one in identity["chain"]] if "chain" in identity else [benchmark["data"]]
+    data = ", ".join(dict.fromkeys(learnt))
     limit = f", {benchmark['limit']} samples per split" if benchmark["limit"] is not None else ""
     return [
         *rows,
-        ("benchmark", f"{benchmark['name']} {benchmark['version']}, data {benchmark['data']}{limit}"),
+        ("benchmark", f"{benchmark['name']} {benchmark['version']}, data {data}{limit}"),
         ("order", ", ".join(benchmark["order"])),
         ("seed", str(manifest["seed"])),
         ("run", manifest["id"]),

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cl_zoo.engine.folder import RunFolder, run_id
+from cl_zoo.engine.folder import RunFolder, cells_of_row, run_id
 from cl_zoo.runs.faults import LOGS, logged
 from cl_zoo.runs.identity import environment, identify, training_of
 from cl_zoo.runs.job import Job
@@ -48,7 +48,8 @@ def execute(
     backbone = prepared.load_backbone(world.device)
     identity = identify(prepared, backbone)
     run = run_id(identity, job.label, job.seed)
-    folder = RunFolder(Path(job.out), run, identity)
+    keep, data = job.keep_states == "all", prepared.data_folders
+    folder = RunFolder(Path(job.out), run, identity, keep=keep, data=data)
     trained = _trained(prepared, identity, training)
     name, tasks = trained and trained.folder.name, [task.name for task in prepared.stream]
     report(phase="start", run=run, label=job.label, seed=job.seed, tasks=tasks, trained=name)
@@ -57,6 +58,7 @@ def execute(
             return folder, {}
         if job.preflight and not checked:
             _preflight(prepared, backbone, world, report)
+        _inherit(prepared, folder, world, report)
         running = Run(
             prepared.plugins,
             prepared.stream,
@@ -86,6 +88,25 @@ def _preflight(prepared: Prepared, backbone: Backbone, world: World, report: Rep
         report(phase="preflight", task=task)
 
     agreed(world, lambda: refuse(prepared.faults(backbone, world.size, watch)))
+
+
+def _inherit(prepared: Prepared, folder: RunFolder, world: World, report: Report) -> None:
+    """Take over what another run has learnt of the same tasks, and say so."""
+    from cl_zoo.engine.inherited import inherit
+
+    learnt, stream = [one["task"] for one in folder.identity["chain"]], prepared.stream
+    protocol = prepared.plugins.protocol
+    rows = {row: cells_of_row(prepared.job.cells, protocol, row, len(stream)) for row in range(len(learnt))}
+    cells = [(row, place) for row, places in rows.items() for place in places]
+    if world.main and (found := inherit(folder, cells)):
+        report(
+            phase="inherited",
+            run=found.run,
+            tasks=learnt[: found.done],
+            again=[learnt[place] for place in found.again],
+            next=learnt[found.done] if found.done < len(learnt) else None,
+        )
+    world.wait()  # the others read what was taken over
 
 
 def _world(device: str) -> World:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cl_zoo._version import __version__
 from cl_zoo.contract.plugins import source_of
 from cl_zoo.engine.files import canonical
+from cl_zoo.runs.chain import Data, chain, data_of
 from cl_zoo.tasks import source_hash
 
 if TYPE_CHECKING:
@@ -45,17 +46,18 @@ def deciding() -> list[Path]:
 
 
 def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
-    """Everything that decides a run's result; its hash is the run's id."""
-    job = prepared.job
-    return {
+    """Everything that decides a run's result, of the data what its own tasks are; its hash is the run's id."""
+    job, benchmark = prepared.job, prepared.benchmark
+    data = [data_of(benchmark, task) for task in prepared.stream]
+    identity = {
         "benchmark": {
-            "name": prepared.benchmark.name,
-            "version": prepared.benchmark.version,
-            "data": prepared.benchmark.data_hash,
+            "name": benchmark.name,
+            "version": benchmark.version,
             "order": [task.name for task in prepared.stream],
             "tasks": {
                 task.name: [task.instruction, task.metric, task.max_new_tokens] for task in prepared.stream
             },
+            "tests": {one.name: {"asked": one.asked, "expected": one.expected} for one in data},
             "limit": job.limit,
         },
         "backbone": {
@@ -76,6 +78,23 @@ def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
         "engine": source_hash(*deciding()),
         "version": __version__,
     }
+    return {**identity, "chain": links(identity, prepared.plugins, data)}
+
+
+def links(identity: Mapping[str, Any], plugins: Plugins, data: Sequence[Data]) -> list[dict[str, str]]:
+    """The chain of a run, see `cl_zoo.runs.chain`.
+
+    Args:
+        identity: all else that is in it.
+        data: of the stream.
+    """
+    start = training_of(identity, plugins)
+    start["benchmark"] = {key: identity["benchmark"][key] for key in ("name", "version", "limit")}
+    if not plugins.watch_answers:
+        return chain(start, data, plugins.protocol)
+    # What such a stack keeps is that of its own answers, so what decides these decides its states.
+    start |= {key: identity[key] for key in ("stack", "probes")}
+    return chain(start, data, plugins.protocol, watched=identity["cells"])
 
 
 def training_of(identity: Mapping[str, Any], plugins: Plugins) -> dict[str, Any]:

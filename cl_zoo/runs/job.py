@@ -14,6 +14,7 @@ from cl_zoo.errors import OptionError, nearest
 from cl_zoo.names import Choice
 
 CELLS = ("lower", "last", "full")
+KEPT_STATES = ("last", "all")
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,11 @@ class Job:
         cells: which cells of the matrix are measured.
         out: folder of all runs.
         preflight: whether everything that a run would meet is looked for before its first step.
+        keep_states: which states a finished run keeps: the `last`, from which its model is built again, or `all`, from which
+            runs with other later tasks go on as well.
 
     Raises:
-        OptionError: there are no such cells, or a folder has no name.
+        OptionError: there are no such cells or states, or a folder has no name.
     """
 
     choices: tuple[Choice, ...]
@@ -55,10 +58,13 @@ class Job:
     device: str = "auto"
     out: str = "runs"
     preflight: bool = True
+    keep_states: str = "last"
 
     def __post_init__(self) -> None:
         if self.cells not in CELLS:
             raise OptionError(f"--cells {self.cells}{nearest(self.cells, CELLS)}")
+        if self.keep_states not in KEPT_STATES:
+            raise OptionError(f"--keep-states {self.keep_states}{nearest(self.keep_states, KEPT_STATES)}")
         for name in ("out", "cache", "data", "features", "backbone"):
             value = getattr(self, name)
             if value is not None and not str(value).strip():

@@ -16,11 +16,12 @@ from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.backbones.templates import resolve
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.data.benchmarks import load_benchmark
+from cl_zoo.data.splits import Split
 from cl_zoo.names import BACKBONES, load
 from cl_zoo.recipe.recipe import Recipe, build_recipe
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import scorable
-from cl_zoo.tasks import Benchmark, TaskData
+from cl_zoo.tasks import Benchmark, TaskData, whole_of
 
 if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
@@ -81,6 +82,13 @@ class Prepared:
 
         memory = Path(self.job.out) / REMEMBERED
         return preflight(self.stream, backbone, self.recipe, processes=processes, memory=memory, watch=watch)
+
+    @property
+    def data_folders(self) -> set[str]:
+        """Where the data lie, as it was named."""
+        read = [whole for task in self.stream if isinstance(whole := whole_of(task.train), Split)]
+        named = {str(base) for split in read for base in split.plan.roots.bases}
+        return named | ({self.job.data} if self.job.data else set())
 
     @property
     def lasting(self) -> Job:

@@ -90,6 +90,8 @@ class Bars:
                 self._bars.update(bar, completed=done, state=f"{event['task']}, loss {loss:.2f}")
             elif event["phase"] == "taken":
                 self._bars.update(bar, completed=event["index"] + 1, state=f"{event['task']}, learnt before")
+            elif event["phase"] == "inherited":
+                self._bars.update(bar, completed=len(event["tasks"]), state=_inherited(event))
             elif event["phase"] == "preflight":
                 self._bars.update(bar, state=f"checking {event['task']}")
             elif event["phase"] == "answer":
@@ -112,9 +114,21 @@ def _phase(event: dict[str, Any]) -> str:
         return f"learnt {event['task']} in {steps} ({terms})"
     if event["phase"] == "taken":
         return f"took over {event['task']}, which another run has learnt"
+    if event["phase"] == "inherited":
+        return _inherited(event)
     if event["phase"] == "score":
         return _scoring(event)
     return ""
+
+
+def _inherited(event: dict[str, Any]) -> str:
+    """What another run had learnt already, and what comes next."""
+    tasks, again, following = event["tasks"], event["again"], event["next"]
+    names = ", ".join(tasks)
+    says = f"{names} {'were' if ', ' in names else 'was'} learnt in {event['run']}"
+    if again:
+        says += f"; learning {', '.join(again)} once more for answers that are not there"
+    return f"{says}; going on with {following}" if following else f"{says}; nothing new to learn"
 
 
 def _scoring(event: dict[str, Any]) -> str:

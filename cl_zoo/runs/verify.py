@@ -216,6 +216,7 @@ def _take_out(folder: Path, damaged: Sequence[str], away: Path) -> str:
     """Move damaged files away, a state as a whole; returns what the run's command is going to do."""
     states = {name.partition("/")[0] for name in damaged if name.startswith("state-")}
     answers = [name for name in damaged if name.startswith("answers/")]
+    newest = next(reversed(states_in(folder)), None)
     for name in (*sorted(states), *(name for name in damaged if not name.startswith("state-"))):
         _move(folder, name, away)
     left = states_in(folder)
@@ -224,7 +225,7 @@ def _take_out(folder: Path, damaged: Sequence[str], away: Path) -> str:
         kept = {name: one for name, one in listed["run"].items() if name not in answers}
         write_list(state, listed["files"], kept)
     done = int(left[-1].name.removeprefix("state-")) if left else 0
-    if states or not left:
+    if not left or newest not in left:
         return f"learns from task {done + 1} on"
     rows = [int(name.removeprefix("answers/").partition("-")[0]) for name in answers if name]
     earlier = max((row + 1 for row in rows if row < done - 1), default=0)

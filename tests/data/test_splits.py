@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sequences import PARTS, PLACES, reads_as
 
+from cl_zoo.data.contents import learnt
 from cl_zoo.data.packed import Packed
 from cl_zoo.data.places import where
 from cl_zoo.data.records import Entry
@@ -285,6 +287,22 @@ def test_a_dataset_is_read_with_its_pictures_inside(saved: Path, form: str):
     assert train[1].image is None
     assert isinstance(train[2].image, Image.Image)
     assert train[2].image.getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_pictures_inside_a_dataset_are_identified_split_by_split_where_each_has_a_folder(saved: Path):
+    """By names and sizes of the files that hold them, wherever they lie."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        copy = shutil.copytree(saved / "disk", Path(elsewhere) / "disk")
+        before, moved = (learnt(table(one, repeats=True), 3) for one in (saved / "disk", copy))
+        with next((copy / "test").glob("*.arrow")).open("ab") as file:
+            file.write(b"more")
+        beside = learnt(table(copy, repeats=True), 3)
+        with next((copy / "train").glob("*.arrow")).open("ab") as file:
+            file.write(b"more")
+        inside = learnt(table(copy, repeats=True), 3)
+
+    assert before == moved == beside
+    assert inside != before
 
 
 def test_a_split_of_a_dataset_is_chosen_by_name(saved: Path):
