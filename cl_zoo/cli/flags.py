@@ -70,6 +70,12 @@ Preflight = Annotated[
         help="Check all records and pictures with tokenizer, image processor and scorer before the first step.",
     ),
 ]
+CheckpointEvery = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every", metavar="MINUTES", help="Time between checkpoints within a task; 0: none."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")]
 Debug = Annotated[
@@ -77,7 +83,9 @@ Debug = Annotated[
     typer.Option("--debug", callback=_debug, help="Tracebacks of plugins whole, not only their own lines."),
 ]
 
-SETTINGS = "backbone features template image_aspect cache data order limit cells device out preflight".split()
+SETTINGS = """
+backbone features template image_aspect cache data order limit cells device out preflight checkpoint_every
+""".split()
 """Flags that are keywords of `cl_zoo.run` and `cl_zoo.compare` as they are."""
 
 

@@ -24,6 +24,7 @@ from cl_zoo.cli.flags import (
     Budget,
     Cache,
     Cells,
+    CheckpointEvery,
     Data,
     Debug,
     Device,
@@ -46,6 +47,7 @@ from cl_zoo.cli.flags import (
     options,
     settings,
 )
+from cl_zoo.runs.job import EVERY
 
 app = typer.Typer(
     name="cl-zoo",
@@ -84,6 +86,7 @@ def run(
     device: Device = "auto",
     out: Out = "runs",
     preflight: Preflight = True,
+    checkpoint_every: CheckpointEvery = EVERY,
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
     debug: Debug = False,
@@ -162,6 +165,7 @@ def compare(
     device: Device = "auto",
     out: Out = "runs",
     preflight: Preflight = True,
+    checkpoint_every: CheckpointEvery = EVERY,
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
     debug: Debug = False,

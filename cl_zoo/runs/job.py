@@ -6,6 +6,7 @@ up, `cl_zoo.runs.execute` trains and answers, `cl_zoo.runs.manifest` scores and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +15,9 @@ from cl_zoo.errors import OptionError, nearest
 from cl_zoo.names import Choice
 
 CELLS = ("lower", "last", "full")
+
+EVERY = 30.0
+"""Minutes between checkpoints within a task, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,10 @@ class Job:
         cells: which cells of the matrix are measured.
         out: folder of all runs.
         preflight: whether everything that a run would meet is looked for before its first step.
+        checkpoint_every: minutes between the checkpoints within a task, 0 for none; they change no bit of the result.
 
     Raises:
-        OptionError: there are no such cells, or a folder has no name.
+        OptionError: there are no such cells, a folder has no name, or minutes are no number from 0 on.
     """
 
     choices: tuple[Choice, ...]
@@ -55,10 +60,15 @@ class Job:
     device: str = "auto"
     out: str = "runs"
     preflight: bool = True
+    checkpoint_every: float = EVERY
 
     def __post_init__(self) -> None:
         if self.cells not in CELLS:
             raise OptionError(f"--cells {self.cells}{nearest(self.cells, CELLS)}")
+        if not 0 <= self.checkpoint_every < math.inf:
+            raise OptionError(
+                f"--checkpoint-every {self.checkpoint_every}: is no time; give minutes, or 0 for no checkpoint within a task"
+            )
         for name in ("out", "cache", "data", "features", "backbone"):
             value = getattr(self, name)
             if value is not None and not str(value).strip():
