@@ -54,8 +54,12 @@ STREAM = "CSC"
 """Two tasks, and the first one again."""
 
 
+EVERY_STEP = 1e-9
+"""Minutes between checkpoints within a task, of which one is written after every step then."""
+
+
 class Stopped(Exception):
-    """A trial ended behind the task behind which it was told to end."""
+    """A trial ended behind the task, or the step, behind which it was told to end."""
 
 
 class Watched(Run):
@@ -198,6 +202,7 @@ def trial(
     order: str = STREAM,
     follow: Sequence[Mapping[str, Tensor | None]] | None = None,
     stop: int = 0,
+    within: tuple[int, int] | None = None,
     silent: bool = False,
     run: bool = True,
     files: Path | None = None,
@@ -211,6 +216,7 @@ def trial(
         order: letters of the tasks.
         follow: gradients of another trial to compare with and to go along with.
         stop, silent: as in `Watched`.
+        within: ends within this lesson, behind so many of its steps, with a checkpoint within the task.
         run: whether to execute; otherwise it is made only.
         files: the tiny model's, where another process has made them.
         trained: states of a training that other trials share.
@@ -222,6 +228,10 @@ def trial(
     def report(**facts: Any) -> None:
         if facts.get("phase") == "train":
             world.record.reported.append(facts["terms"])
+        if facts.get("phase") == "passed":
+            raise ConformanceError("resuming", facts["message"])
+        if facts.get("phase") == "kept" and (facts["index"], facts["step"]) == within:
+            raise Stopped
 
     with folder if world.main else folder.reading():
         made = Watched(
@@ -235,6 +245,7 @@ def trial(
             world=world,
             report=report,
             trained=trained,
+            every=EVERY_STEP if within else 0.0,
         )
         made.stop, made.silent = stop, silent
         if run:
