@@ -67,7 +67,7 @@ class Job:
             raise OptionError(f"--cells {self.cells}{nearest(self.cells, CELLS)}")
         if not 0 <= self.checkpoint_every < math.inf:
             raise OptionError(
-                f"--checkpoint-every {self.checkpoint_every}: is no time; give minutes, or 0 for no checkpoint within a task"
+                f"--checkpoint-every {self.checkpoint_every:g}: is no time; give minutes, or 0 for no checkpoint within a task"
             )
         for name in ("out", "cache", "data", "features", "backbone"):
             value = getattr(self, name)

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -225,14 +225,6 @@ def trial(
     world = Observer(follow)
     folder = RunFolder(root, "run", {})
 
-    def report(**facts: Any) -> None:
-        if facts.get("phase") == "train":
-            world.record.reported.append(facts["terms"])
-        if facts.get("phase") == "passed":
-            raise ConformanceError("resuming", facts["message"])
-        if facts.get("phase") == "kept" and (facts["index"], facts["step"]) == within:
-            raise Stopped
-
     with folder if world.main else folder.reading():
         made = Watched(
             Observed(choices),
@@ -243,7 +235,7 @@ def trial(
             cells="lower",
             folder=folder,
             world=world,
-            report=report,
+            report=partial(_heard, world.record, within),
             trained=trained,
             every=EVERY_STEP if within else 0.0,
         )
@@ -252,3 +244,14 @@ def trial(
             with suppress(Stopped):
                 made.execute()
     return made
+
+
+def _heard(record: Record, within: tuple[int, int] | None, **facts: Any) -> None:
+    """What a trial reports, see `trial` of `within`; a checkpoint within a task must not be passed over."""
+    phase = facts.get("phase")
+    if phase == "train":
+        record.reported.append(facts["terms"])
+    elif phase == "passed":
+        raise ConformanceError("resuming", facts["message"])
+    elif phase == "kept" and (facts["index"], facts["step"]) == within:
+        raise Stopped
