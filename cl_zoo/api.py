@@ -38,7 +38,8 @@ def run(
         benchmark: an installed name, a YAML file, or either with options: `coin[instructions=type2]`.
         with_, probes: further plugins of the stack.
         options: option values by plugin name.
-        settings: fields of `Job`: backbone, features, data, order, seed, recipe, limit, cells, device, out, preflight, keep_states.
+        settings: fields of `Job`: backbone, features, data, order, seed, recipe, limit, cells, device, out, preflight,
+            keep_states, checkpoint_every.
 
     Returns:
         The finished run, from disk where the same run was finished before.

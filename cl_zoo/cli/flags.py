@@ -77,6 +77,12 @@ KeepStates = Annotated[
         help="States that a finished run keeps: last, or all, so that a run with another later task goes on from them.",
     ),
 ]
+CheckpointEvery = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every", metavar="MINUTES", help="Time between checkpoints within a task; 0: none."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")]
 Debug = Annotated[
@@ -84,7 +90,10 @@ Debug = Annotated[
     typer.Option("--debug", callback=_debug, help="Tracebacks of plugins whole, not only their own lines."),
 ]
 
-SETTINGS = "backbone features template image_aspect cache data order limit cells device out preflight keep_states".split()
+SETTINGS = """
+backbone features template image_aspect cache data order limit cells device out preflight keep_states
+checkpoint_every
+""".split()
 """Flags that are keywords of `cl_zoo.run` and `cl_zoo.compare` as they are."""
 
 

@@ -25,6 +25,7 @@ from cl_zoo.cli.flags import (
     Budget,
     Cache,
     Cells,
+    CheckpointEvery,
     Data,
     Debug,
     Device,
@@ -48,6 +49,7 @@ from cl_zoo.cli.flags import (
     options,
     settings,
 )
+from cl_zoo.runs.job import EVERY
 
 app = typer.Typer(
     name="cl-zoo",
@@ -87,6 +89,7 @@ def run(
     out: Out = "runs",
     preflight: Preflight = True,
     keep_states: KeepStates = "last",
+    checkpoint_every: CheckpointEvery = EVERY,
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
     debug: Debug = False,
@@ -166,6 +169,7 @@ def compare(
     out: Out = "runs",
     preflight: Preflight = True,
     keep_states: KeepStates = "last",
+    checkpoint_every: CheckpointEvery = EVERY,
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
     debug: Debug = False,

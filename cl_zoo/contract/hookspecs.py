@@ -23,6 +23,11 @@ Train/eval mode is the engine's: training mode from `before_task` to `after_task
 the model in another state does so inside `with cl_zoo.nn.standing_still(model):`, which puts everything back. An interrupted
 run goes on with `build_model`, `load_state_dict` and `before_task`, so `before_task` chooses anew whatever was chosen before.
 
+A run that was interrupted within a task does the same from the state after the task before, and then takes up what the steps
+have changed. So all that `loss`, the forward or `prepare` change from one step to the next is a parameter, a buffer of the model or
+in `state_dict`; `load_state_dict` then comes behind `before_task`, for a plugin whose state the steps have changed and for
+no other, and leaves alone what `before_task` has made.
+
 Arguments and hooks are only ever added.
 """
 

@@ -223,15 +223,15 @@ class Plugins:
                     kept[name] = returned.state(plugin.state_dict())
         return kept
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Give each plugin that has one its state.
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]], *, some: bool = False) -> None:
+        """Give each plugin that has one its state; of some, only those that are named.
 
         Raises:
             PluginFault: one cannot take it.
             RunError: there is none for it.
         """
         for name, plugin in self.instances.items():
-            if hasattr(plugin, "load_state_dict"):
+            if hasattr(plugin, "load_state_dict") and (name in state or not some):
                 if name not in state:
                     raise RunError(
                         f"{self._now() or 'the state'} holds nothing of {name}; delete the run's folder and run again"

@@ -32,7 +32,7 @@ from cl_zoo.engine.files import (
     write_json,
     write_sealed,
 )
-from cl_zoo.engine.states import State, read_list, read_state, states_in, write_list, write_state
+from cl_zoo.engine.states import State, read_list, read_state, states_in, steps_in, write_list, write_state
 from cl_zoo.errors import RunError, first_line
 
 if TYPE_CHECKING:
@@ -123,17 +123,34 @@ class RunFolder:
     def save_state(
         self, done: int, tensors: Mapping[str, Tensor], plugins: Mapping[str, Any], notes: Mapping[str, Any]
     ) -> None:
-        """Checkpoint after `done` tasks; the former one stays for the case that this one is damaged, those before it go unless all are kept."""
-        target, draft = self.partial / f"state-{done}", self.partial / "state.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
+        """Checkpoint after `done` tasks; the former one stays for the case that this one is damaged, all others go unless all are kept."""
+        target, draft = self.partial / f"state-{done}", self._draft()
         self.files = self._written()
         made = write_state(draft, done, tensors, plugins, notes, self.files)
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
         self.files |= {f"{target.name}/{name}": one for name, one in made.items()}
+        for other in steps_in(self.partial):
+            shutil.rmtree(other)
         for other in states_in(self.partial):
             if not self.keep and other.name not in (target.name, f"state-{done - 1}"):
+                shutil.rmtree(other)
+
+    def save_step(
+        self,
+        done: int,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        plugins: Mapping[str, Any],
+        notes: Mapping[str, Any],
+    ) -> None:
+        """Checkpoint within the task after `done` others; the former one of this task goes when this one is whole."""
+        target, draft = self.partial / f"state-{done}-step-{step}", self._draft()
+        write_state(draft, done, tensors, plugins, notes)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+        for other in steps_in(self.partial, done):
+            if other != target:
                 shutil.rmtree(other)
 
     def load_state(self, device: str = "cpu") -> State | None:
@@ -200,7 +217,7 @@ class RunFolder:
             manifest: with `files`, where another process has listed them.
         """
         shutil.rmtree(self.partial / "state.draft", ignore_errors=True)
-        for former in states_in(self.partial)[: 0 if self.keep else -1]:
+        for former in [*states_in(self.partial)[: 0 if self.keep else -1], *steps_in(self.partial)]:
             shutil.rmtree(former)
         for leftover in self.partial.rglob("*.draft"):
             leftover.unlink()
@@ -217,6 +234,13 @@ class RunFolder:
         files = sorted(file for kind in kinds for file in self.partial.glob(kind) if file.is_file())
         named = {str(file.relative_to(self.partial)): file for file in files}
         return {name: listed.get(name) or entry(file) for name, file in named.items() if name != MANIFEST}
+
+    def _draft(self) -> Path:
+        """An empty folder to write a checkpoint into."""
+        draft = self.partial / "state.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        return draft
 
     def _written(self) -> dict[str, Entry]:
         """What is listed beside the checkpoints."""

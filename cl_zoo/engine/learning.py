@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import zip_longest
-from typing import Any
+from itertools import islice, zip_longest
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from cl_zoo.nn.placing import bank_parts
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, Task, in_words
+
+if TYPE_CHECKING:
+    from cl_zoo.engine.midway import Midway
 
 Report = Callable[..., None]
 """Called with keywords that tell how far a run is."""
@@ -133,32 +136,49 @@ class Learner:
         owners = {id(named[name]): owner for name, owner in self.plugins.owners(self.model).items()}
         return lambda weight: owners.get(id(weight), method)
 
-    def run(self, report: Report) -> TaskCost:
-        """All epochs; returns what they cost.
+    def run(self, report: Report, midway: Midway | None = None) -> TaskCost:
+        """All epochs, or what is left of them; returns what they cost.
+
+        Args:
+            midway: keeps checkpoints on the way and may hold one to go on from.
 
         Raises:
             PluginFault: a plugin's term or a gradient is not finite.
             RunError: the task's own objective is not.
         """
-        started, done = time.perf_counter(), 0
+        began = midway.go_on(self) if midway else 0
+        started, done = time.perf_counter() - self.cost.seconds, began
         self.model.train()
-        for epoch in range(self.recipe.epochs):
+        for epoch in range(began // max(self.per_epoch, 1), self.recipe.epochs):
             seed_everything(
                 self.seed, self.task.name, self.task.occurrence, f"epoch {epoch}", self.world.rank
             )
             plan = steps(self._order(epoch), batch=self.recipe.global_batch, count=self.per_epoch)
-            for indices, following in zip(plan, [*plan[1:], []], strict=True):
+            learnt = done - epoch * self.per_epoch
+            if midway and learnt:
+                midway.draw_on()
+            for indices, following in islice(zip(plan, [*plan[1:], []], strict=True), learnt, None):
                 done += 1
                 self.plugins.at(in_words(self.task), done)
                 terms = self.step(indices, following)
                 values = self._finite(terms)
                 if done % 10 == 0 or done == self.total:
                     report(phase="train", step=done, steps=self.total, terms=values)
+                if midway and midway.due():
+                    self.cost.seconds = time.perf_counter() - started
+                    midway.keep(self)
         self.optimizer.zero_grad(set_to_none=True)  # those of the last step; each step drops those before it
         trained = sum(self.cost.trained.values())
         self.cost.flops = training_flops(self.backbone, self.cost.tokens, trained)
         self.cost.seconds = time.perf_counter() - started
         return self.cost
+
+    def rates_after(self, done: int) -> None:
+        """Let the schedule stand where it stands after so many steps."""
+        self.schedule.last_epoch = done
+        bases, factor = self.schedule.base_lrs, rate(done, self.total, self.recipe)
+        for group, base in zip(self.optimizer.param_groups, bases, strict=True):
+            group["lr"] = base * factor
 
     def _order(self, epoch: int) -> list[int]:
         """Places in the pool: the task's own samples come in one order for every method, rehearsed ones between them."""

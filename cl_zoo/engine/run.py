@@ -22,6 +22,7 @@ from cl_zoo.engine.folder import RunFolder, cells_of_row
 from cl_zoo.engine.inherited import number, ways_back
 from cl_zoo.engine.learning import Learner, Report, assign_parts, recompute_activations
 from cl_zoo.engine.ledger import Ledger, TaskCost, active, own_state, peak_memory_mb, stored
+from cl_zoo.engine.midway import Midway
 from cl_zoo.engine.sound import check_weights, numbers, unchanged, unsound, weights
 from cl_zoo.engine.states import State, fill, read_state_in, states_in
 from cl_zoo.engine.streams import Share, TaskBatches, Union, expected
@@ -44,6 +45,7 @@ class Run:
         cells: `lower` (all tasks seen so far), `last` (only after the last task) or `full` (future tasks too).
         folder: entered and empty, or holding a checkpoint of the same run.
         trained: states of a training that other runs share; `None` where this one is alone.
+        every: minutes between checkpoints within a task, 0 for none.
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class Run:
         world: World,
         report: Report,
         trained: Trained | None = None,
+        every: float = 0.0,
     ) -> None:
         self.plugins, self.stream, self.backbone, self.recipe = plugins, tuple(stream), backbone, recipe
         self.seed, self.cells, self.folder, self.world, self.report = seed, cells, folder, world, report
-        self.trained, self.ledger = trained, Ledger(budget=budget(backbone, recipe))
+        self.trained, self.every, self.ledger = trained, every, Ledger(budget=budget(backbone, recipe))
         self.measured: list[dict[str, float]] = []
         self.model = self._build()
 
@@ -124,6 +127,7 @@ class Run:
         self._sound(self.model, "before_task")
         self._seed("rehearse", task)
         pool = Union([lesson.train, self.plugins.rehearse(task)])
+        midway = Midway(self, task)
         learner = Learner(
             self.model,
             task,
@@ -134,7 +138,7 @@ class Run:
             world=self.world,
             seed=self.seed,
         )
-        cost = learner.run(lambda **facts: self.report(task=task.name, index=task.index, **facts))
+        cost = learner.run(lambda **facts: self.report(task=task.name, index=task.index, **facts), midway)
         self.ledger.tasks.append(cost)
         self._sound(self.model, "loss", f"step {cost.steps}, the last one,")
         self.plugins.at(in_words(task))

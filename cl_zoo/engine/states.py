@@ -1,4 +1,4 @@
-"""A state on disk: what a run has learnt after some of its tasks, as tensors and JSON with a list of both.
+"""A state on disk: what a run has learnt after some of its tasks, or of a task's steps, as tensors and JSON with a list of both.
 
 Tensors are safetensors, everything else is JSON; nothing is ever pickled. The list says what each file holds, and what the run had
 written before, so that a run that is not finished is checked as well.
@@ -7,6 +7,7 @@ written before, so that a run that is not finished is checked as well.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,15 @@ def states_in(folder: Path) -> list[Path]:
     """Folders of the states in a run's folder, the newest last."""
     found = [path for path in folder.glob("state-*") if path.name.removeprefix("state-").isdecimal()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("state-")))
+
+
+def steps_in(folder: Path, done: int | None = None) -> list[Path]:
+    """Folders of the states within a task in a run's folder, the newest last; of the task after `done` others, or of all."""
+    found = {
+        path: re.fullmatch(r"state-(\d+)-step-(\d+)", path.name) for path in folder.glob("state-*-step-*")
+    }
+    places = {path: (int(read[1]), int(read[2])) for path, read in found.items() if read}
+    return sorted((path for path, at in places.items() if done in (None, at[0])), key=places.__getitem__)
 
 
 def read_state(folder: Path, device: str = "cpu") -> State | None:
@@ -56,7 +66,7 @@ def write_state(
     from safetensors.torch import save_file
 
     flat: dict[str, Tensor] = {}
-    tree = _split_tensors(plugins, "", flat)
+    tree = split_tensors(plugins, "", flat)
     for name, held in (("model", tensors), ("plugins", flat)):
         copies = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in held.items()}
         save_file(copies, place / f"{name}.safetensors")
@@ -130,7 +140,7 @@ def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], place: st
             target.copy_(tensors[name])
 
 
-def _split_tensors(value: Any, path: str, flat: dict[str, Tensor]) -> Any:
+def split_tensors(value: Any, path: str, flat: dict[str, Tensor]) -> Any:
     """JSON with `{"$tensor": path}` in place of every tensor, which goes to `flat` under its JSON pointer (RFC 6901)."""
     from torch import Tensor as TensorType
 
@@ -144,9 +154,9 @@ def _split_tensors(value: Any, path: str, flat: dict[str, Tensor]) -> Any:
                     f"plugin state {path or '/'}: the key {key!r} would not come back as it is; use other strings as keys"
                 )
         escaped = {key: key.replace("~", "~0").replace("/", "~1") for key in value}
-        return {key: _split_tensors(item, f"{path}/{escaped[key]}", flat) for key, item in value.items()}
+        return {key: split_tensors(item, f"{path}/{escaped[key]}", flat) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_split_tensors(item, f"{path}/{place}", flat) for place, item in enumerate(value)]
+        return [split_tensors(item, f"{path}/{place}", flat) for place, item in enumerate(value)]
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise RunError(

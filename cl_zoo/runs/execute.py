@@ -70,6 +70,7 @@ def execute(
             world=world,
             report=report,
             trained=trained,
+            every=job.checkpoint_every,
         )
         running.execute()
         if trained is not None and trained.whole(len(running.lessons)):

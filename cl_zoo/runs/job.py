@@ -6,6 +6,7 @@ up, `cl_zoo.runs.execute` trains and answers, `cl_zoo.runs.manifest` scores and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ from cl_zoo.names import Choice
 
 CELLS = ("lower", "last", "full")
 KEPT_STATES = ("last", "all")
+
+EVERY = 30.0
+"""Minutes between checkpoints within a task, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,10 @@ class Job:
         preflight: whether everything that a run would meet is looked for before its first step.
         keep_states: which states a finished run keeps: the `last`, from which its model is built again, or `all`, from which
             runs with other later tasks go on as well.
+        checkpoint_every: minutes between the checkpoints within a task, 0 for none; they change no bit of the result.
 
     Raises:
-        OptionError: there are no such cells or states, or a folder has no name.
+        OptionError: there are no such cells or states, a folder has no name, or minutes are no number from 0 on.
     """
 
     choices: tuple[Choice, ...]
@@ -59,12 +64,17 @@ class Job:
     out: str = "runs"
     preflight: bool = True
     keep_states: str = "last"
+    checkpoint_every: float = EVERY
 
     def __post_init__(self) -> None:
         if self.cells not in CELLS:
             raise OptionError(f"--cells {self.cells}{nearest(self.cells, CELLS)}")
         if self.keep_states not in KEPT_STATES:
             raise OptionError(f"--keep-states {self.keep_states}{nearest(self.keep_states, KEPT_STATES)}")
+        if not 0 <= self.checkpoint_every < math.inf:
+            raise OptionError(
+                f"--checkpoint-every {self.checkpoint_every:g}: is no time; give minutes, or 0 for no checkpoint within a task"
+            )
         for name in ("out", "cache", "data", "features", "backbone"):
             value = getattr(self, name)
             if value is not None and not str(value).strip():

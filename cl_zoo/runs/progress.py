@@ -92,6 +92,11 @@ class Bars:
                 self._bars.update(bar, completed=event["index"] + 1, state=f"{event['task']}, learnt before")
             elif event["phase"] == "inherited":
                 self._bars.update(bar, completed=len(event["tasks"]), state=_inherited(event))
+            elif event["phase"] == "resumed":
+                done = event["index"] + event["step"] / event["steps"]
+                self._bars.update(bar, completed=done, state=_phase(event))
+            elif event["phase"] == "passed":
+                self._bars.console.print(_phase(event), markup=False, highlight=False, soft_wrap=True)
             elif event["phase"] == "preflight":
                 self._bars.update(bar, state=f"checking {event['task']}")
             elif event["phase"] == "answer":
@@ -116,6 +121,10 @@ def _phase(event: dict[str, Any]) -> str:
         return f"took over {event['task']}, which another run has learnt"
     if event["phase"] == "inherited":
         return _inherited(event)
+    if event["phase"] == "resumed":
+        return f"goes on within {event['task']} after step {event['step']} of {event['steps']}"
+    if event["phase"] == "passed":
+        return str(event["message"])
     if event["phase"] == "score":
         return _scoring(event)
     return ""

@@ -12,12 +12,12 @@ from typing import Any
 
 from cl_zoo.engine.files import LIST, Entry, damage, write_json
 from cl_zoo.engine.folder import IDENTITY, MANIFEST, locked, read_identity, read_manifest
-from cl_zoo.engine.states import read_list, states_in, write_list
+from cl_zoo.engine.states import read_list, states_in, steps_in, write_list
 from cl_zoo.errors import ClZooError, RunError, first_line
 from cl_zoo.runs.manifest import score_cells, scored
 from cl_zoo.scoring.scorer import METRICS, Scorer
 
-FILES = re.compile(r"(?:(?:answers|expected|scores|state-\d+)/)?[\w.-]+", re.ASCII)
+FILES = re.compile(r"(?:(?:answers|expected|scores|state-\d+(?:-step-\d+)?)/)?[\w.-]+", re.ASCII)
 """Names of files in a run's folder; a list may come from anybody, and what it names is moved when it is damaged."""
 
 
@@ -132,7 +132,7 @@ def _manifest(folder: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
 def _listed(folder: Path, manifest: Mapping[str, Any] | None, damaged: dict[str, str]) -> dict[str, Entry]:
     """Entries by name from the manifest, or else from the lists of the states; a list that cannot be read is damage."""
     listed: dict[str, Entry] = {}
-    for state in states_in(folder):
+    for state in [*states_in(folder), *steps_in(folder)]:
         name = f"{state.name}/{LIST}"
         try:
             found = read_list(state)

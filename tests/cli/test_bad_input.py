@@ -91,6 +91,13 @@ def refused(cli: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
         ),
         (("ewc", "--cells", "lowr", *TINY), "--cells lowr; did you mean 'lower'? known: full, last, lower"),
         (("ewc", "--keep-states", "al", *TINY), "--keep-states al; did you mean 'all'? known: all, last"),
+        *(
+            (
+                ("ewc", "--checkpoint-every", minutes, *TINY),
+                f"--checkpoint-every {minutes}: is no time; give minutes, or 0 for no checkpoint within a task",
+            )
+            for minutes in ("-1", "nan", "inf")
+        ),
         (("ewc", "--order", "CX", *TINY), "--order: tiny has no task 'X'; known: C, S, colour, side"),
         (("ewc", "--order", "", *TINY), "--order '': names no task; tiny has colour, side"),
         (("ewc", "--limit", "0", *TINY), "--limit must be at least 1, got 0"),

@@ -118,7 +118,7 @@ def test_settings_of_the_command_line_reach_the_run(cli: Callable[..., Any], tmp
     ended = cli(
         "run", "finetune", "--with", "ewc", "-o", "ewc.strength=7", *TINY, "--out", tmp_path / "runs",
         "--recipe", tmp_path / "recipe.yaml", "--set", "epochs=3", "--order", "S", "--limit", 4, "--cells", "last",
-        "--seed", 5,
+        "--seed", 5, "--checkpoint-every", 0.5,
     )  # fmt: skip
 
     assert ended.code == 0, ended.err
@@ -132,6 +132,7 @@ def test_settings_of_the_command_line_reach_the_run(cli: Callable[..., Any], tmp
     }
     assert (identity["benchmark"]["order"], identity["benchmark"]["limit"]) == (["side"], 4)
     assert (manifest["seed"], identity["cells"], manifest["label"]) == (5, "last", "finetune+ewc[strength=7]")
+    assert manifest["job"]["checkpoint_every"] == 0.5
     assert manifest["ledger"]["tasks"][0]["samples"] == 12  # three epochs of four
 
 

@@ -50,6 +50,45 @@ with folder_of_run if world.main else folder_of_run.reading():
     print(f"rank {world.rank} took {run.ledger.taken}")
 """
 
+WITHIN = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from cl_zoo.names import parse_stack
+from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.engine.run import Run
+from cl_zoo.contract.plugins import Plugins
+from cl_zoo.engine.folder import RunFolder
+from cl_zoo.testing import tiny_backbone, tiny_benchmark
+from cl_zoo.processes import World
+
+method, folder, root, stop = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+world, benchmark = World("cpu"), tiny_benchmark(2, size=9)
+
+class Stop(Exception):
+    pass
+
+def report(**facts):
+    if facts["phase"] in ("resumed", "passed"):
+        print(f"rank {world.rank} {facts['phase']}", facts.get("step", facts.get("message")))
+    if facts["phase"] == "kept" and (facts["index"], facts["step"]) == (1, stop):
+        raise Stop
+
+folder_of_run = RunFolder(root, "run", {})
+with folder_of_run if world.main else folder_of_run.reading():
+    run = Run(
+        Plugins(parse_stack(method)), benchmark.tasks, tiny_backbone(folder),
+        build_recipe(benchmark.recipe, {"adapter.dropout": 0.2, "global_batch": 4}),
+        seed=0, cells="lower", folder=folder_of_run, world=world, report=report, every=1e-9 if stop else 0,
+    )
+    try:
+        run.execute()
+    except Stop:
+        pass
+world.wait()
+torch.distributed.destroy_process_group()
+"""
+
 REPEAT = """
 import sys
 from pathlib import Path
@@ -191,6 +230,51 @@ def test_two_processes_take_over_one_training(tiny_folder: Path, tmp_path: Path)
     assert all(f"rank {rank} took 2" in second for rank in (0, 1))
     (one, said, _), (other, own, _) = (outcome(tmp_path / name / "2") for name in ("second", "alone"))
     assert said == own
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+
+
+class Own:
+    """What each process counts of its own batches, and lets its loss depend on; of the model, a buffer."""
+
+    @hookimpl
+    def build_model(self, backbone: Backbone, recipe: Any) -> nn.Module:
+        model = adapters(backbone, recipe)
+        model.register_buffer("pace", torch.zeros(()))
+        self.letters = 0
+        return model
+
+    @hookimpl
+    def loss(self, model: Any, batch: Batch, outputs: Any) -> dict[str, Tensor]:
+        self.letters += sum(len(sample.prompt) + int(sample.id) for sample in batch.samples)
+        model.pace += outputs.logits.detach().float().std()
+        ups = torch.stack([(w**2).sum() for name, w in model.named_parameters() if "bank_up" in name]).sum()
+        return {"own": self.letters * model.pace * ups}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"letters": self.letters}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.letters = state["letters"]
+
+
+def test_two_processes_go_on_within_a_task_each_where_it_stood(tiny_folder: Path, tmp_path: Path) -> None:
+    """Random numbers, a plugin's count and a buffer differ between the processes."""
+
+    def start(name: str, stop: int) -> str:
+        arguments = (f"{HERE}:Own", str(tiny_folder), str(tmp_path / name), str(stop))
+        return launch(WITHIN, tmp_path, 2, *arguments)
+
+    start("whole", 0)
+    start("stopped", 2)
+    place = tmp_path / "stopped/run.partial/state-1-step-2"
+    told = json.loads((place / "state.json").read_text())["plugins"]
+    assert told["0"]["generators"] != told["1"]["generators"]
+    assert told["0"]["plugins"] != told["1"]["plugins"]
+    resumed = start("stopped", 0)
+
+    assert sorted(resumed.splitlines()) == ["rank 0 resumed 2", "rank 1 resumed 2"]
+    (one, answers, _), (other, again, _) = (outcome(tmp_path / name) for name in ("whole", "stopped"))
+    assert answers == again
     assert all(torch.equal(weight, other[name]) for name, weight in one.items())
 
 

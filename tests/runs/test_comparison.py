@@ -388,3 +388,17 @@ def test_a_bar_says_what_the_scores_wait_for():
             watch(event)
 
     assert "scoring; waits for [Java]" in written.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_going_on_within_a_task_is_said_and_so_is_a_checkpoint_that_is_passed_over(terminal: bool):
+    passed = "checkpoint state-1-step-40: state.json is missing; task side is learnt anew"
+    about = {**ABOUT, "event": "progress", "task": "side", "index": 1}
+    written = io.StringIO()
+    with progress_for(Console(file=written, force_terminal=terminal, width=120), 1) as watch:
+        watch(EVENTS[0])
+        watch({**about, "phase": "passed", "message": passed})
+        watch({**about, "phase": "resumed", "step": 20, "steps": 80})
+
+    assert passed in written.getvalue()
+    assert "goes on within side after step 20 of 80" in written.getvalue()

@@ -22,20 +22,24 @@ FORK = multiprocessing.get_context("fork")
 """What is killed has torch loaded already, so that a kill meets the run and not its imports."""
 
 
-def run(out: Path) -> None:
+def run(out: Path, told: list[str] | None = None) -> None:
+    """Five steps a task, with a checkpoint behind each of them."""
     cl_zoo.run(
         "ewc",
         benchmark="cl_zoo.testing:load_tiny",
         backbone="cl_zoo.testing:load_tiny_backbone",
         device="cpu",
         limit=4,
+        recipe={"epochs": 5, "adapter.dropout": 0.2},
+        checkpoint_every=1e-9,
         out=out,
+        watch=lambda event: None if told is None else told.append(event.get("phase", "")),
     )
 
 
-def finish(out: Path) -> Path:
+def finish(out: Path, told: list[str] | None = None) -> Path:
     """The folder of the run, after its command has ended."""
-    run(out)
+    run(out, told)
     (folder,) = (path for path in out.glob("tiny-ewc-*") if path.suffix == "")
     return folder
 
@@ -64,7 +68,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bytes(
     whole: tuple[Path, float], tmp_path: Path
 ) -> None:
-    moments, kills, finished = random.Random(0), 0, 0
+    moments, kills, finished, told = random.Random(0), 0, 0, list[str]()
     while kills < KILLS:
         out = tmp_path / str(finished)
         process = FORK.Process(target=run, args=(out,))
@@ -76,9 +80,11 @@ def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bytes(
         for left in out.glob("tiny-ewc-*/identity.json"):
             assert damaged(left.parent) == []
         if kills % 3 == 0 or any(out.glob("tiny-ewc-*/manifest.json")):
-            assert lasting(finish(out)) == lasting(whole[0])
+            assert lasting(finish(out, told)) == lasting(whole[0])
             finished += 1
-    print(f"{kills} kills, {finished} runs finished with the same bytes")
+    within = told.count("resumed")
+    assert within
+    print(f"{kills} kills, {finished} runs finished with the same bytes, {within} of them from within a task")
 
 
 def test_a_flipped_bit_in_any_file_is_found_named_and_repaired(

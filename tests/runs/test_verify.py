@@ -254,6 +254,56 @@ def test_a_state_that_is_damaged_costs_the_tasks_behind_the_former_one(tmp_path:
     assert [state.name for state in states_in(result.folder)] == ["state-3"]
 
 
+def timeless(folder: Path) -> dict[str, Any]:
+    """A manifest without clocks and memory, and without where it was made."""
+    manifest = read_manifest(folder)
+    ledger = {**manifest["ledger"], "tasks": [{**task, "seconds": 0} for task in manifest["ledger"]["tasks"]]}
+    for name in ("seconds", "hooks", "evaluation_seconds", "peak_memory_mb"):
+        del ledger[name]
+    files = {name: one for name, one in manifest["files"].items() if not name.endswith(".json")}
+    left_out = dict.fromkeys(("environment", "job", "seal"))
+    return {**manifest, **left_out, "ledger": ledger, "files": files}
+
+
+def test_a_checkpoint_within_a_task_is_checked_and_is_all_that_its_damage_costs(tmp_path: Path):
+    settings = {**SETTINGS, "limit": 8}  # two steps a task
+    whole = cl_zoo.run("ewc", out=tmp_path / "whole", **settings).folder
+    place, told = "state-1-step-1", list[str]()
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("phase") == "kept" and event["index"] == 1:
+            raise Stop
+
+    def go_on() -> Path:
+        told.clear()
+        result = cl_zoo.run(
+            "ewc", out=tmp_path, watch=lambda event: told.append(event.get("phase", "")), **settings
+        )
+        return Path(result.folder)
+
+    with pytest.raises(Stop):
+        cl_zoo.run("ewc", out=tmp_path, watch=stop, checkpoint_every=1e-9, **settings)
+    (partial,) = tmp_path.glob("*.partial")
+    assert checked(partial).damaged == {}
+    shutil.copytree(partial, tmp_path / "kept" / partial.name)
+    for name in ("files.json", "model.safetensors", "plugins.safetensors", "state.json"):
+        for found in ([f"{place}/{name}"], []):  # there and back
+            flip(partial / place / name)
+            assert list(checked(partial).damaged) == found
+
+    flip(partial / place / "model.safetensors")
+    assert repair(checked(partial)).endswith("goes on after task 1")
+    assert checked(partial).damaged == {}
+    anew = go_on()
+    assert "resumed" not in told
+    assert (lasting(anew), timeless(anew)) == (lasting(whole), timeless(whole))
+    shutil.rmtree(anew)
+    (tmp_path / "kept" / partial.name).rename(partial)
+    resumed = go_on()
+    assert "resumed" in told
+    assert (lasting(resumed), timeless(resumed)) == (lasting(whole), timeless(whole))
+
+
 def test_verify_says_on_the_command_line_what_is_damaged_and_repairs_it(copied: Path, cli: Any):
     ended = cli("verify", copied)
     assert (ended.code, ended.err) == (0, "")

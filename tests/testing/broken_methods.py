@@ -364,6 +364,19 @@ class ForgetsCount(Sound):
         return super().after_task(model, task, batches)
 
 
+class ForgetsSteps(Sound):
+    """What its loss changes from one step of a task to the next is not in its state."""
+
+    @hookimpl
+    def before_task(self, model: nn.Module, task: Task) -> None:
+        self.steps = 0
+        super().before_task(model, task)
+
+    def terms(self, batch: Batch, outputs: Any) -> dict[str, Tensor]:
+        self.steps += 1
+        return {name: self.steps * term for name, term in super().terms(batch, outputs).items()}
+
+
 # --- a training that is shared --------------------------------------------------------------------------------------
 
 

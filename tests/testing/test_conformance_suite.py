@@ -40,6 +40,7 @@ BREAKS = {
     "KeepsAnObject": "state",
     "ForgetsAnchors": "saving",
     "ForgetsCount": "resuming",
+    "ForgetsSteps": "resuming",
     "LearnsFromAnswering": "sharing",
     "SavesSharpness": "sharing",
     "LoadsOnTop": "sharing",
@@ -113,6 +114,13 @@ def test_a_training_is_shared_where_answers_alone_read_an_option() -> None:
         check_promise(f"{BROKEN}:LearnsFromAnswering", "sharing")
     with pytest.raises(Undecided, match="routing looks at answers, so that it shares no training"):
         check_promise(f"{BROKEN}:Sharpened+routing", "sharing")
+
+
+def test_what_is_lost_within_a_task_is_told_from_what_is_lost_between_tasks() -> None:
+    with pytest.raises(ConformanceError, match=r"after 2 tasks: .* differs after stopping within a task and"):
+        check_promise(f"{BROKEN}:ForgetsSteps", "resuming")
+    with pytest.raises(ConformanceError, match=r"after 2 tasks: .* differs after stopping and resuming"):
+        check_promise(f"{BROKEN}:ForgetsCount", "resuming")
 
 
 @pytest.mark.slow

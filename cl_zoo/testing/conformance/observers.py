@@ -157,9 +157,9 @@ class Observed(Plugins):
         with self._put_back("state_dict"):
             return super().state_dict(probes=probes)
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]], *, some: bool = False) -> None:
         with self._put_back("load_state_dict", chooses=True):
-            super().load_state_dict(state)
+            super().load_state_dict(state, some=some)
 
     @contextmanager
     def _put_back(self, hook: str, *, chooses: bool = False) -> Iterator[None]:

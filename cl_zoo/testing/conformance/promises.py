@@ -7,7 +7,7 @@ that draws from an unseeded generator breaks `seeds` and not everything that com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -191,17 +191,22 @@ def saving(subject: Subject) -> None:
 
 
 def resuming(subject: Subject) -> None:
-    """stopping after any task and going on later ends as if nothing had happened, bit for bit"""
-    sequential(subject, "joint", "none")
+    """stopping after any task, or within one, and going on later ends as if nothing had happened, bit for bit"""
+    sequential(subject, "none")
     needs(subject, seeds, saving)
-    whole, root = subject.whole, subject.folder("resumed")
-    moments: list[Moment] = []
-    for stop in (*range(1, len(STREAM)), 0):
-        resumed = subject.again("stopped and resumed", "resuming", root=root, stop=stop)
-        moments += resumed.record.moments
-    resumed.record.moments = moments
-    lost = unkept(whole.plugins.instances)
-    same(resumed, whole, "resuming", f"differs after stopping and resuming{lost}")
+    whole, last = subject.whole, len(subject.whole.lessons) - 1
+    stops = [{"stop": done} for done in range(1, last + 1)]
+    resumed = stopping(subject, [*stops[:1], {"within": (min(1, last), 2)}, *stops[1:], {}])
+    if not unlike(resumed, whole):
+        return
+    between = stopping(subject, [*stops, {}])
+    same(between, whole, "resuming", f"differs after stopping and resuming{unkept(whole.plugins.instances)}")
+    same(
+        resumed,
+        whole,
+        "resuming",
+        "differs after stopping within a task and resuming; keep what loss or forward change in state_dict, and make in before_task what they only read",
+    )
 
 
 def sharing(subject: Subject) -> None:
@@ -300,6 +305,16 @@ def needs(subject: Subject, *promises: Promise) -> None:
         cause = verdict.cause if isinstance(verdict, Undecided) else verdict
         if cause is not None:
             raise Undecided.behind(cause)
+
+
+def stopping(subject: Subject, ends: Iterable[Mapping[str, Any]]) -> Watched:
+    """A run that ended and went on as often as it is told, see `trial`; the last of the trials, with the moments of all."""
+    root, moments = subject.folder("resumed"), list[Moment]()
+    for end in ends:
+        resumed = subject.again("stopped and resumed", "resuming", root=root, **end)
+        moments += resumed.record.moments
+    resumed.record.moments = moments
+    return resumed
 
 
 def same(run: Watched, other: Watched, promise: str, sentence: str) -> None:

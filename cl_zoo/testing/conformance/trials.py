@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,12 @@ STREAM = "CSC"
 """Two tasks, and the first one again."""
 
 
+EVERY_STEP = 1e-9
+"""Minutes between checkpoints within a task, of which one is written after every step then."""
+
+
 class Stopped(Exception):
-    """A trial ended behind the task behind which it was told to end."""
+    """A trial ended behind the task, or the step, behind which it was told to end."""
 
 
 class Watched(Run):
@@ -198,6 +202,7 @@ def trial(
     order: str = STREAM,
     follow: Sequence[Mapping[str, Tensor | None]] | None = None,
     stop: int = 0,
+    within: tuple[int, int] | None = None,
     silent: bool = False,
     run: bool = True,
     files: Path | None = None,
@@ -211,6 +216,7 @@ def trial(
         order: letters of the tasks.
         follow: gradients of another trial to compare with and to go along with.
         stop, silent: as in `Watched`.
+        within: ends within this lesson, behind so many of its steps, with a checkpoint within the task.
         run: whether to execute; otherwise it is made only.
         files: the tiny model's, where another process has made them.
         trained: states of a training that other trials share.
@@ -218,10 +224,6 @@ def trial(
     """
     world = Observer(follow)
     folder = RunFolder(root, "run", {})
-
-    def report(**facts: Any) -> None:
-        if facts.get("phase") == "train":
-            world.record.reported.append(facts["terms"])
 
     with folder if world.main else folder.reading():
         made = Watched(
@@ -233,11 +235,23 @@ def trial(
             cells="lower",
             folder=folder,
             world=world,
-            report=report,
+            report=partial(_heard, world.record, within),
             trained=trained,
+            every=EVERY_STEP if within else 0.0,
         )
         made.stop, made.silent = stop, silent
         if run:
             with suppress(Stopped):
                 made.execute()
     return made
+
+
+def _heard(record: Record, within: tuple[int, int] | None, **facts: Any) -> None:
+    """What a trial reports, see `trial` of `within`; a checkpoint within a task must not be passed over."""
+    phase = facts.get("phase")
+    if phase == "train":
+        record.reported.append(facts["terms"])
+    elif phase == "passed":
+        raise ConformanceError("resuming", facts["message"])
+    elif phase == "kept" and (facts["index"], facts["step"]) == within:
+        raise Stopped
