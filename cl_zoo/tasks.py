@@ -20,13 +20,12 @@ from cl_zoo.errors import DataError, OptionError, nearest
 
 ImageSource = Image.Image | Path
 """An image in memory, or the file that it is read from when it is needed."""
-"""An image in memory or the path of its file."""
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one image.
+    """One question about one image, or the last one of a conversation about it.
 
     Attributes:
         id: opaque within its split; says nothing about the task.
@@ -35,6 +34,9 @@ class Sample:
         answer: the text to learn; `None` where a model has to answer.
         references: for captions, the sentences that an answer is scored against.
         truth: what a scoring rule needs beyond these, as JSON values: a box, the sizes of an image, the answers of ten people.
+        before: the turns before the question, (asked, answered) each, which the model reads in training and in answering; the image
+            stands in the first.
+        learns_before: whether in training the answers in `before` are learnt too, as LLaVA's trainer does.
     """
 
     id: str
@@ -43,9 +45,17 @@ class Sample:
     answer: str | None = None
     references: tuple[str, ...] = ()
     truth: Mapping[str, Any] = field(default_factory=dict)
+    before: tuple[tuple[str, str], ...] = ()
+    learns_before: bool = True
+
+    @property
+    def learnt(self) -> tuple[str | None, ...]:
+        """The answers that are learnt from it in training, in their order."""
+        earlier = self.before if self.learns_before else ()
+        return (*(answer for _, answer in earlier), self.answer)
 
     def question_only(self) -> Sample:
-        """The sample as a method may see it at inference: nothing of what is expected."""
+        """The sample as a method may see it at inference: nothing of what is expected; the turns before stay, as context."""
         return replace(self, answer=None, references=(), truth={})
 
 

@@ -29,6 +29,7 @@ Held against:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,17 @@ def draw(batches: Sequence[Batch], samples: int) -> list[Sample]:
 
 def pack(sample: Sample) -> dict[str, Any]:
     """What of a sample is kept on disk: JSON and a tensor."""
-    return {"id": sample.id, "prompt": sample.prompt, "answer": sample.answer, "image": pixels(sample.image)}
+    kept = {"id": sample.id, "prompt": sample.prompt, "answer": sample.answer, "image": pixels(sample.image)}
+    if not sample.before:
+        return kept
+    return {**kept, "before": [list(turn) for turn in sample.before], "learns_before": sample.learns_before}
 
 
 def unpack(kept: Mapping[str, Any]) -> Sample:
     """The sample that `pack` took apart."""
-    return Sample(kept["id"], shown(kept["image"]), kept["prompt"], kept["answer"])
+    sample = Sample(kept["id"], shown(kept["image"]), kept["prompt"], kept["answer"])
+    before = tuple((asked, answer) for asked, answer in kept.get("before", ()))
+    return replace(sample, before=before, learns_before=kept.get("learns_before", True))
 
 
 def pixels(image: ImageSource | None) -> Tensor | str | dict[str, str] | None:

@@ -79,26 +79,41 @@ def _task(task: TaskData, out: Path, say: Callable[[str], None]) -> dict[str, An
         if not len(samples):
             continue
         name = f"{_plain(task.name)}_{split}.jsonl"
+        learns = set[bool]()
         with (out / name).open("w", encoding="utf-8") as file:
             for place, image in enumerate(_images(samples, out, Path(_plain(task.name)) / split)):
-                write = _question if split == "test" else _talk
-                record = write(without_image(samples, place), image)
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                write, sample = _question if split == "test" else _talk, without_image(samples, place)
+                file.write(json.dumps(write(sample, image), ensure_ascii=False) + "\n")
+                learns |= {sample.learns_before} if sample.before else set()
         say(f"{out / name}: {len(samples):,} records")
         form = "question" if split == "test" else "llava"
         about[split] = {"files": [name], "format": form, "count": len(samples)}
+        if len(learns) > 1:
+            says = f"task {task.name}, {split}: of some samples all answers are learnt and of others the last"
+            raise DataError(f"{says}, which one file has no place for; leave this benchmark a plugin")
+        if False in learns:
+            about[split]["turns"] = "last"
     return about
 
 
 def _talk(sample: Sample, image: str | None) -> dict[str, Any]:
+    said = [*sample.before, (sample.prompt, sample.answer)]
+    first = said[0][0]
     # With the token as LLaVA has it, but where taking it off would take white space of the question with it.
-    marked = image is not None and sample.prompt == sample.prompt.strip()
-    asked = f"{TOKEN}\n{sample.prompt}" if marked else sample.prompt
-    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": sample.answer}]
+    if image is not None and first == first.strip():
+        said[0] = (f"{TOKEN}\n{first}", said[0][1])
+    turns = [
+        {"from": speaker, "value": text}
+        for turn in said
+        for speaker, text in zip(("human", "gpt"), turn, strict=True)
+    ]
     return {"id": sample.id, **({} if image is None else {"image": image}), "conversations": turns}
 
 
 def _question(sample: Sample, image: str | None) -> dict[str, Any]:
+    if sample.before:
+        says = f"sample {sample.id!r}: has turns before its question, which a test record has no place for"
+        raise DataError(f"{says}; write 'turns: split' for the test split")
     truth = dict(sample.truth)
     if unknown := sorted(truth.keys() - set(KNOWN)):
         says = f"sample {sample.id!r}: its truth holds {unknown[0]!r}, which a record has no place for"

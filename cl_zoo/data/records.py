@@ -9,10 +9,11 @@
 `question`   test records: {"question_id": …, "image": …, "text": …, "answer": …}; also `answer_bbox` with `size` (a box),
              `references` (captions), `answers` (of several people), `choices`, and `image_id`, which references may go by.
 
-A turn of `system` is left out, as LLaVA's trainer leaves it out. Of a conversation with more than one question, every question with its
-answer is a sample of its own, without the turns before it (`split`), or the last one is with the turns before it as lines of its prompt
-(`last`). Prompts and answers are read as they are; a number is read as it is written. Training records are never told apart by their
-ids, which come twice in official files.
+A turn of `system` is left out, as LLaVA's trainer leaves it out. A conversation of several questions is one sample, the last question with the
+turns before it, of which all answers are learnt, as LLaVA's trainer does (`all`), or the last one alone (`last`); or every question with its
+answer is a sample of its own, without the turns before it (`split`). An image stands before the question whose turn holds its token.
+Prompts and answers are read as they are; a number is read as it is written. Training records are never told apart by their ids, which come
+twice in official files.
 
 Every fault is a `DataError` with file, record (counted from 1) and remedy.
 """
@@ -43,6 +44,7 @@ class Entry:
         truth: what a scoring rule needs beyond these, as in `cl_zoo.Sample`.
         image_id: what references call the image, "" where the record does not say.
         record: the record's own id where `id` is no longer that.
+        before, learns_before: as in `cl_zoo.Sample`.
     """
 
     id: str
@@ -53,6 +55,8 @@ class Entry:
     truth: Mapping[str, Any] = field(default_factory=dict)
     image_id: str = ""
     record: str = ""
+    before: tuple[tuple[str, str], ...] = ()
+    learns_before: bool = True
 
 
 UNREAD = Entry("", None, "")
@@ -60,16 +64,16 @@ UNREAD = Entry("", None, "")
 
 
 def entries(
-    record: Mapping[str, Any], number: int, file: Path | str, form: str, turns: str = "split"
+    record: Mapping[str, Any], number: int, file: Path | str, form: str, turns: str = "all"
 ) -> list[Entry]:
-    """The questions of one record: one each, but for conversations of several.
+    """What one record asks: one question, but for conversations of several that are split.
 
     Args:
         record: as `read_records` gives it.
         number: its place in the file, from 1.
         file: where it stands, for messages.
         form: `llava`, `sharegpt` or `question`.
-        turns: of a conversation of several questions, `split` or `last`.
+        turns: of a conversation of several questions, `all`, `last` or `split`.
 
     Raises:
         DataError: a field is missing or of another type, or an answer to learn is empty.
@@ -85,13 +89,17 @@ def entries(
         if TOKEN in answer:
             fault(file, number, f"has {TOKEN} in an answer", REPAIR)
         found.append(Entry(name, image, _prompt(asked, image, number, file), answer))
-    return [_last(found)] if turns == "last" else found
-
-
-def _last(found: Sequence[Entry]) -> Entry:
-    """The last question with the turns before it, a line each, before it."""
-    before = [text for one in found[:-1] for text in (one.prompt, one.answer or "")]
-    return replace(found[-1], prompt="\n".join([*before, found[-1].prompt]))
+    if turns == "split" or len(found) == 1:
+        return found
+    if any(TOKEN in asked for asked, _ in said.turns[1:]):
+        fault(
+            file,
+            number,
+            f"has {TOKEN} behind its first question",
+            "let the image stand in the first, or split the turns",
+        )
+    before = tuple((one.prompt, one.answer or "") for one in found[:-1])
+    return [replace(found[-1], before=before, learns_before=turns == "all")]
 
 
 def other_form(records: Sequence[Mapping[str, Any]], form: str) -> str | None:

@@ -43,7 +43,7 @@ class Plan:
         references: file, format and note of what answers are scored against.
         split: which split of a `datasets` folder.
         columns: `text`, `answer`, `image`, `question_id`, … to the columns of a `datasets` folder that hold them.
-        turns: what of conversations is learnt: `split` or `last`.
+        turns: what of conversations is learnt: `all`, `last` or `split`.
         faithful: whether pictures are to be read as a person sees them, see `cl_zoo.images.kinds`.
     """
 
@@ -55,7 +55,7 @@ class Plan:
     references: tuple[Path, str, str] | None = None
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
-    turns: str = "split"
+    turns: str = "all"
     faithful: bool = False
 
     @property
@@ -192,7 +192,8 @@ def _look_for(path: Path) -> None:
 
 
 def _text(one: Entry) -> Sample:
-    return Sample(one.id, None, one.prompt, one.answer, one.references, one.truth)
+    texts = (one.prompt, one.answer, one.references, one.truth, one.before, one.learns_before)
+    return Sample(one.id, None, *texts)
 
 
 def _checked(found: Sequence[tuple[int, Entry]], plan: Plan, *, by_id: bool) -> Iterable[tuple[int, Entry]]:

@@ -18,8 +18,8 @@ The JSON report is one object::
     }
 
 `images` counts files, their bytes, and distinct images that are in memory or inside a dataset. `file` of a folder of `datasets`
-ends with the name of the split. `official` is null where the benchmark names no count. `samples` are questions of records that can be used: a conversation may
-hold several. `images` of a split are distinct ones; `records_per_image` holds least and
+ends with the name of the split. `official` is null where the benchmark names no count. `samples` are those of records that can be used: a conversation makes
+one, or one for each of its questions (`turns: split`). `images` of a split are distinct ones; `records_per_image` holds least and
 most. `identical` counts records beyond the first of each group with the same image, prompt and answer. `rationales` are
 prompts with a line that starts with `Rationale`; `instruction` is the task's; `instructions` say how often it is a line of a
 prompt, and how often which last line stands for it, the most frequent first, at most twelve. `record` counts from 1 in its file and is null where a finding is about a whole file or task; `count` says how many

@@ -33,6 +33,7 @@ class Row(NamedTuple):
         record: counted from 1 in its file.
         image: a path, or a name of what is in memory; `None` without an image. Equal images have equal names once `same` was asked.
         turns: questions in the conversation that the sample comes from.
+        before: the questions before its own that stand in the sample too.
     """
 
     task: str
@@ -44,6 +45,12 @@ class Row(NamedTuple):
     prompt: str
     answer: str | None
     turns: int = 1
+    before: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """All questions in the sample."""
+        return (*self.before, self.prompt)
 
     @property
     def place(self) -> str:
@@ -64,7 +71,7 @@ def facts(start: Facts, rows: Sequence[Row], same: Same) -> Facts:
     """Counts and shares of one split, put into what `start` says about its file."""
     per_image = Counter(same.get(row.image, row.image) for row in rows if row.image is not None)
     ids = Counter(row.id for row in rows if row.id)
-    records = Counter((_image(row, same), row.prompt, row.answer) for row in rows)
+    records = Counter((_image(row, same), row.asked, row.answer) for row in rows)
     lines = Counter(_instruction(row.prompt, start.instruction) for row in rows)
     return replace(
         start,
@@ -75,7 +82,7 @@ def facts(start: Facts, rows: Sequence[Row], same: Same) -> Facts:
         records_per_image=(min(per_image.values(), default=0), max(per_image.values(), default=0)),
         repeated_ids=_beyond_first(ids),
         identical=_beyond_first(records),
-        rationales=sum(RATIONALE.search(row.prompt) is not None for row in rows),
+        rationales=sum(any(map(RATIONALE.search, row.asked)) for row in rows),
         instructions=dict(lines.most_common(INSTRUCTIONS)),
     )
 
@@ -99,9 +106,10 @@ def leaks(rows: Sequence[Row], same: Same) -> Iterator[Finding]:
     own: dict[tuple[str, str, str], Row] = {}
     for row in rows:
         if row.split == "train":
-            key = (_image(row, same) or "", row.prompt)
-            trained.setdefault(key, row)
-            own.setdefault((row.task, *key), row)
+            for asked in row.asked:
+                key = (_image(row, same) or "", asked)
+                trained.setdefault(key, row)
+                own.setdefault((row.task, *key), row)
     across: Counter[tuple[str, str]] = Counter()
     for row in rows:
         if row.split != "test" or row.image is None:

@@ -33,7 +33,7 @@ def split_faults(task: TaskData, split: str, backbone: Backbone, pictures: Token
     for read in _read(task, split, found):
         for place, says in _pictures(read, backbone, pictures):
             found.add(f"{where(task, split, place)}: {says}")
-        lengths = _lengths(list(read.values()), backbone, answers)
+        lengths = backbone.sample_tokens(list(read.values()), answers=answers)
         for (place, sample), length in zip(read.items(), lengths, strict=True):
             tokens = _tokens(sample, backbone, pictures)
             too_long = None if tokens == UNKNOWN else backbone.too_long(length + tokens, what)
@@ -93,24 +93,12 @@ def _tokens(sample: Sample, backbone: Backbone, pictures: Tokens) -> int:
     return _count(backbone, *sample.image.size)[0]
 
 
-def _lengths(samples: Sequence[Sample], backbone: Backbone, answers: bool) -> list[int]:
-    """Tokens of each sample but for its picture's; in training with the answer and the token that ends it."""
-    if not samples:
-        return []
-    lengths = backbone.prompt_tokens(
-        [one.prompt for one in samples], [one.image is not None for one in samples]
-    )
-    if not answers:
-        return lengths
-    behind = backbone.text_tokens([one.answer or "" for one in samples])
-    return [length + answer + 1 for length, answer in zip(lengths, behind, strict=True)]
-
-
 def _unusable(sample: Sample, backbone: Backbone, answers: bool) -> Iterator[str]:
     """What a batch would refuse besides, in words that follow the sample's place."""
-    if answers and not sample.answer:
+    if answers and not all(sample.learnt):
         yield "has no answer to learn; drop it from the training split"
-    try:
-        backbone.check_prompt(sample.prompt, "its prompt")
-    except DataError as error:
-        yield str(error)
+    for text in (*(asked for asked, _ in sample.before), sample.prompt):
+        try:
+            backbone.check_prompt(text, "its prompt")
+        except DataError as error:
+            yield str(error)

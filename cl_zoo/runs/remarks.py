@@ -1,12 +1,14 @@
-"""What a user should know of a run before it starts, although nothing is wrong: part of the tasks, next to no training."""
+"""What a user should know of a run before it starts, although nothing is wrong: part of the tasks, next to no training, conversations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cl_zoo.data.benchmarks import load_benchmark
+from cl_zoo.data.conversations import conversations
 from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.tasks import TaskData
 
 FEW_STEPS = 10
 """Optimiser steps below which a task is hardly learnt: the warm-up alone takes one."""
@@ -20,7 +22,7 @@ def remarks(
     limit: int | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """A line each for an order that leaves tasks out and for tasks of a handful of steps.
+    """A line each for an order that leaves tasks out, for tasks of a handful of steps and for conversations of several questions.
 
     Raises:
         ClZooError: the benchmark, its data, the order or the recipe cannot be used.
@@ -47,4 +49,14 @@ def remarks(
             f"{len(few_steps)} of {len(steps)} tasks have fewer than {FEW_STEPS} steps, {name} has {count} ({size:,} samples in batches of "
             f"{batch}): so few teach next to nothing; take more samples or epochs, or a smaller global_batch"
         )
-    return lines
+    return [*lines, *_conversations(stream)]
+
+
+def _conversations(stream: Sequence[TaskData]) -> Iterator[str]:
+    for task in {task.name: task for task in stream}.values():
+        if found := conversations(task.train):
+            count = {key: f"{value:,}" for key, value in found.items()}
+            yield (
+                f"{task.name}: {count['records']} training records ask {count['questions']} questions and make {count['samples']} samples that "
+                f"learn {count['answers']} answers; 'turns' in the benchmark's description chooses, 'cl-zoo data check' counts each choice"
+            )

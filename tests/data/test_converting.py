@@ -53,7 +53,7 @@ def test_converted_official_files_read_as_the_same_samples(tmp_path: Path, name:
             assert samples(new, split) == samples(old, split)
 
 
-@pytest.mark.parametrize("turns", ["split", "last"])
+@pytest.mark.parametrize("turns", ["all", "split", "last"])
 def test_what_users_bring_is_written_in_the_plainest_form(tmp_path: Path, turns: str):
     for name in ("llava_turns.json", "question_numbers.json"):
         (tmp_path / name).write_text((FORMATS / name).read_text())
@@ -65,12 +65,13 @@ def test_what_users_bring_is_written_in_the_plainest_form(tmp_path: Path, turns:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(about))
     plugin = Described(tmp_path / "mine.yaml", beside=True)
 
-    convert(plugin(None), plugin, tmp_path / "out")
+    after = load_benchmark(str(convert(plugin(None), plugin, tmp_path / "out")), str(tmp_path))
 
+    assert samples(after.tasks[0], "train") == samples(plugin(None).tasks[0], "train")
     lines = [json.loads(line) for line in (tmp_path / "out" / "a-b_train.jsonl").read_text().splitlines()]
-    asked = [one["conversations"][0]["value"] for one in lines]
-    each = ["<image>\nWho?", "<image>\nWhere?"]
-    assert asked == (each if turns == "split" else ["<image>\nWho?\nme\nWhere?"])
+    said = [[turn["value"] for turn in one["conversations"]] for one in lines]
+    each = [["<image>\nWho?", "me"], ["<image>\nWhere?", "here"]]
+    assert said == (each if turns == "split" else [["<image>\nWho?", "me", "Where?", "here"]])
     assert json.loads((tmp_path / "out" / "a-b_test.jsonl").read_text())["answer"] == "4"
 
 

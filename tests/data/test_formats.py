@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ WHO = Entry("", "a.png", "Who?", "me")
 ASKED = Entry("7", "a.png", "Who?", "me")
 ACCEPTED = {
     "llava.json": ("llava", [ASKED]),
-    "llava_turns.json": ("llava", [ASKED, Entry("7", "a.png", "Where?", "here")]),
+    "llava_turns.json": ("llava", [Entry("7", "a.png", "Where?", "here", before=(("Who?", "me"),))]),
     "llava_numbers.json": ("llava", [Entry("", "a.png", "How many?", "2.5")]),
     "sharegpt.json": ("sharegpt", [WHO]),
     "messages_trl.jsonl": ("sharegpt", [WHO]),
@@ -54,11 +56,23 @@ def test_a_file_of_every_form_is_read(name: str):
     assert entries(read_records(FORMATS / name)[0], 1, name, form) == wanted
 
 
-def test_the_last_turn_has_those_before_it_in_its_prompt():
+def test_a_conversation_is_one_sample_with_its_turns_or_one_for_each_question():
     record = read_records(FORMATS / "llava_turns.json")[0]
+    whole = Entry("7", "a.png", "Where?", "here", before=(("Who?", "me"),))
 
-    (last,) = entries(record, 1, "x.json", "llava", "last")
-    assert last == Entry("7", "a.png", "Who?\nme\nWhere?", "here")
+    assert entries(record, 1, "x.json", "llava", "all") == [whole]
+    assert entries(record, 1, "x.json", "llava", "last") == [replace(whole, learns_before=False)]
+    assert entries(record, 1, "x.json", "llava", "split") == [ASKED, Entry("7", "a.png", "Where?", "here")]
+
+
+def test_an_image_behind_the_first_question_of_a_conversation_is_refused_and_may_be_split():
+    record = json.loads((FORMATS / "llava_turns.json").read_text())[0]
+    record["conversations"][3]["value"] = "<image>\nWhere?"
+
+    assert refused(record, "llava") == (
+        "has <image> behind its first question; let the image stand in the first, or split the turns"
+    )
+    assert len(entries(record, 1, "x.json", "llava", "split")) == 2
 
 
 def of_parts(*parts: Any, **more: Any) -> dict[str, Any]:

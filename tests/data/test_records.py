@@ -80,7 +80,7 @@ def test_a_text_alone_has_no_image():
 
 
 def test_every_question_of_a_conversation_is_a_sample_without_the_turns_before_it():
-    found = entries(talk("<image>\nA?", "a", "B?", "b", image="x.png"), 1, FILE, "llava")
+    found = entries(talk("<image>\nA?", "a", "B?", "b", image="x.png"), 1, FILE, "llava", "split")
 
     assert [(entry.prompt, entry.answer, entry.image) for entry in found] == [
         ("A?", "a", "x.png"),

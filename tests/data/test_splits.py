@@ -73,6 +73,7 @@ def test_packed_entries_come_back_as_they_were():
     entries = [
         (1, Entry("a", None, "ü\ud800\n", "", ("r", "s"), {"box": [0.5, 1.0]})),
         (4, Entry("", "x.png", "?", None)),
+        (5, Entry("b", None, "?", "a", before=(("Who?", "me"), ("", "you")), learns_before=False)),
     ]
 
     assert list(Packed(iter(entries))) == entries

@@ -350,26 +350,22 @@ def test_a_whole_file_of_another_form_is_one_finding_that_names_the_form(tmp_pat
     )
 
 
-@pytest.mark.parametrize(
-    ("turns", "says"),
-    [
-        ("split", "make 3 samples, none with the turns before it; 'turns: last' would make 1"),
-        ("last", "make 1 samples with the turns before the last question in its prompt; 'turns: split' would make 3"),
-    ],
-)  # fmt: skip
-def test_what_is_learnt_of_conversations_is_counted(tmp_path, turns, says):
+@pytest.mark.parametrize("turns", ["all", "last", "split"])
+def test_what_each_choice_makes_of_conversations_is_counted(tmp_path, turns):
     asked = [{"question_id": "1", "text": "?", "answer": "a"}]
     talks = [conversation("A?", "a"), conversation("B?", "b")]
     talks[1]["conversations"] = [{"from": "system", "value": "S"}, *talks[1]["conversations"] * 3]
     plugin = a_file_of_each(tmp_path, talks, asked)
-    plugin.path.write_text(
-        plugin.path.read_text().replace("format: llava", f"format: llava\n    turns: {turns}")
-    )
+    about = plugin.path.read_text().replace("format: llava", f"format: llava\n    turns: {turns}")
+    plugin.path.write_text(f"recipe: {{global_batch: 3}}\n{about}")
     report = inspect(plugin, None)
 
     assert report.ok
     found = {one.kind: one.sentence for one in report.findings}
-    assert found["turns"] == f"a, train: conversations of several questions (1) {says}"
+    assert found["turns"] == (
+        f"a, train: 1 of 2 records hold several questions; 'turns' is '{turns}': 'all' 2 samples with 4 learnt answers in 1 step, "
+        "'last' 2 samples with 2 learnt answers in 1 step, 'split' 4 samples with 4 learnt answers in 2 steps; a step has 3 samples"
+    )
     assert found["system"] == "a, train: in 1 conversation the system speaks, which is left out"
     assert report.tasks[0].samples == (4 if turns == "split" else 2)
     assert report.tasks[0].multi_turn == 1
@@ -609,7 +605,7 @@ def test_conversations_of_several_questions_are_counted(tree):
     (facts,) = [one for one in report.tasks if (one.task, one.split) == ("CLEVR-Math", "train")]
 
     assert report.ok
-    assert (facts.records, facts.samples, facts.multi_turn) == (6, 7, 1)
+    assert (facts.records, facts.samples, facts.multi_turn) == (6, 6, 1)
     (remark,) = [one for one in report.findings if one.kind == "multi-turn"]
     assert remark.sentence == "CLEVR-Math, train: 1 of 6 conversations have more than one question"
 

@@ -137,6 +137,8 @@ def test_a_state_comes_back() -> None:
         ("1", "a", "b"),
         ("2", "c", "d"),
     ]
+    talk = Sample("3", None, "e", "f", before=(("g", "h"),), learns_before=False)
+    assert unpack(json.loads(json.dumps(pack(talk)))) == talk
     assert again.state_dict()["memory"][0]["image"].equal(method.state_dict()["memory"][0]["image"])
 
 

@@ -124,6 +124,9 @@ def test_nothing_is_found_where_nothing_is_wrong(files: Files, llava: Backbone) 
     refuse(found)
 
 
+SAID = [{"from": speaker, "value": value} for speaker, value in (("gpt", "red red"), ("human", ASK))]
+"""An answer and another question: five of them make a conversation that ends with a question, which an answer follows."""
+SAID_LAST = {"from": "gpt", "value": "red"}
 THREE = 3
 """A picture of all three tasks is a fault in each."""
 
@@ -141,6 +144,15 @@ THREE = 3
             lambda f: f.edit("two_test.json", 1, lambda r: r.update(text=ASK + " red" * 40)),
             1,
             r"task two, .*two_test\.json, record 2 \(id 'q5'\): takes \d+ tokens with its image, more than",
+        ),
+        (
+            lambda f: f.edit(
+                "two_train.json",
+                2,
+                lambda r: r.update(conversations=r["conversations"][:1] + SAID * 5 + [SAID_LAST]),
+            ),
+            1,
+            r"task two, .*two_train\.json, record 3 \(id 'r2'\): takes \d+ tokens with its image and answer, more than",
         ),
         (
             lambda f: f.picture(3).unlink(),

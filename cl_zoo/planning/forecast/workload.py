@@ -168,10 +168,19 @@ def _by_length(
     framing = sum(len(text) for text in around(backbone.template)) / CHARACTERS + 1  # and a start token
     image = sum(len(text) for text in backbone.image_frame) / CHARACTERS + seen.tokens
     prompts = [
-        framing + len(one.prompt) / CHARACTERS + (image if one.image is not None else 0) for one in samples
+        framing + _read(one, answers) / CHARACTERS + (image if one.image is not None else 0)
+        for one in samples
     ]
-    answer = sum(ceil(len(one.answer or "") / CHARACTERS) + 1 for one in samples) if answers else 0
+    learnt = [text or "" for one in samples if answers for text in one.learnt]
+    answer = sum(ceil(len(text) / CHARACTERS) + 1 for text in learnt)
     return sum(prompts) / len(samples), answer / len(samples)
+
+
+def _read(sample: Sample, answers: bool) -> int:
+    """Characters that are read and not learnt: questions, and answers of turns before that are context alone."""
+    context = not (answers and sample.learns_before)
+    earlier = sum(len(asked) + context * len(answer) for asked, answer in sample.before)
+    return earlier + len(sample.prompt)
 
 
 class Assumed(OnDemand[Sample]):
