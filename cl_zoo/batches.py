@@ -33,7 +33,8 @@ class Batch:
     Attributes:
         samples: id, image and prompt; at inference neither answer nor references nor anything that names the task.
         inputs: arguments of the model's forward or generate: `input_ids`, `attention_mask` (batch, tokens), `pixel_values`
-            where there are images (and `image_grid_thw`, one row per image, where the model asks for it); in training also
+            where there are images, in the order of the samples and of the images in each (and `image_grid_thw`, one row per
+            image, where the model asks for it); in training also
             `position_ids` and `logits_to_keep`.
         targets: (batch, K) token ids, −100 off the answer and between the answers of a conversation; `None` at inference.
         spans: how many rows of `pixel_values` each image has, in their order; empty where each has one.
@@ -67,9 +68,9 @@ class Batch:
     def rows(self, places: Sequence[int]) -> Batch:
         """The batch of some of its samples, with the same padding; for per-sample gradients."""
         index = torch.as_tensor(list(places), device=self.inputs["input_ids"].device)
-        with_image = [place for place, sample in enumerate(self.samples) if sample.image is not None]
-        images = [with_image.index(place) for place in places if place in with_image]
-        spans = self.spans or (1,) * len(with_image)
+        ends = [0, *accumulate(len(sample.images) for sample in self.samples)]
+        images = [image for place in places for image in range(ends[place], ends[place + 1])]
+        spans = self.spans or (1,) * ends[-1]
         starts = [0, *accumulate(spans)]
         of_images = {
             "pixel_values": [row for image in images for row in range(starts[image], starts[image + 1])],

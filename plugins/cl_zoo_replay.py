@@ -79,17 +79,21 @@ def draw(batches: Sequence[Batch], samples: int) -> list[Sample]:
 
 def pack(sample: Sample) -> dict[str, Any]:
     """What of a sample is kept on disk: JSON and a tensor."""
-    kept = {"id": sample.id, "prompt": sample.prompt, "answer": sample.answer, "image": pixels(sample.image)}
-    if not sample.before:
-        return kept
-    return {**kept, "before": [list(turn) for turn in sample.before], "learns_before": sample.learns_before}
+    kept: dict[str, Any] = {"id": sample.id, "prompt": sample.prompt, "answer": sample.answer}
+    kept["image"] = pixels(sample.image)
+    if sample.more_images:
+        kept["more_images"] = [pixels(image) for image in sample.more_images]
+    if sample.before:
+        kept |= {"before": [list(turn) for turn in sample.before], "learns_before": sample.learns_before}
+    return kept
 
 
 def unpack(kept: Mapping[str, Any]) -> Sample:
     """The sample that `pack` took apart."""
     sample = Sample(kept["id"], shown(kept["image"]), kept["prompt"], kept["answer"])
     before = tuple((asked, answer) for asked, answer in kept.get("before", ()))
-    return replace(sample, before=before, learns_before=kept.get("learns_before", True))
+    more = tuple(image for one in kept.get("more_images", ()) if (image := shown(one)) is not None)
+    return replace(sample, before=before, learns_before=kept.get("learns_before", True), more_images=more)
 
 
 def pixels(image: ImageSource | None) -> Tensor | str | dict[str, str] | None:

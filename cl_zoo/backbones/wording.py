@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from cl_zoo.backbones.templates import around, between
 from cl_zoo.batches import IGNORED, Row
 from cl_zoo.errors import DataError
-from cl_zoo.tasks import Sample
+from cl_zoo.tasks import MARK, Sample
 
 TEXT, IMAGE, ANSWER = "text", "image", "answer"
 
@@ -30,11 +31,17 @@ class Piece(NamedTuple):
     learnt: bool = False
 
 
+def placed(sample: Sample) -> bool:
+    """Whether `<image>` in a sample's questions marks a place; in a single question about one image it does not."""
+    return bool(sample.images) and bool(sample.more_images or sample.before)
+
+
 class Worded:
     """The part of a backbone that writes and reads tokens; `Backbone` says what its attributes are."""
 
     image_frame: ClassVar[tuple[str, str]]
     image_text: ClassVar[str]
+    several_images: ClassVar[bool]
     name: str
     model: Any
     tokenizer: Any
@@ -54,6 +61,23 @@ class Worded:
             raise DataError(
                 f"{whose} holds {self.image_text}, which stands for the image itself; take it out of the text"
             )
+
+    def misplaced(self, sample: Sample) -> str | None:
+        """Why a sample's images cannot be shown, to follow its name and a colon: more than the family was taught, or more marks than
+        images, or a text that stands for one; `None` where they can."""
+        count = len(sample.images)
+        if count > 1 and not self.several_images:
+            return f"has {count} images where backbone {self.name} was taught one; choose an InternVL or Qwen2.5-VL, or leave it out of the data"
+        marked = placed(sample)
+        marks = sum(text.count(MARK) for text in sample.questions) if marked else 0
+        if marks > count:
+            return f"marks {marks} places of images with {MARK} and has {count}; repair or drop it"
+        try:
+            for text in sample.questions:
+                self.check_prompt(text.replace(MARK, "") if marked else text, "its prompt")
+        except DataError as error:
+            return str(error)
+        return None
 
     def answer_tokens(self, sample: Sample) -> int:
         """How many targets a sample has in a batch: the tokens of each answer that is learnt and the one that ends it."""
@@ -91,24 +115,26 @@ class Worded:
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
-    def _tokens(self, sample: Sample, image_tokens: int, answers: bool) -> Row:
-        """Token ids of a sample, image tokens repeated, in training with its answer and the end token, and what is learnt of them.
+    def _tokens(self, sample: Sample, image_tokens: Sequence[int], answers: bool) -> Row:
+        """Token ids of a sample, in training with its answer and the end token, and what is learnt of them.
 
         What stands before and behind the image are texts of their own to the tokenizer, as in LLaVA's code: a SentencePiece
         vocabulary puts its dummy prefix before both, whatever the version of the tokenizer makes of one text with a gap. So are
         each answer and what follows its end token. LLaVA's code puts the one space before an answer itself, so the answers of its
         records begin with none; one that did would be split in another way here than in a whole conversation.
+
+        Args:
+            image_tokens: how often the image token stands for each image.
         """
-        for text in (*(asked for asked, _ in sample.before), sample.prompt):
-            self.check_prompt(text, f"sample {sample.id!r}: its prompt")
         if answers and not all(sample.learnt):
             raise DataError(
                 f"sample {sample.id!r} ({sample.prompt[:40]!r}…) has no answer to learn; drop it from the training split"
             )
-        row, learning = Row(list(self._start), []), False
+        row, learning, counts = Row(list(self._start), []), False, iter(image_tokens)
         for piece in self._pieces(sample, answers):
-            ids = [self.model.config.image_token_id] * image_tokens
-            if piece.kind != IMAGE:
+            if piece.kind == IMAGE:
+                ids = [self.model.config.image_token_id] * next(counts)
+            else:
                 ids = self._ids(piece.text)
             if piece.kind == ANSWER:
                 ids.append(self.tokenizer.eos_token_id)
@@ -120,20 +146,35 @@ class Worded:
         return row
 
     def _pieces(self, sample: Sample, answers: bool) -> Iterator[Piece]:
-        """What a sample is made of, in its order: the image stands before the first question."""
+        """What a sample is made of, in its order."""
         head, tail = around(self.template)
-        if sample.image is not None:
-            before, behind = self.image_frame
-            yield Piece(TEXT, head + before)
-            yield Piece(IMAGE)
-            head = behind
-        for asked, answer in sample.before:
-            yield Piece(TEXT, head + asked + tail)
-            yield Piece(ANSWER, answer, learnt=answers and sample.learns_before)
-            head = between(self.template)
-        yield Piece(TEXT, head + sample.prompt + tail)
+        texts = [self._around_images(text) if placed(sample) else [text] for text in sample.questions]
+        first = len(sample.images) - sum(len(parts) - 1 for parts in texts)
+        texts[0] = [*[""] * first, *texts[0]]  # images without a mark
+        answered = [*((text, answers and sample.learns_before) for _, text in sample.before)]
         if answers:
-            yield Piece(ANSWER, sample.answer or "", learnt=True)
+            answered.append((sample.answer or "", True))
+        for parts, answer in zip_longest(texts, answered):
+            yield from self._asked(head, parts, tail)
+            if answer is not None:
+                yield Piece(ANSWER, *answer)
+            head = between(self.template)
+
+    def _asked(self, head: str, parts: Sequence[str], tail: str) -> Iterator[Piece]:
+        """A question with an image between any two of its parts."""
+        before, behind = self.image_frame
+        text = head + parts[0]
+        for part in parts[1:]:
+            yield Piece(TEXT, text + before)
+            yield Piece(IMAGE)
+            text = behind + part
+        yield Piece(TEXT, text + tail)
+
+    def _around_images(self, text: str) -> list[str]:
+        """The parts of a question before, between and behind its marks; a line break that belongs to an image is not written twice."""
+        first, *others = text.split(MARK)
+        breaks = self.image_frame[1].endswith("\n")
+        return [first, *(other.removeprefix("\n") if breaks else other for other in others)]
 
     @cached_property
     def positions(self) -> int | None:

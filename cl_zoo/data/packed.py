@@ -34,7 +34,7 @@ class Packed(OnDemand[tuple[int, Entry]]):
                 one.references,
                 one.truth,
                 one.record,
-                *((one.before, one.learns_before) if one.before else ()),
+                *((one.before, one.learns_before, one.more_images) if one.before or one.more_images else ()),
             ]
             self.several += bool(one.before)
             self.records += number != last
@@ -57,6 +57,7 @@ class Packed(OnDemand[tuple[int, Entry]]):
         )
         one = Entry(name, image, prompt, answer, tuple(references), truth, record=record)
         if turns:
-            before, learns = turns
-            one = replace(one, before=tuple((asked, said) for asked, said in before), learns_before=learns)
+            before, learns, more = turns
+            before = tuple((asked, said) for asked, said in before)
+            one = replace(one, before=before, learns_before=learns, more_images=tuple(more))
         return number, one

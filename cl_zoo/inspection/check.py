@@ -76,7 +76,7 @@ def inspect(
         images={
             "checked": len(seen),
             "bytes": sum(look.size for look in seen.values()),
-            "memory": len({row.image for reading in read for row in reading.rows if row.in_memory}),
+            "memory": len(_in_memory(read)),
         },
         tasks=tuple(tables),
         findings=tuple(sorted(findings, key=_order)),
@@ -126,9 +126,14 @@ def _users(read: Sequence[Reading]) -> dict[str, list[Row]]:
     users: dict[str, list[Row]] = {}
     for reading in read:
         for row in reading.rows:
-            if row.image is not None and not row.in_memory:
-                users.setdefault(row.image, []).append(row)
+            for image in row.files:
+                users.setdefault(image, []).append(row)
     return users
+
+
+def _in_memory(read: Sequence[Reading]) -> set[str]:
+    rows = (row for reading in read for row in reading.rows)
+    return {image for row in rows for image in row.images if image not in row.files}
 
 
 def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ The JSON report is one object::
       "options": {"decode": false, "overlap": "exact"},
       "images": {"checked": 231857, "bytes": 21474836480, "memory": 0},
       "tasks": [{"task": "ArxivQA", "split": "train", "file": "DIR/instructions/…", "records": 40000, "official": 40000,
-                 "instruction": "Answer with …", "samples": 40000, "images": 39000, "text_only": 0, "multi_turn": 0, "records_per_image": [1, 8], "repeated_ids": 0,
+                 "instruction": "Answer with …", "samples": 40000, "images": 39000, "text_only": 0, "multi_turn": 0, "several_images": 0, "records_per_image": [1, 8], "repeated_ids": 0,
                  "identical": 0, "rationales": 39000, "instructions": {"Answer with …": 40000}}, …],
       "findings": [{"kind": "missing", "fault": true, "task": "VizWiz", "split": "train", "file": "DIR/…",
                     "record": 12, "id": "00015790", "count": 1, "sentence": "…"}, …],
@@ -114,6 +114,7 @@ class Facts:
     images: int = 0
     text_only: int = 0
     multi_turn: int = 0
+    several_images: int = 0
     records_per_image: tuple[int, int] = (0, 0)
     repeated_ids: int = 0
     identical: int = 0

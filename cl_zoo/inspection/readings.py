@@ -244,20 +244,20 @@ def _rows(
         where, name = f"{reading.file}, record {number}", entry.id or None
         what = None if lacks_file else lack(needs, entry.answer, entry.references, entry.truth)
         findings += _unanswered(reading, number, entry, what)
-        image = None
-        if entry.image is not None:
-            try:
-                image = str(images.path(entry.image))
-            except DataError as error:
-                findings.append(reading.finding("outside", f"{where}: {error}", number, name))
-                continue
-        rows.append(_row(reading, number, image, entry, turns))
+        try:
+            named = [str(images.path(image)) for image in entry.images]
+        except DataError as error:
+            findings.append(reading.finding("outside", f"{where}: {error}", number, name))
+            continue
+        rows.append(_row(reading, number, named, entry, turns))
     return rows
 
 
-def _row(reading: Reading, number: int, image: str | None, one: Entry | Sample, turns: int) -> Row:
+def _row(reading: Reading, number: int, named: Sequence[str], one: Entry | Sample, turns: int) -> Row:
     where = (reading.task, reading.split, reading.file, number)
-    return Row(*where, one.id, image, one.prompt, one.answer, turns, tuple(asked for asked, _ in one.before))
+    return Row(
+        *where, one.id, tuple(named), one.prompt, one.answer, turns, tuple(asked for asked, _ in one.before)
+    )
 
 
 # Samples
@@ -281,7 +281,7 @@ def _samples(
         where = f"{reading.file}, record {number}"
         try:
             sample = as_named(samples, number - 1)
-            image = _named(sample.image, outlines if outline else None)
+            named = [_named(image, outlines if outline else None) for image in sample.images]
         except DataError as error:
             findings.append(reading.finding(_kind(error), str(error), number))
             continue
@@ -298,7 +298,7 @@ def _samples(
         scored = sample.references or sample.truth  # by what: the rule says so when it is asked
         what = None if scored else lack(ANSWER, sample.answer, (), {})
         findings += _unanswered(reading, number, sample, what)
-        rows.append(_row(reading, number, image, sample, 1 + len(sample.before)))
+        rows.append(_row(reading, number, named, sample, 1 + len(sample.before)))
         asked.append((number, sample.id, Expected(sample.answer, sample.references, sample.truth)))
     if reading.split == "test":
         findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
@@ -330,9 +330,9 @@ def _kind(error: DataError) -> str:
     return next((kind for one, kind in KINDS.items() if isinstance(error, one)), "record")
 
 
-def _named(image: ImageSource | None, outlines: dict[str, bytes] | None) -> str | None:
+def _named(image: ImageSource, outlines: dict[str, bytes] | None) -> str:
     if not isinstance(image, Image.Image):
-        return None if image is None else str(image)
+        return str(image)
     # As a model sees it: the same indices under another palette are another picture.
     seen = image.convert("RGB")
     digest = hashlib.blake2b(f"{seen.size}".encode(), digest_size=16)

@@ -58,11 +58,12 @@ def _pictures(read: Mapping[int, Sample], backbone: Backbone, pictures: Tokens) 
     """Faults of the pictures that are named for the first time, with the places of the samples that name them."""
     new: dict[str, int] = {}
     for place, sample in read.items():
-        if isinstance(sample.image, Path):
-            if str(sample.image) not in pictures:
-                new.setdefault(str(sample.image), place)
-        elif sample.image is not None and (refused := _count(backbone, *sample.image.size)[1]):
-            yield place, f"its image, {sample.image.width} × {sample.image.height}, {refused}"
+        for image in sample.images:
+            if isinstance(image, Path):
+                if str(image) not in pictures:
+                    new.setdefault(str(image), place)
+            elif refused := _count(backbone, *image.size)[1]:
+                yield place, f"its image, {image.width} × {image.height}, {refused}"
     for (path, place), look in zip(new.items(), looks(list(new)), strict=True):
         pictures[path], says = _of_file(look, backbone)
         if says:
@@ -86,19 +87,17 @@ def _count(backbone: Backbone, width: int, height: int) -> tuple[int, str]:
 
 
 def _tokens(sample: Sample, backbone: Backbone, pictures: Tokens) -> int:
-    if sample.image is None:
-        return 0
-    if isinstance(sample.image, Path):
-        return pictures[str(sample.image)]
-    return _count(backbone, *sample.image.size)[0]
+    """Tokens of all pictures of a sample; `UNKNOWN` where those of one are."""
+    counts = [
+        pictures[str(image)] if isinstance(image, Path) else _count(backbone, *image.size)[0]
+        for image in sample.images
+    ]
+    return UNKNOWN if UNKNOWN in counts else sum(counts)
 
 
 def _unusable(sample: Sample, backbone: Backbone, answers: bool) -> Iterator[str]:
     """What a batch would refuse besides, in words that follow the sample's place."""
     if answers and not all(sample.learnt):
         yield "has no answer to learn; drop it from the training split"
-    for text in (*(asked for asked, _ in sample.before), sample.prompt):
-        try:
-            backbone.check_prompt(text, "its prompt")
-        except DataError as error:
-            yield str(error)
+    if says := backbone.misplaced(sample):
+        yield says

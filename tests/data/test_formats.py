@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import tarfile
 import zipfile
@@ -65,14 +64,60 @@ def test_a_conversation_is_one_sample_with_its_turns_or_one_for_each_question():
     assert entries(record, 1, "x.json", "llava", "split") == [ASKED, Entry("7", "a.png", "Where?", "here")]
 
 
-def test_an_image_behind_the_first_question_of_a_conversation_is_refused_and_may_be_split():
-    record = json.loads((FORMATS / "llava_turns.json").read_text())[0]
-    record["conversations"][3]["value"] = "<image>\nWhere?"
+def turns_of(*texts: str, **more: Any) -> dict[str, Any]:
+    said = zip(["human", "gpt"] * len(texts), texts, strict=False)
+    return {"conversations": [{"from": who, "value": text} for who, text in said], **more}
 
-    assert refused(record, "llava") == (
-        "has <image> behind its first question; let the image stand in the first, or split the turns"
+
+def test_one_image_stands_before_the_question_that_names_it_and_one_named_twice_may_be_split():
+    record = turns_of("Who?", "me", "Where?\n<image>", "here", image="a.png")
+    twice = turns_of("<image>\nWho?", "me", "<image>\nWhere?", "here", image="a.png")
+
+    (found,) = entries(record, 1, "x.json", "llava")
+    assert (found.before, found.prompt) == ((("Who?", "me"),), "<image>Where?")
+    assert refused(twice, "llava") == (
+        "has 2 <image> and names 1 image; write 'turns: split', or repair or drop the record"
     )
-    assert len(entries(record, 1, "x.json", "llava", "split")) == 2
+    assert [one.prompt for one in entries(twice, 1, "x.json", "llava", "split")] == ["Who?", "Where?"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "prompt"),
+    [
+        ("What differs?", "What differs?"),
+        ("<image>\n<image>\nWhat differs? ", "What differs?"),
+        ("<image>\nWhat differs?", "What differs?"),
+        ("What differs?\n<image><image>", "What differs?\n<image><image>"),
+        ("<image> Is it in <image> ?", "Is it in <image> ?"),
+        ("Picture 1: <image>\nPicture 2: <image>\nWhat differs?", "Picture 1: <image>\nPicture 2: <image>\nWhat differs?"),
+    ],
+)  # fmt: skip
+def test_several_images_stand_where_their_tokens_do_and_those_without_come_first(asked: str, prompt: str):
+    record = turns_of(asked, "me", images=["a.png", "b.png"])
+
+    assert entries(record, 1, "x.json", "llava") == [Entry("", "a.png", prompt, "me", more_images=("b.png",))]
+    (question,) = entries(
+        {"question_id": 1, "image": ["a.png", "b.png"], "text": asked}, 1, "x.json", "question"
+    )
+    assert (question.prompt, question.images) == (prompt, ("a.png", "b.png"))
+
+
+def test_several_images_in_a_conversation_stand_in_its_turns_and_are_not_split():
+    record = turns_of("<image>\nWho?", "me", "<image>\n<image>\nWho now?", "you", images=["a", "b", "c"])
+
+    (found,) = entries(record, 1, "x.json", "llava")
+    assert (found.before, found.prompt) == ((("Who?", "me"),), "<image><image>Who now?")
+    with pytest.raises(
+        DataError, match=r"asks 2 questions about 3 images.*; write 'turns: all', or a record for each"
+    ):
+        entries(record, 1, "x.json", "llava", "split")
+    parts = [
+        {"type": "image", "image": "a.png"},
+        {"type": "image", "image": "b.png"},
+        {"type": "text", "text": "?"},
+    ]
+    (found,) = entries(of_parts(*parts), 1, "x.json", "sharegpt")
+    assert (found.prompt, found.images) == ("?", ("a.png", "b.png"))
 
 
 def of_parts(*parts: Any, **more: Any) -> dict[str, Any]:
@@ -91,8 +136,8 @@ def test_a_picture_that_turn_and_record_name_is_one():
     picture = {"type": "image", "image": "a.png"}
 
     assert entries(of_parts(picture, "?", images=["a.png"]), 1, "x.json", "sharegpt")[0].image == "a.png"
-    assert refused(of_parts(picture, "?", images=["b.png"])).startswith(
-        "names 2 images where a sample has one"
+    assert refused(of_parts(picture, "?", images=["b.png"])) == (
+        "names other images in its turns than beside them; repair or drop the record"
     )
 
 

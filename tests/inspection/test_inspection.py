@@ -350,6 +350,31 @@ def test_a_whole_file_of_another_form_is_one_finding_that_names_the_form(tmp_pat
     )
 
 
+def test_every_image_of_a_record_is_looked_at_and_several_are_a_remark(tmp_path):
+    for place, name in enumerate("abc"):
+        Image.new("RGB", (8, 8), (80 * place, 0, 0)).save(tmp_path / f"{name}.png")
+    talks = [conversation("A?", "a"), conversation("A?", "a"), conversation("A?", "a")]
+    for talk, names in zip(
+        talks, (["a.png", "b.png"], ["b.png", "a.png"], ["a.png", "gone.png"]), strict=True
+    ):
+        talk |= {"images": names}
+        talk.pop("image", None)
+    asked = [{"question_id": "1", "text": "A?", "answer": "a", "image": ["a.png", "b.png"]}]
+    report = inspect(a_file_of_each(tmp_path, talks, asked), None)
+
+    found = {one.kind: one for one in report.findings}
+    assert "gone.png is missing" in found["missing"].sentence
+    assert found["several images"].sentence in [
+        f"a, {split}: {count} samples have several images"
+        for split, count in (("train", "3 of 3"), ("test", "1 of 1"))
+    ]
+    assert (report.tasks[0].several_images, report.tasks[0].images, report.tasks[0].identical) == (3, 3, 0)
+    assert found["leak"].sentence.startswith(
+        f"{tmp_path}/test.json, record 1 (id '1'): the same image and question stand in"
+    )
+    assert report.images["checked"] == 3
+
+
 @pytest.mark.parametrize("turns", ["all", "last", "split"])
 def test_what_each_choice_makes_of_conversations_is_counted(tmp_path, turns):
     asked = [{"question_id": "1", "text": "?", "answer": "a"}]

@@ -1,4 +1,4 @@
-"""Runs on conversations of several questions: what is learnt in how many steps, and what the manifest says of it."""
+"""Runs on conversations of several questions and on several images: what is learnt in how many steps, and what is written of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cl_zoo.testing import square
+from cl_zoo.errors import DataError
+from cl_zoo.testing import square, tiny_internvl, tiny_qwen
 
 ASKED = ("What colour is it ?", "Where is the square ?", "Say side in short .")
 SAID = {"split": (18, 18), "all": (6, 18), "last": (6, 6)}
@@ -79,3 +80,41 @@ def test_a_stack_learns_conversations_and_the_manifest_counts_them(
 
 def test_nothing_is_said_of_conversations_where_all_ask_once(run_tiny: Callable[..., Any]) -> None:
     assert "conversations" not in run_tiny("zeroshot").manifest
+
+
+@pytest.mark.parametrize("family", ["internvl", "qwen2.5-vl"])
+def test_several_images_are_learnt_rehearsed_answered_and_named(
+    run_tiny: Callable[..., Any], talks: Callable[[str], str], tmp_path: Path, family: str
+) -> None:
+    folder = (tiny_internvl if family == "internvl" else tiny_qwen)(tmp_path / "model")
+    records = json.loads(Path(talks("all")).with_name("talks.json").read_text())
+    for number, record in enumerate(records):
+        record["images"] = [record.pop("image"), f"{(number + 1) % 6}.png", "0.png"][: 1 + number % 3]
+    (tmp_path / "talks.json").write_text(json.dumps(records))
+
+    result = run_tiny(
+        "finetune",
+        benchmark=str(tmp_path / "talks.yaml"),
+        with_=["replay"],
+        backbone=f"{family}:{folder}",
+        recipe={"epochs": 1, "micro_batch": 2},
+    )
+
+    assert result.ledger["tasks"][1]["rehearsed"] == 6
+    expected = [
+        json.loads(line) for line in (result.folder / "expected" / "0.jsonl").read_text().splitlines()
+    ]
+    assert [one["picture"] for one in expected[:3]] == ["0.png", "1.png, 2.png", "2.png, 3.png, 0.png"]
+
+
+def test_one_image_too_many_is_told_before_the_first_step(
+    run_tiny: Callable[..., Any], talks: Callable[[str], str], tmp_path: Path
+) -> None:
+    records = json.loads(Path(talks("all")).with_name("talks.json").read_text())
+    records[4]["images"] = [records[4].pop("image"), "0.png"]
+    (tmp_path / "talks.json").write_text(json.dumps(records))
+
+    with pytest.raises(
+        DataError, match=r"talks\.json, record 5 \(id '4'\): has 2 images where backbone .* was taught one"
+    ):
+        run_tiny("finetune", benchmark=str(tmp_path / "talks.yaml"))
