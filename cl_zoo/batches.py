@@ -1,8 +1,8 @@
 """Batches, their order, and the one objective.
 
 Sequences are padded on the left, in training too, so all answers of a batch end together: position j of
-`outputs.logits` (batch, K, V) predicts position j of `targets` (batch, K), and K is the longest answer of the batch. No
-logit is computed where there is nothing to learn.
+`outputs.logits` (batch, K, V) predicts position j of `targets` (batch, K), and K is the longest answer of the batch; of a
+conversation it reaches back to the first answer that is learnt. No logit is computed before that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,9 +33,10 @@ class Batch:
     Attributes:
         samples: id, image and prompt; at inference neither answer nor references nor anything that names the task.
         inputs: arguments of the model's forward or generate: `input_ids`, `attention_mask` (batch, tokens), `pixel_values`
-            where there are images (and `image_grid_thw`, one row per image, where the model asks for it); in training also
+            where there are images, in the order of the samples and of the images in each (and `image_grid_thw`, one row per
+            image, where the model asks for it); in training also
             `position_ids` and `logits_to_keep`.
-        targets: (batch, K) token ids, −100 off the answer; `None` at inference.
+        targets: (batch, K) token ids, −100 off the answer and between the answers of a conversation; `None` at inference.
         spans: how many rows of `pixel_values` each image has, in their order; empty where each has one.
     """
 
@@ -67,9 +68,9 @@ class Batch:
     def rows(self, places: Sequence[int]) -> Batch:
         """The batch of some of its samples, with the same padding; for per-sample gradients."""
         index = torch.as_tensor(list(places), device=self.inputs["input_ids"].device)
-        with_image = [place for place, sample in enumerate(self.samples) if sample.image is not None]
-        images = [with_image.index(place) for place in places if place in with_image]
-        spans = self.spans or (1,) * len(with_image)
+        ends = [0, *accumulate(len(sample.images) for sample in self.samples)]
+        images = [image for place in places for image in range(ends[place], ends[place + 1])]
+        spans = self.spans or (1,) * ends[-1]
         starts = [0, *accumulate(spans)]
         of_images = {
             "pixel_values": [row for image in images for row in range(starts[image], starts[image + 1])],
@@ -87,25 +88,37 @@ class Batch:
         return Batch(tuple(self.samples[place] for place in places), inputs, targets, chosen)
 
 
+class Row(NamedTuple):
+    """Token ids of one sample.
+
+    Attributes:
+        ids: all of them, in training up to the end token of the last answer.
+        targets: what is learnt of the last ones, from the first token of the first learnt answer on: −100 where a token is not
+            learnt; empty at inference.
+    """
+
+    ids: list[int]
+    targets: list[int]
+
+
 def padded(
-    rows: Sequence[tuple[list[int], list[int]]], pad: int, device: torch.device, *, answers: bool
+    rows: Sequence[Row], pad: int, device: torch.device, *, answers: bool
 ) -> tuple[dict[str, Any], Tensor | None]:
-    """Token ids of prompts and answers to the inputs of a batch, and its targets where it has answers.
+    """Token ids to the inputs of a batch, and its targets where it has answers.
 
     Args:
-        rows: ids of a prompt and of its answer with the end token.
         pad: id of the padding.
     """
-    # The end token is a target but never an input: nothing is predicted from it.
-    sequences = [prompt + answer[:-1] if answers else prompt for prompt, answer in rows]
+    # The last end token is a target but never an input: nothing is predicted from it.
+    sequences = [row.ids[:-1] if answers else row.ids for row in rows]
     longest = max(len(sequence) for sequence in sequences)
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in sequences])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in sequences])
     inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
     if not answers:
         return inputs, None
-    kept = max(len(answer) for _, answer in rows)
-    targets = torch.tensor([[IGNORED] * (kept - len(answer)) + answer for _, answer in rows])
+    kept = max(len(row.targets) for row in rows)
+    targets = torch.tensor([[IGNORED] * (kept - len(row.targets)) + row.targets for row in rows])
     inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(device)
     inputs["logits_to_keep"] = kept
     return inputs, targets.to(device)

@@ -20,20 +20,28 @@ from cl_zoo.errors import DataError, OptionError, nearest
 
 ImageSource = Image.Image | Path
 """An image in memory, or the path of the file that it is read from when it is needed."""
+MARK = "<image>"
+"""Where an image stands in the text of a sample that has several, or whose question has turns before it."""
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one image.
+    """One question about one image, or the last one of a conversation about it.
 
     Attributes:
         id: opaque within its split; says nothing about the task.
-        image: an image in memory, a path, or `None` for a question without an image.
+        image: an image in memory, a path, or `None` for a question without an image; the first of several.
         prompt: question and instruction, separated by a newline, without image token and chat template.
         answer: the text to learn; `None` where a model has to answer.
         references: for captions, the sentences that an answer is scored against.
         truth: what a scoring rule needs beyond these, as JSON values: a box, the sizes of an image, the answers of ten people.
+        before: the turns before the question, (asked, answered) each, which the model reads in training and in answering.
+        learns_before: whether in training the answers in `before` are learnt too, as LLaVA's trainer does.
+        more_images: the images after the first; families of models that were taught one refuse them.
+
+    Images stand before the first question, in their order. Where there are several, or turns before the question, `<image>` in a question
+    says where one stands; those that are more than these marks come first.
     """
 
     id: str
@@ -42,9 +50,28 @@ class Sample:
     answer: str | None = None
     references: tuple[str, ...] = ()
     truth: Mapping[str, Any] = field(default_factory=dict)
+    before: tuple[tuple[str, str], ...] = ()
+    learns_before: bool = True
+    more_images: tuple[ImageSource, ...] = ()
+
+    @property
+    def images(self) -> tuple[ImageSource, ...]:
+        """All images, in their order."""
+        return tuple(image for image in (self.image, *self.more_images) if image is not None)
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """All questions, its own last."""
+        return (*(asked for asked, _ in self.before), self.prompt)
+
+    @property
+    def learnt(self) -> tuple[str | None, ...]:
+        """The answers that are learnt from it in training, in their order."""
+        earlier = self.before if self.learns_before else ()
+        return (*(answer for _, answer in earlier), self.answer)
 
     def question_only(self) -> Sample:
-        """The sample as a method may see it at inference: nothing of what is expected."""
+        """The sample as a method may see it at inference: nothing of what is expected; the turns before stay, as context."""
         return replace(self, answer=None, references=(), truth={})
 
 
@@ -251,7 +278,7 @@ def place_in(split: Sequence[Sample], index: int) -> int:
 
 def origin(split: Sequence[Sample], index: int) -> dict[str, str]:
     """Where a sample comes from, for people: `record`, the record's own id where the sample has another one, and `picture`, the
-    name of its image file; each where it is known.
+    name of its image file, of several with a comma between; each where it is known.
 
     It stands beside a sample and not in it, so no method sees it and no answer depends on it. A split that makes its samples when
     they are asked for is asked by its method `origin`, where it has one; none is made for this.
@@ -260,8 +287,9 @@ def origin(split: Sequence[Sample], index: int) -> dict[str, str]:
     look = getattr(split, "origin", None)
     if look is not None:
         return {name: text for name, text in look(index).items() if text}
-    image = None if isinstance(split, OnDemand) else split[index].image
-    return {"picture": image.name} if isinstance(image, Path) else {}
+    images = () if isinstance(split, OnDemand) else split[index].images
+    names = ", ".join(image.name for image in images if isinstance(image, Path))
+    return {"picture": names} if names else {}
 
 
 def _looked_up(split: Sequence[Sample], index: int, by: str) -> Sample:

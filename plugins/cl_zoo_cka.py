@@ -158,15 +158,14 @@ def pooled(model: nn.Module, layers: Iterable[nn.Module], batch: Batch, reads: s
 
 
 def question_tokens(batch: Batch) -> Tensor:
-    """(batch, tokens), one on the real tokens of a question and zero on padding and the answer's tokens.
+    """(batch, tokens), one on the real tokens of a question and zero on padding and the tokens of answers that are learnt.
 
     The last token of the question is the one that predicts the answer's first.
     """
     tokens: Tensor = batch.inputs["attention_mask"].float().clone()
     if batch.targets is not None:
-        answers = batch.answer_mask
-        starts = answers & (answers.cumsum(1) == 1)  # positions that predict the first answer token
-        tokens[:, -answers.shape[1] :] *= (~answers | starts).float()
+        answers = batch.answer_mask[:, :-1]  # what a position is to predict, the one behind it reads
+        tokens[:, tokens.shape[1] - answers.shape[1] :] *= (~answers).float()
     return tokens
 
 

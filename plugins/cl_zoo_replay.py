@@ -29,6 +29,7 @@ Held against:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,21 @@ def draw(batches: Sequence[Batch], samples: int) -> list[Sample]:
 
 def pack(sample: Sample) -> dict[str, Any]:
     """What of a sample is kept on disk: JSON and a tensor."""
-    return {"id": sample.id, "prompt": sample.prompt, "answer": sample.answer, "image": pixels(sample.image)}
+    kept: dict[str, Any] = {"id": sample.id, "prompt": sample.prompt, "answer": sample.answer}
+    kept["image"] = pixels(sample.image)
+    if sample.more_images:
+        kept["more_images"] = [pixels(image) for image in sample.more_images]
+    if sample.before:
+        kept |= {"before": [list(turn) for turn in sample.before], "learns_before": sample.learns_before}
+    return kept
 
 
 def unpack(kept: Mapping[str, Any]) -> Sample:
     """The sample that `pack` took apart."""
-    return Sample(kept["id"], shown(kept["image"]), kept["prompt"], kept["answer"])
+    sample = Sample(kept["id"], shown(kept["image"]), kept["prompt"], kept["answer"])
+    before = tuple((asked, answer) for asked, answer in kept.get("before", ()))
+    more = tuple(image for one in kept.get("more_images", ()) if (image := shown(one)) is not None)
+    return replace(sample, before=before, learns_before=kept.get("learns_before", True), more_images=more)
 
 
 def pixels(image: ImageSource | None) -> Tensor | str | dict[str, str] | None:

@@ -56,6 +56,7 @@ class Backbone(Worded):
         aspects: values of `--image-aspect`, the default first.
         tower_at, projector_at: where the model has its vision tower and its projector.
         takes_vectors: whether its language model can be given vectors between the tokens, as soft prompts need it.
+        several_images: whether it was taught to look at several images at once; a sample with more than one is refused otherwise.
     """
 
     model_type: ClassVar[str]
@@ -66,6 +67,7 @@ class Backbone(Worded):
     tower_at: ClassVar[str] = "model.vision_tower"
     projector_at: ClassVar[str] = "model.multi_modal_projector"
     takes_vectors: ClassVar[bool] = True
+    several_images: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -245,12 +247,13 @@ class Backbone(Worded):
         """
         if not answers:
             samples = [sample.question_only() for sample in samples]
-        images = [sample.image for sample in samples if sample.image is not None]
+        for sample in samples:
+            if says := self.misplaced(sample):
+                raise DataError(f"sample {sample.id!r}: {says}")
+        images = [image for sample in samples for image in sample.images]
         seen, counts, spans = self.show(self.encode(images)) if images else ({}, [], ())
         widths = iter(counts)
-        rows = [
-            self._tokens(sample, 0 if sample.image is None else next(widths), answers) for sample in samples
-        ]
+        rows = [self._tokens(sample, [next(widths) for _ in sample.images], answers) for sample in samples]
         inputs, targets = padded(rows, self.tokenizer.pad_token_id, self.device, answers=answers)
         inputs.update(seen)
         self.finish(inputs)
@@ -281,7 +284,8 @@ class Backbone(Worded):
         """
         if not self._ahead.threads:
             return  # a sample may be drawn when it is asked for
-        images = {self._key(one.image): one.image for one in samples if isinstance(one.image, Path)}
+        those = (image for one in samples for image in one.images)
+        images = {self._key(image): image for image in those if isinstance(image, Path)}
         self._ahead.begin({key: image for key, image in images.items() if not self._seen.knows(key)})
 
     def _key(self, image: ImageSource) -> bytes:

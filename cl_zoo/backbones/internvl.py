@@ -33,6 +33,7 @@ class InternVL(Backbone):
     image_text = "<IMG_CONTEXT>"
     end = "<|im_end|>"
     aspects = ("stretch", "pad", "crop")
+    several_images = True
 
     def look(self, pixels: Sequence[dict[str, Any]]) -> list[Tensor]:
         """Hidden states of the selected layer, (tiles, patches, width) per image, class token included."""

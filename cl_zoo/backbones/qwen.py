@@ -73,6 +73,7 @@ class Qwen(Backbone):
     tower_at = "model.visual"
     projector_at = "model.visual.tower.merger"
     takes_vectors = False
+    several_images = True
 
     def wrap(self, tower: nn.Module) -> FrozenTower:
         return FrozenVisual(tower)

@@ -1,7 +1,8 @@
 """Text around a prompt, as each model family was taught to converse.
 
 `{prompt}` stands for the question with its instruction. The image is put right before it by the backbone, which knows how its
-family marks an image; the answer and the end token follow the template.
+family marks an image; the answer and the end token follow the template. In a conversation of several turns the next question
+follows that end token: behind `AGAIN` for templates that are known by name, behind all that stands before `{prompt}` for others.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ TEMPLATES = {
     ),
 }
 """Templates by name."""
+AGAIN = {
+    "vicuna_v1": "USER: ",
+    "plain": "",
+    "internvl": "\n<|im_start|>user\n",
+    "qwen2.5-vl": "\n<|im_start|>user\n",
+}
+"""What stands between the end token of an answer and the next question: the system sentence stands once."""
 
 
 def resolve(template: str) -> str:
@@ -50,3 +58,9 @@ def around(template: str) -> tuple[str, str]:
     """The text before and behind the prompt."""
     head, _, tail = template.partition(PLACE)
     return head, tail
+
+
+def between(template: str) -> str:
+    """The text between the end token of an answer and the next question of its conversation."""
+    known = {TEMPLATES[name]: text for name, text in AGAIN.items()}
+    return known.get(template, around(template)[0])

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from itertools import zip_longest
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from cl_zoo.backbones.templates import around
+from cl_zoo.backbones.templates import around, between
+from cl_zoo.batches import IGNORED, Row
 from cl_zoo.errors import DataError
-from cl_zoo.tasks import Sample
+from cl_zoo.tasks import MARK, Sample
+
+TEXT, IMAGE, ANSWER = "text", "image", "answer"
+
+
+class Piece(NamedTuple):
+    """A part of a sample that is tokenized alone, as `Worded._tokens` says.
+
+    Attributes:
+        kind: a text, an image, or an answer, behind which its end token stands.
+        text: empty for an image.
+        learnt: whether it is an answer that is learnt.
+    """
+
+    kind: str
+    text: str = ""
+    learnt: bool = False
+
+
+def placed(sample: Sample) -> bool:
+    """Whether `<image>` in a sample's questions marks a place; in a single question about one image it does not."""
+    return bool(sample.images) and bool(sample.more_images or sample.before)
 
 
 class Worded:
@@ -18,6 +41,7 @@ class Worded:
 
     image_frame: ClassVar[tuple[str, str]]
     image_text: ClassVar[str]
+    several_images: ClassVar[bool]
     name: str
     model: Any
     tokenizer: Any
@@ -38,9 +62,26 @@ class Worded:
                 f"{whose} holds {self.image_text}, which stands for the image itself; take it out of the text"
             )
 
+    def misplaced(self, sample: Sample) -> str | None:
+        """Why a sample's images cannot be shown, to follow its name and a colon: more than the family was taught, or more marks than
+        images, or a text that stands for one; `None` where they can."""
+        count = len(sample.images)
+        if count > 1 and not self.several_images:
+            return f"has {count} images where backbone {self.name} was taught one; choose an InternVL or Qwen2.5-VL, or leave it out of the data"
+        marked = placed(sample)
+        marks = sum(text.count(MARK) for text in sample.questions) if marked else 0
+        if marks > count:
+            return f"marks {marks} places of images with {MARK} and has {count}; repair or drop it"
+        try:
+            for text in sample.questions:
+                self.check_prompt(text.replace(MARK, "") if marked else text, "its prompt")
+        except DataError as error:
+            return str(error)
+        return None
+
     def answer_tokens(self, sample: Sample) -> int:
-        """How many targets a sample has in a batch: the tokens of its answer and the one that ends it."""
-        return len(self._ids(sample.answer or "")) + 1
+        """How many targets a sample has in a batch: the tokens of each answer that is learnt and the one that ends it."""
+        return sum(len(self._ids(answer or "")) + 1 for answer in sample.learnt)
 
     def text_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has, as answers and prompts are read: without what a tokenizer puts around them."""
@@ -52,17 +93,19 @@ class Worded:
         ids = self.tokenizer(list(texts), **settings)["input_ids"]
         return [len(those) if text else 0 for text, those in zip(texts, ids, strict=True)]
 
-    def prompt_tokens(self, prompts: Sequence[str], shown: Sequence[bool]) -> list[int]:
-        """How many tokens prompts take in a batch, those of the images themselves aside.
+    def sample_tokens(self, samples: Sequence[Sample], *, answers: bool) -> list[int]:
+        """How many tokens samples take in a batch, those of the images themselves aside.
 
         Args:
-            shown: whether each prompt has an image.
+            answers: with their answers and the tokens that end them, as in training.
         """
-        parts = [self._parts(prompt, one) for prompt, one in zip(prompts, shown, strict=True)]
-        fronts = {front: len(self._ids(front)) for front in {front for front, _ in parts}}
-        behind = self.text_tokens([text for _, text in parts])
+        pieces = [list(self._pieces(sample, answers)) for sample in samples]
+        texts = list(dict.fromkeys(piece.text for those in pieces for piece in those))
+        counts = dict(zip(texts, self.text_tokens(texts) if texts else (), strict=True))
         start = len(self._start)
-        return [start + fronts[front] + rest for (front, _), rest in zip(parts, behind, strict=True)]
+        return [
+            start + sum(counts[piece.text] + (piece.kind == ANSWER) for piece in those) for those in pieces
+        ]
 
     def decode(self, tokens: Tensor) -> list[str]:
         """Generated tokens (batch, n) to answers, without special tokens and outer white space."""
@@ -79,36 +122,66 @@ class Worded:
             list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
         )
 
-    def _tokens(self, sample: Sample, image_tokens: int, answers: bool) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt, image tokens repeated, and of the answer with its end token.
+    def _tokens(self, sample: Sample, image_tokens: Sequence[int], answers: bool) -> Row:
+        """Token ids of a sample, in training with its answer and the end token, and what is learnt of them.
 
         What stands before and behind the image are texts of their own to the tokenizer, as in LLaVA's code: a SentencePiece
-        vocabulary puts its dummy prefix before both, whatever the version of the tokenizer makes of one text with a gap. So is
-        the answer. LLaVA's code puts the one space before it itself, so the answers of its records begin with none; one that did
-        would be split in another way here than in a whole conversation.
+        vocabulary puts its dummy prefix before both, whatever the version of the tokenizer makes of one text with a gap. So are
+        each answer and what follows its end token. LLaVA's code puts the one space before an answer itself, so the answers of its
+        records begin with none; one that did would be split in another way here than in a whole conversation.
+
+        Args:
+            image_tokens: how often the image token stands for each image.
         """
-        self.check_prompt(sample.prompt, f"sample {sample.id!r}: its prompt")
-        front, behind = self._parts(sample.prompt, sample.image is not None)
-        shown = [self.model.config.image_token_id] * image_tokens
-        prompt = self._start + self._ids(front) + shown + self._ids(behind)
-        if not answers:
-            self._check_length(sample, len(prompt), "its image")
-            return prompt, []
-        if not sample.answer:
+        if answers and not all(sample.learnt):
             raise DataError(
                 f"sample {sample.id!r} ({sample.prompt[:40]!r}…) has no answer to learn; drop it from the training split"
             )
-        answer = [*self._ids(sample.answer), self.tokenizer.eos_token_id]
-        self._check_length(sample, len(prompt) + len(answer), "its image and answer")
-        return prompt, answer
+        row, learning, counts = Row(list(self._start), []), False, iter(image_tokens)
+        for piece in self._pieces(sample, answers):
+            if piece.kind == IMAGE:
+                ids = [self.model.config.image_token_id] * next(counts)
+            else:
+                ids = self._ids(piece.text)
+            if piece.kind == ANSWER:
+                ids.append(self.tokenizer.eos_token_id)
+            row.ids.extend(ids)
+            learning = learning or piece.learnt
+            if learning:
+                row.targets.extend(ids if piece.learnt else [IGNORED] * len(ids))
+        self._check_length(sample, len(row.ids), "its image and answer" if answers else "its image")
+        return row
 
-    def _parts(self, prompt: str, shown: bool) -> tuple[str, str]:
-        """The texts before and behind the image's tokens; nothing and the whole where there is none."""
+    def _pieces(self, sample: Sample, answers: bool) -> Iterator[Piece]:
+        """What a sample is made of, in its order."""
         head, tail = around(self.template)
-        if not shown:
-            return "", head + prompt + tail
+        texts = [self._around_images(text) if placed(sample) else [text] for text in sample.questions]
+        first = len(sample.images) - sum(len(parts) - 1 for parts in texts)
+        texts[0] = [*[""] * first, *texts[0]]  # images without a mark
+        answered = [*((text, answers and sample.learns_before) for _, text in sample.before)]
+        if answers:
+            answered.append((sample.answer or "", True))
+        for parts, answer in zip_longest(texts, answered):
+            yield from self._asked(head, parts, tail)
+            if answer is not None:
+                yield Piece(ANSWER, *answer)
+            head = between(self.template)
+
+    def _asked(self, head: str, parts: Sequence[str], tail: str) -> Iterator[Piece]:
+        """A question with an image between any two of its parts."""
         before, behind = self.image_frame
-        return head + before, behind + prompt + tail
+        text = head + parts[0]
+        for part in parts[1:]:
+            yield Piece(TEXT, text + before)
+            yield Piece(IMAGE)
+            text = behind + part
+        yield Piece(TEXT, text + tail)
+
+    def _around_images(self, text: str) -> list[str]:
+        """The parts of a question before, between and behind its marks; a line break that belongs to an image is not written twice."""
+        first, *others = text.split(MARK)
+        breaks = self.image_frame[1].endswith("\n")
+        return [first, *(other.removeprefix("\n") if breaks else other for other in others)]
 
     @cached_property
     def positions(self) -> int | None:

@@ -79,33 +79,52 @@ def _task(task: TaskData, out: Path, say: Callable[[str], None]) -> dict[str, An
         if not len(samples):
             continue
         name = f"{_plain(task.name)}_{split}.jsonl"
+        learns = set[bool]()
         with (out / name).open("w", encoding="utf-8") as file:
-            for place, image in enumerate(_images(samples, out, Path(_plain(task.name)) / split)):
-                write = _question if split == "test" else _talk
-                record = write(without_image(samples, place), image)
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            for place, images in enumerate(_images(samples, out, Path(_plain(task.name)) / split)):
+                write, sample = _question if split == "test" else _talk, without_image(samples, place)
+                file.write(json.dumps(write(sample, images), ensure_ascii=False) + "\n")
+                learns |= {sample.learns_before} if sample.before else set()
         say(f"{out / name}: {len(samples):,} records")
         form = "question" if split == "test" else "llava"
         about[split] = {"files": [name], "format": form, "count": len(samples)}
+        if len(learns) > 1:
+            says = f"task {task.name}, {split}: of some samples all answers are learnt and of others the last"
+            raise DataError(f"{says}, which one file has no place for; leave this benchmark a plugin")
+        if False in learns:
+            about[split]["turns"] = "last"
     return about
 
 
-def _talk(sample: Sample, image: str | None) -> dict[str, Any]:
-    # With the token as LLaVA has it, but where taking it off would take white space of the question with it.
-    marked = image is not None and sample.prompt == sample.prompt.strip()
-    asked = f"{TOKEN}\n{sample.prompt}" if marked else sample.prompt
-    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": sample.answer}]
-    return {"id": sample.id, **({} if image is None else {"image": image}), "conversations": turns}
+def _talk(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
+    said = [*sample.before, (sample.prompt, sample.answer)]
+    first, free = said[0][0], len(images) - sum(text.count(TOKEN) for text in sample.questions)
+    # With tokens as LLaVA has them, but where taking one off would take white space of the question with it.
+    if first == first.strip():
+        said[0] = (f"{TOKEN}\n" * free + first, said[0][1])
+    turns = [
+        {"from": speaker, "value": text}
+        for turn in said
+        for speaker, text in zip(("human", "gpt"), turn, strict=True)
+    ]
+    return {"id": sample.id, **_named(images), "conversations": turns}
 
 
-def _question(sample: Sample, image: str | None) -> dict[str, Any]:
+def _named(images: Sequence[str]) -> dict[str, Any]:
+    if len(images) > 1:
+        return {"images": list(images)}
+    return {"image": images[0]} if images else {}
+
+
+def _question(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
+    if sample.before:
+        says = f"sample {sample.id!r}: has turns before its question, which a test record has no place for"
+        raise DataError(f"{says}; write 'turns: split' for the test split")
     truth = dict(sample.truth)
     if unknown := sorted(truth.keys() - set(KNOWN)):
         says = f"sample {sample.id!r}: its truth holds {unknown[0]!r}, which a record has no place for"
         raise DataError(f"{says}; leave this benchmark a plugin")
-    record: dict[str, Any] = {"question_id": sample.id}
-    if image is not None:
-        record["image"] = image
+    record: dict[str, Any] = {"question_id": sample.id, **_named(images)}
     record["text"] = sample.prompt
     if sample.answer is not None:
         record["answer"] = sample.answer
@@ -116,24 +135,23 @@ def _question(sample: Sample, image: str | None) -> dict[str, Any]:
     return record | truth
 
 
-def _images(samples: Sequence[Sample], out: Path, folder: Path) -> Iterator[str | None]:
+def _images(samples: Sequence[Sample], out: Path, folder: Path) -> Iterator[Sequence[str]]:
     """The names of the images; pictures that are no files of the data folder are written below `pictures/`."""
     for place in range(len(samples)):
         if isinstance(samples, Split) and samples.of_files:
-            yield samples.entries[place][1].image
+            yield samples.entries[place][1].images
             continue
-        image = samples[place].image
-        if image is None:
-            yield None
-            continue
-        suffix = ".png" if isinstance(image, Image.Image) else image.suffix
-        name = folder / f"{place:06}{suffix}"
-        (out / PICTURES / folder).mkdir(parents=True, exist_ok=True)
-        if isinstance(image, Image.Image):
-            image.save(out / PICTURES / name)
-        else:
-            shutil.copyfile(image, out / PICTURES / name)
-        yield name.as_posix()
+        names = []
+        for number, image in enumerate(samples[place].images):
+            suffix = ".png" if isinstance(image, Image.Image) else image.suffix
+            name = folder / f"{place:06}{f'-{number}' if number else ''}{suffix}"
+            (out / PICTURES / folder).mkdir(parents=True, exist_ok=True)
+            if isinstance(image, Image.Image):
+                image.save(out / PICTURES / name)
+            else:
+                shutil.copyfile(image, out / PICTURES / name)
+            names.append(name.as_posix())
+        yield names
 
 
 def _plain(name: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 
 from cl_zoo.data.records import Entry
@@ -13,10 +14,17 @@ from cl_zoo.tasks import OnDemand
 
 
 class Packed(OnDemand[tuple[int, Entry]]):
-    """Entries with the numbers of their records, kept as one block of JSON texts."""
+    """Entries with the numbers of their records, kept as one block of JSON texts.
+
+    Attributes:
+        several: how many of them have turns before their question.
+        records: how many they come from.
+    """
 
     def __init__(self, numbered: Iterable[tuple[int, Entry]]) -> None:
         block, self._ends = bytearray(), array("Q", [0])
+        self.several = self.records = 0
+        last: int | None = None
         for number, one in numbered:
             values = [
                 number,
@@ -27,7 +35,11 @@ class Packed(OnDemand[tuple[int, Entry]]):
                 one.references,
                 one.truth,
                 one.record,
+                *((one.before, one.learns_before, one.more_images) if one.before or one.more_images else ()),
             ]
+            self.several += bool(one.before)
+            self.records += number != last
+            last = number
             block += json.dumps(values, separators=(",", ":")).encode()
             self._ends.append(len(block))
         self._block = bytes(block)
@@ -54,7 +66,12 @@ class Packed(OnDemand[tuple[int, Entry]]):
         return asked.hexdigest(), wanted.hexdigest()
 
     def make(self, place: int) -> tuple[int, Entry]:
-        number, name, image, prompt, answer, references, truth, record = json.loads(
+        number, name, image, prompt, answer, references, truth, record, *turns = json.loads(
             self._block[self._ends[place] : self._ends[place + 1]]
         )
-        return number, Entry(name, image, prompt, answer, tuple(references), truth, record=record)
+        one = Entry(name, image, prompt, answer, tuple(references), truth, record=record)
+        if turns:
+            before, learns, more = turns
+            before = tuple((asked, said) for asked, said in before)
+            one = replace(one, before=before, learns_before=learns, more_images=tuple(more))
+        return number, one

@@ -1,18 +1,20 @@
 """Records of instruction data in the usual formats, and the questions in them.
 
 `llava`      training records: {"image": …, "conversations": [{"from": "human", "value": "<image>\\n…"}, {"from": "gpt", "value": …}]}.
-             `image` is missing where a question is a text alone. The image token is taken off with the newline beside it: a
-             backbone puts the image where its template wants it, which is the front, wherever the token stood.
+             `image` is missing where a question is a text alone, and a list, or `images`, where there are several. The token of a single
+             image is taken off with the newline beside it: a backbone puts it where its template wants it, which is the front.
 `sharegpt`   the same as others write it (`cl_zoo.data.turns`): `messages` or `conversations` of {"role": …, "content": …} or {"from": …,
              "value": …}, content as a text or as a list of parts, or `texts` of {"user": …, "assistant": …}; and `image` or a list
-             `images` of one.
+             `images`.
 `question`   test records: {"question_id": …, "image": …, "text": …, "answer": …}; also `answer_bbox` with `size` (a box),
              `references` (captions), `answers` (of several people), `choices`, and `image_id`, which references may go by.
 
-A turn of `system` is left out, as LLaVA's trainer leaves it out. Of a conversation with more than one question, every question with its
-answer is a sample of its own, without the turns before it (`split`), or the last one is with the turns before it as lines of its prompt
-(`last`). Prompts and answers are read as they are; a number is read as it is written. Training records are never told apart by their
-ids, which come twice in official files.
+A turn of `system` is left out, as LLaVA's trainer leaves it out. A conversation of several questions is one sample, the last question with the
+turns before it, of which all answers are learnt, as LLaVA's trainer does (`all`), or the last one alone (`last`); or every question with its
+answer is a sample of its own, without the turns before it (`split`). A single image stands before the question whose turn holds its token,
+the first one where none does; of several each stands where its token does, and those that are more than the tokens come first, in order.
+Prompts and answers are read as they are; a number is read as it is written. Training records are never told apart by their ids, which come
+twice in official files.
 
 Every fault is a `DataError` with file, record (counted from 1) and remedy.
 """
@@ -26,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, below, fault, kind_of, leaving
-from cl_zoo.data.turns import KEYS, TOKEN, file_name, sound, talk, written
+from cl_zoo.data.turns import KEYS, TOKEN, file_name, prompts, sound, talk, written
 from cl_zoo.errors import DataError, shown
 
 
@@ -36,13 +38,14 @@ class Entry:
 
     Attributes:
         id: the record's own, "" where it has none.
-        image: as written in the record, `None` for a text alone.
-        prompt: without the image token.
+        image: as written in the record, `None` for a text alone; the first of several.
+        prompt: without the image token, but where it marks a place as in `cl_zoo.Sample`.
         answer: `None` where the record holds none.
         references: sentences that a caption is scored against.
         truth: what a scoring rule needs beyond these, as in `cl_zoo.Sample`.
         image_id: what references call the image, "" where the record does not say.
         record: the record's own id where `id` is no longer that.
+        before, learns_before, more_images: as in `cl_zoo.Sample`.
     """
 
     id: str
@@ -53,6 +56,14 @@ class Entry:
     truth: Mapping[str, Any] = field(default_factory=dict)
     image_id: str = ""
     record: str = ""
+    before: tuple[tuple[str, str], ...] = ()
+    learns_before: bool = True
+    more_images: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The names of all images."""
+        return () if self.image is None else (self.image, *self.more_images)
 
 
 UNREAD = Entry("", None, "")
@@ -60,16 +71,16 @@ UNREAD = Entry("", None, "")
 
 
 def entries(
-    record: Mapping[str, Any], number: int, file: Path | str, form: str, turns: str = "split"
+    record: Mapping[str, Any], number: int, file: Path | str, form: str, turns: str = "all"
 ) -> list[Entry]:
-    """The questions of one record: one each, but for conversations of several.
+    """What one record asks: one question, but for conversations of several that are split.
 
     Args:
         record: as `read_records` gives it.
         number: its place in the file, from 1.
         file: where it stands, for messages.
         form: `llava`, `sharegpt` or `question`.
-        turns: of a conversation of several questions, `split` or `last`.
+        turns: of a conversation of several questions, `all`, `last` or `split`.
 
     Raises:
         DataError: a field is missing or of another type, or an answer to learn is empty.
@@ -77,21 +88,27 @@ def entries(
     if form == "question":
         return [_question(record, number, file)]
     said = talk(record, number, file)
-    image = _image(record, number, file, said.images)
-    name, found = _id(record, number, file), []
-    for asked, answer in said.turns:
+    images = _images(record, number, file, said.images)
+    for _, answer in said.turns:
         if not answer.strip():
             fault(file, number, "has an empty answer, which teaches nothing", REPAIR, EmptyAnswer)
         if TOKEN in answer:
             fault(file, number, f"has {TOKEN} in an answer", REPAIR)
-        found.append(Entry(name, image, _prompt(asked, image, number, file), answer))
-    return [_last(found)] if turns == "last" else found
-
-
-def _last(found: Sequence[Entry]) -> Entry:
-    """The last question with the turns before it, a line each, before it."""
-    before = [text for one in found[:-1] for text in (one.prompt, one.answer or "")]
-    return replace(found[-1], prompt="\n".join([*before, found[-1].prompt]))
+    asked, answers = [text for text, _ in said.turns], [answer for _, answer in said.turns]
+    first, more = images[0] if images else None, tuple(images[1:])
+    start = Entry(_id(record, number, file), first, "", more_images=more)
+    if turns == "split" and len(asked) > 1:
+        if more:
+            says = f"asks {len(asked)} questions about {len(images)} images, and which is about which is not said"
+            fault(file, number, says, "write 'turns: all', or a record for each question")
+        alone = (prompts([text], 1 if images else 0, number, file)[0] for text in asked)
+        return [
+            replace(start, prompt=text, answer=answer) for text, answer in zip(alone, answers, strict=True)
+        ]
+    *earlier, last = prompts(asked, len(images), number, file)
+    before = tuple(zip(earlier, answers, strict=False))
+    learns = turns == "all" or not before
+    return [replace(start, prompt=last, answer=answers[-1], before=before, learns_before=learns)]
 
 
 def other_form(records: Sequence[Mapping[str, Any]], form: str) -> str | None:
@@ -151,7 +168,7 @@ def image_path(root: Path, text: str, trusted: Iterable[Path] = ()) -> Path:
 
 
 def _question(record: Mapping[str, Any], number: int, file: Path | str) -> Entry:
-    image = _image(record, number, file)
+    images = _images(record, number, file)
     prompt = written(record, "text", number, file)
     if not prompt.strip():
         fault(file, number, "has an empty 'text'", REPAIR)
@@ -162,9 +179,10 @@ def _question(record: Mapping[str, Any], number: int, file: Path | str) -> Entry
     if "answer_bbox" in record:
         truth |= _box(record, number, file)
     references = _texts(record, "references", number, file) if "references" in record else ()
-    prompt = _prompt(prompt, image, number, file)
+    (prompt,) = prompts([prompt], len(images), number, file)
     name, shown_as = _id(record, number, file, needed=True), _id(record, number, file, ("image_id",))
-    return Entry(name, image, prompt, answer, references, truth, shown_as)
+    image, more = images[0] if images else None, tuple(images[1:])
+    return Entry(name, image, prompt, answer, references, truth, shown_as, more_images=more)
 
 
 def _id(
@@ -186,30 +204,18 @@ def _id(
     return ""
 
 
-def _image(
+def _images(
     record: Mapping[str, Any], number: int, file: Path | str, in_turns: Sequence[str] = ()
-) -> str | None:
+) -> list[str]:
     images: Any = [] if record.get("images") is None else record["images"]
     if not isinstance(images, list):
         fault(file, number, f"'images' is {kind_of(images)}, not a list", REPAIR)
     value = record.get("image")
     given = [one for one in (value if isinstance(value, list) else [value, *images]) if one is not None]
     named = [file_name(one, number, file) for one in given]
-    if named != list(in_turns):  # else the turns name what the record lists
-        named += in_turns
-    if len(named) > 1:
-        fault(file, number, f"names {len(named)} images where a sample has one", REPAIR)
-    return named[0] if named else None
-
-
-def _prompt(text: str, image: str | None, number: int, file: Path | str) -> str:
-    count = text.count(TOKEN)
-    if not count:
-        return text
-    if count > 1 or image is None:
-        says = f"has {count} {TOKEN} in one turn" if image is not None else f"has {TOKEN} but names no image"
-        fault(file, number, says, REPAIR)
-    return text.replace(TOKEN, "").strip()  # as LLaVA does before it puts the token in front
+    if named and in_turns and named != list(in_turns):
+        fault(file, number, "names other images in its turns than beside them", REPAIR)
+    return named or list(in_turns)
 
 
 def _texts(record: Mapping[str, Any], key: str, number: int, file: Path | str) -> tuple[str, ...]:

@@ -39,7 +39,8 @@
 file. `format` is one of `cl_zoo.data.records`, `datasets` for a folder saved by `save_to_disk` or one of parquet files, or `webdataset` for shards. A name in
 braces stands for each of its folders in turn; `{task}` for the task's `folders.task`, else its name. `count` is the official number
 of records, for `cl-zoo data check`. A task without `validation` has none. `turns` says what is learnt of a conversation of several
-questions: `split`, each with its answer as a sample of its own; or `last`, the last one with the turns before it as lines of its prompt.
+questions: `all` answers in one sequence, as LLaVA's trainer does (default); the `last` answer, with the turns before it as context; or `split`, each
+question with its answer as a sample of its own. In a test split `all` and `last` ask the last question with the turns before it.
 
 A source is a dataset repository on the Hugging Face hub (`hub`, with `revision` and `patterns` where not all of its newest files are
 wanted) or a `page` for a person to go to. Files go `into` a folder below the data folder. With `unpack: true` zip and tar archives
@@ -125,9 +126,9 @@ class SplitSource(Part):
     repeats: bool = Field(
         False, description="whether ids may come twice; samples are told apart by place then"
     )
-    turns: Literal["split", "last"] = Field(
-        "split",
-        description="of conversations with several questions each is a sample, or the last one is with the turns before it",
+    turns: Literal["all", "last", "split"] = Field(
+        "all",
+        description="of conversations with several questions all answers are learnt in one sequence, or the last one, or each question is a sample",
     )
     split: Text | None = Field(
         None, description="split of a folder of datasets or shards; default: the split's own name"

@@ -6,26 +6,24 @@ split is read; the file of an image must be there when its sample is asked for, 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from cl_zoo.data.faults import REPAIR, Undecoded, fault, unread
+from cl_zoo.data.faults import REPAIR, fault, unread
 from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, lack
 from cl_zoo.data.packed import Packed
+from cl_zoo.data.pictures import how_many, picture, stored_in
 from cl_zoo.data.records import Entry, entries, other_form
 from cl_zoo.data.references import referred
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.shards import PACKED, Shards
 from cl_zoo.data.turns import KEYS
 from cl_zoo.errors import DataError, cut, first_line, nearest, no_file
-from cl_zoo.images.kinds import Faithful, as_rgb
+from cl_zoo.images.kinds import Faithful
 from cl_zoo.tasks import ImageSource, OnDemand, Sample
 
 
@@ -42,7 +40,7 @@ class Plan:
         references: file, format and note of what answers are scored against.
         split: which split of a `datasets` folder.
         columns: `text`, `answer`, `image`, `question_id`, … to the columns of a `datasets` folder that hold them.
-        turns: what of conversations is learnt: `split` or `last`.
+        turns: what of conversations is learnt: `all`, `last` or `split`.
         faithful: whether pictures are to be read as a person sees them, see `cl_zoo.images.kinds`.
     """
 
@@ -54,7 +52,7 @@ class Plan:
     references: tuple[Path, str, str] | None = None
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
-    turns: str = "split"
+    turns: str = "all"
     faithful: bool = False
 
     @property
@@ -138,7 +136,7 @@ class Split(OnDemand[Sample]):
 
     def make(self, place: int) -> Sample:
         number, one = self.entries[place]
-        return replace(_text(one), image=self._image(number, one, looked_for=True))
+        return self._shown(number, one, looked_for=True)
 
     @property
     def of_files(self) -> bool:
@@ -148,12 +146,12 @@ class Split(OnDemand[Sample]):
     def as_named(self, index: int) -> Sample:
         """A sample whose image may be the path of a file that is not there."""
         number, one = self.entries[index]
-        return replace(_text(one), image=self._image(number, one, looked_for=False))
+        return self._shown(number, one, looked_for=False)
 
     def undecoded(self, index: int) -> Sample:
         """A sample whose image may be the path of a file that is not there, or a picture of which only the header was read."""
         number, one = self.entries[index]
-        return replace(_text(one), image=self._image(number, one, looked_for=False, decoded=False))
+        return self._shown(number, one, looked_for=False, decoded=False)
 
     def without_images(self, index: int) -> Sample:
         """A sample whose image is neither looked for nor opened; it is `None` here."""
@@ -163,28 +161,31 @@ class Split(OnDemand[Sample]):
     def origin(self, index: int) -> dict[str, str]:
         """The record's own id where a sample has another one, and the image's name as the record writes it."""
         _, one = self.entries[index]
-        return {"record": one.record, "picture": one.image or ""}
+        return {"record": one.record, "picture": ", ".join(one.images)}
 
-    def _image(
-        self, number: int, one: Entry, *, looked_for: bool, decoded: bool = True
-    ) -> ImageSource | None:
+    def _shown(self, number: int, one: Entry, *, looked_for: bool, decoded: bool = True) -> Sample:
+        """The sample of an entry with its images."""
+        sample = _text(one)
         if one.image is None:
-            return None
-        found: ImageSource | None
+            return sample
+        found: Sequence[ImageSource]
+        faithful = self.plan.faithful
         try:
             if self._pictures is not None:
                 stored = self._pictures[number - 1].column(0)[0].as_py()
-                found = _picture(stored, self.plan, decoded)
+                found = [picture(one, self.plan.roots, faithful, decoded) for one in stored_in(stored)]
             elif self.shards is not None and (held := self.shards.picture(number)) is not None:
-                found = _picture({"bytes": held, "path": None}, self.plan, decoded)
+                found = [picture({"bytes": held, "path": None}, self.plan.roots, faithful, decoded)]
             else:
-                found = self.plan.roots.path(one.image)
-            if looked_for and isinstance(found, Path):
-                _look_for(found)
+                found = [self.plan.roots.path(name) for name in one.images]
+            for path in found:
+                if looked_for and isinstance(path, Path):
+                    _look_for(path)
         except DataError as error:
             where = f"{self.plan.place}, record {number}{self.plan.column('image', 'images')}"
             raise type(error)(f"{where}: {error}") from None
-        return Faithful(found) if self.plan.faithful and isinstance(found, Path) else found
+        read = [Faithful(path) if faithful and isinstance(path, Path) else path for path in found]
+        return replace(sample, image=read[0] if read else None, more_images=tuple(read[1:]))
 
 
 def _look_for(path: Path) -> None:
@@ -201,7 +202,8 @@ def _look_for(path: Path) -> None:
 
 
 def _text(one: Entry) -> Sample:
-    return Sample(one.id, None, one.prompt, one.answer, one.references, one.truth)
+    texts = (one.prompt, one.answer, one.references, one.truth, one.before, one.learns_before)
+    return Sample(one.id, None, *texts)
 
 
 def _checked(found: Sequence[tuple[int, Entry]], plan: Plan, *, by_id: bool) -> Iterable[tuple[int, Entry]]:
@@ -294,13 +296,15 @@ def _rows(table: Any, plan: Plan) -> Iterable[tuple[int, dict[str, Any]]]:
     pictures = _pictures(table, plan)
     labels = {name: kind for name, kind in table.features.items() if hasattr(kind, "int2str")}
     texts = table.remove_columns([pictures]) if pictures else table
-    there = table.data.column(pictures).is_valid().to_pylist() if pictures else []
+    there = how_many(table.data.column(pictures)) if pictures else []
     for number, row in enumerate(texts, 1):
         for name, kind in labels.items():
             row[name] = None if row[name] is None else kind.int2str(row[name])
         record = {renamed.get(key, key): _plain(value) for key, value in row.items()}
-        if pictures and there[number - 1]:
+        if pictures and there[number - 1] == 1:
             record["image"] = f"row {number}"
+        elif pictures and there[number - 1]:
+            record["images"] = [f"row {number}, image {place}" for place in range(1, there[number - 1] + 1)]
         if record.get("question_id") is None and record.get("id") is None:
             record["question_id"] = number
         yield number, record
@@ -322,28 +326,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict) and value and all(isinstance(one, list) for one in value.values()):
         return [dict(zip(value, turn, strict=True)) for turn in zip(*value.values(), strict=True)]
     return value
-
-
-def _picture(value: Any, plan: Plan, decoded: bool) -> ImageSource | None:
-    """A picture as RGB as files are opened: `datasets` would always turn it by its EXIF tag.
-
-    Args:
-        value: {"bytes": …, "path": …}, or a list of one.
-        plan: where it lies if only its path is stored, and how it is read.
-        decoded: without it only the header is read.
-
-    Raises:
-        DataError: there are several, it is damaged, or its path leaves the data folder.
-    """
-    pictures = value if isinstance(value, list) else [value]
-    if len(pictures) > 1:
-        raise DataError(f"names {len(pictures)} images where a sample has one; {REPAIR}")
-    if not pictures or pictures[0] is None:
-        return None
-    if pictures[0]["bytes"] is None:
-        return plan.roots.path(pictures[0]["path"] or "")
-    try:
-        opened = Image.open(io.BytesIO(pictures[0]["bytes"]))
-        return as_rgb(opened, faithful=plan.faithful) if decoded else opened
-    except Exception as error:  # a damaged picture raises nearly anything, SyntaxError included
-        raise Undecoded(f"its image cannot be decoded: {first_line(error)}; {REPAIR}") from None

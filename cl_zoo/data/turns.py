@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cl_zoo.data.faults import REPAIR, fault, halved, kind_of
+from cl_zoo.tasks import MARK
 
-TOKEN = "<image>"
+TOKEN = MARK
 KEYS = ("messages", "conversations", "texts")
 """Keys that a conversation may stand under; the first that is there is read."""
 ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant", "model", "chatgpt")
@@ -166,3 +167,38 @@ def file_name(value: Any, number: int, file: Path | str) -> str:
             what, _, remedy = says.partition("; ")
             fault(file, number, f"image {value[:40]!r} {what}", remedy)
     return sound(value.removeprefix("file://"), "image", number, file)
+
+
+def prompts(asked: Sequence[str], images: int, number: int, file: Path | str) -> list[str]:
+    """The questions of a record as samples have them: image tokens only where they mark a place, see `cl_zoo.Sample`.
+
+    The token of a single image is taken off the first question with the white space around it, and put in front of a later one, as
+    LLaVA does. Of several images those that a record begins with need no token.
+
+    Args:
+        asked: questions of one conversation.
+        images: how many the record names.
+
+    Raises:
+        DataError: there are more tokens than images.
+    """
+    counts = [text.count(TOKEN) for text in asked]
+    if sum(counts) > images:
+        says = f"has {sum(counts)} {TOKEN} and names {images or 'no'} image{'s' * (images != 1)}"
+        if not images:
+            says = f"has {TOKEN} but names no image"
+        elif len(asked) == 1 and images == 1:
+            says = f"has {sum(counts)} {TOKEN} in one turn"
+        remedy = f"write 'turns: split', or {REPAIR}" if images == 1 and max(counts) == 1 else REPAIR
+        fault(file, number, says, remedy)
+    made = []
+    for place, (text, count) in enumerate(zip(asked, counts, strict=True)):
+        if images == 1 and count:
+            text = f"{TOKEN}{text.replace(TOKEN, '').strip()}"
+        if count:
+            rest, front = text.strip(), ""
+            while rest.startswith(TOKEN):
+                rest, front = rest.removeprefix(TOKEN).lstrip(), front + TOKEN
+            text = rest if not place else front + rest
+        made.append(text)
+    return made

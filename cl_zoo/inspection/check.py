@@ -123,14 +123,15 @@ def _users(read: Sequence[Reading]) -> dict[str, list[Row]]:
     users: dict[str, list[Row]] = {}
     for reading in read:
         for row in reading.rows:
-            if row.image is not None and not row.in_memory:
-                users.setdefault(row.image, []).append(row)
+            for image in row.files:
+                users.setdefault(image, []).append(row)
     return users
 
 
 def _images_of(read: Sequence[Reading], seen: Mapping[str, Look]) -> dict[str, int]:
     """Files, their bytes, and different images that are no files."""
-    memory = {row.image for reading in read for row in reading.rows if row.in_memory}
+    rows = (row for reading in read for row in reading.rows)
+    memory = {image for row in rows for image in row.inside}
     return {"checked": len(seen), "bytes": sum(look.size for look in seen.values()), "memory": len(memory)}
 
 
@@ -160,8 +161,8 @@ def _in_memory(read: Sequence[Reading]) -> Iterator[Picture]:
     """Each record has its own: those that turn all white would be one by what they look like."""
     for reading in read:
         for row in reading.rows:
-            if row.in_memory:
-                yield Picture(row.place, reading.kinds.get(row.record, ()), row)
+            for found in reading.kinds.get(row.record, ()):
+                yield Picture(row.place, found, row)
 
 
 def _by_kind(looked_at: Sequence[Picture]) -> dict[str, list[Picture]]:
@@ -188,7 +189,7 @@ def _odd_pictures(looked_at: Sequence[Picture], plugin: Any) -> Iterator[Finding
                 else f"{what} (pictures: faithful in the description puts that right)"
             )
         has = "images has" if len(pictures) == 1 else "images have"
-        place = row.place if row.in_memory else f"{cut(first.name)}, {row.place}"
+        place = row.place if first.name == row.place else f"{cut(first.name)}, {row.place}"
         sentence = f"{len(pictures):,} of {len(looked_at):,} {has} {what}; first {place}"
         yield Finding(
             kind, sentence, row.task, row.split, row.file, row.record, row.id or None, len(pictures)

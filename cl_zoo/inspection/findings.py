@@ -10,7 +10,7 @@ The JSON report is one object::
       "options": {"decode": false, "overlap": "exact"},
       "images": {"checked": 231857, "bytes": 21474836480, "memory": 0},
       "tasks": [{"task": "ArxivQA", "split": "train", "file": "DIR/instructions/…", "records": 40000, "official": 40000,
-                 "instruction": "Answer with …", "samples": 40000, "images": 39000, "text_only": 0, "multi_turn": 0, "records_per_image": [1, 8], "repeated_ids": 0,
+                 "instruction": "Answer with …", "samples": 40000, "images": 39000, "text_only": 0, "multi_turn": 0, "several_images": 0, "records_per_image": [1, 8], "repeated_ids": 0,
                  "identical": 0, "rationales": 39000, "instructions": {"Answer with …": 40000}}, …],
       "findings": [{"kind": "missing", "fault": true, "task": "VizWiz", "split": "train", "file": "DIR/…",
                     "record": 12, "id": "00015790", "count": 1, "sentence": "…"}, …],
@@ -18,8 +18,8 @@ The JSON report is one object::
     }
 
 `images` counts files, their bytes, and distinct images that are in memory or inside a dataset. `file` of a folder of `datasets`
-ends with the name of the split. `official` is null where the benchmark names no count. `samples` are questions of records that can be used: a conversation may
-hold several. `images` of a split are distinct ones; `records_per_image` holds least and
+ends with the name of the split. `official` is null where the benchmark names no count. `samples` are those of records that can be used: a conversation makes
+one, or one for each of its questions (`turns: split`). `images` of a split are distinct ones; `records_per_image` holds least and
 most. `identical` counts records beyond the first of each group with the same image, prompt and answer. `rationales` are
 prompts with a line that starts with `Rationale`; `instruction` is the task's; `instructions` say how often it is a line of a
 prompt, and how often which last line stands for it, the most frequent first, at most twelve. `record` counts from 1 in its file and is null where a finding is about a whole file or task; `count` says how many
@@ -114,6 +114,7 @@ class Facts:
     images: int = 0
     text_only: int = 0
     multi_turn: int = 0
+    several_images: int = 0
     records_per_image: tuple[int, int] = (0, 0)
     repeated_ids: int = 0
     identical: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,13 +26,15 @@ from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
 from cl_zoo.data.shards import PACKED
 from cl_zoo.data.splits import Split
-from cl_zoo.data.turns import has_system, talk
-from cl_zoo.errors import DataError
+from cl_zoo.data.turns import has_system
+from cl_zoo.errors import ClZooError, DataError
 from cl_zoo.images.kinds import kinds
 from cl_zoo.inspection.findings import Finding, counted
 from cl_zoo.inspection.golds import unmatched
 from cl_zoo.inspection.survey import MEMORY, Row
+from cl_zoo.inspection.turns import several_turns
 from cl_zoo.preflight.looks import outline_of
+from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named, undecoded
 
@@ -51,7 +54,8 @@ class Reading:
         repeats: whether ids may come twice.
         instruction: the task's.
         outlines: perceptual hashes of images in memory, by their names in the rows.
-        kinds: of images in memory or inside a dataset (`cl_zoo.images.kinds`), by the numbers of their records.
+        kinds: of each image in memory or inside a dataset (`cl_zoo.images.kinds`), by the numbers of their records.
+        batch: samples of a step by the benchmark's recipe; `None` where that cannot be used.
     """
 
     task: str
@@ -64,7 +68,8 @@ class Reading:
     rows: Sequence[Row] = ()
     findings: Sequence[Finding] = ()
     outlines: Mapping[str, bytes] = field(default_factory=dict)
-    kinds: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    kinds: Mapping[int, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    batch: int | None = None
 
     def finding(self, kind: str, sentence: str, record: int | None = None, id: str | None = None) -> Finding:
         """A finding about this split."""
@@ -90,8 +95,12 @@ def readings(
             if len(samples := getattr(task, split)) or split != "validation"
         ]
     bases = plugin.bases(data)
+    batches: dict[str, int] = {}
+    with suppress(ClZooError):  # said of the recipe elsewhere
+        recipe = build_recipe(benchmark.recipe, {})
+        batches = {task.name: recipe.for_task(task.name).global_batch for task in benchmark.tasks}
     return [
-        partial(_described, task, split, getattr(samples, split), bases, outline)
+        partial(_described, task, split, getattr(samples, split), bases, outline, batches)
         for task, samples in zip(plugin.description.tasks, benchmark.tasks, strict=True)
         for split in SPLITS
         if getattr(task, split) is not None
@@ -106,19 +115,21 @@ def _of_plugin(task: TaskData, split: str) -> Reading:
 
 
 def _described(
-    task: TaskSource, split: str, samples: Sequence[Sample], bases: tuple[Path, ...], outline: bool
+    task: TaskSource,
+    split: str,
+    samples: Sequence[Sample],
+    bases: tuple[Path, ...],
+    outline: bool,
+    batches: Mapping[str, int],
 ) -> Reading:
     source: SplitSource = getattr(task, split)
     file = resolved(bases, source.files)
-    where = str(file or source.files[0])
-    if source.format in PACKED:
-        where = f"{where}, split {source.split or split}"
-    reading = Reading(task.name, split, where, 0, source.count, source.repeats, task.instruction)
+    reading = _start(task, split, source, str(file or source.files[0]), batches)
     if file is None:
         words = nowhere(f"task {task.name}, {split}", bases, source.files)
         return replace(reading, findings=[reading.finding("no file", words)])
     if source.format in PACKED:
-        return _samples(reading, samples, outline, task)
+        return _turned(_samples(reading, samples, outline, task), source.turns)
     try:
         records = read_records(file)
     except DataError as error:
@@ -142,6 +153,15 @@ def _described(
         ]
         findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
     return replace(reading, rows=rows, findings=findings)
+
+
+def _start(
+    task: TaskSource, split: str, source: SplitSource, where: str, batches: Mapping[str, int]
+) -> Reading:
+    if source.format in PACKED:
+        where = f"{where}, split {source.split or split}"
+    about = (source.count, source.repeats, task.instruction)
+    return Reading(task.name, split, where, 0, *about, batch=batches.get(task.name))
 
 
 def _count(reading: Reading) -> list[Finding]:
@@ -173,31 +193,15 @@ def _entries(
             shown = None if name is None or halved(str(name)) else str(name)
             findings.append(reading.finding(_kind(error), str(error), number, shown))
             asked = [UNREAD]
-        questions = (
-            len(asked)
-            if source.turns == "split" or asked == [UNREAD]
-            else len(talk(record, number, file).turns)
-        )
-        numbered += [(number, entry, questions) for entry in asked]
-    findings += _conversations(reading, records, numbered, source.turns)
+        numbered += [(number, entry, max(len(asked), 1 + len(entry.before))) for entry in asked]
+    questions = {number: count for number, entry, count in numbered if entry != UNREAD}
+    findings += several_turns(reading, questions, source.turns)
+    findings += _system(reading, records)
     return numbered
 
 
-def _conversations(
-    reading: Reading, records: Sequence[dict[str, Any]], numbered: Numbered, turns: str
-) -> Iterator[Finding]:
-    """What of conversations is learnt and what is not, as remarks: questions beyond the first, and what a system says."""
-    several = {number: count for number, _, count in numbered if count > 1}
-    if several:
-        asked = sum(several.values())
-        each = f"{asked:,} samples, none with the turns before it; 'turns: last' would make {len(several):,}"
-        last = f"{counted(len(several), 'sample', 'samples')} with the turns before the last question in its prompt; 'turns: split' would make {asked:,}"
-        words = (
-            f"conversations of several questions ({len(several):,}) make {each if turns == 'split' else last}"
-        )
-        yield replace(
-            reading.finding("turns", f"{reading.task}, {reading.split}: {words}"), count=len(several)
-        )
+def _system(reading: Reading, records: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    """What a system says is left out, which is a remark."""
     if spoken := sum(map(has_system, records)):
         words = f"in {counted(spoken, 'conversation', 'conversations')} the system speaks, which is left out"
         yield replace(reading.finding("system", f"{reading.task}, {reading.split}: {words}"), count=spoken)
@@ -245,19 +249,20 @@ def _rows(
         where, name = f"{reading.file}, record {number}", entry.id or None
         what = None if lacks_file else lack(needs, entry.answer, entry.references, entry.truth)
         findings += _unanswered(reading, number, entry, what)
-        image = None
-        if entry.image is not None:
-            try:
-                image = str(images.path(entry.image))
-            except DataError as error:
-                findings.append(reading.finding("outside", f"{where}: {error}", number, name))
-                continue
-        rows.append(_row(reading, number, entry.id, image, entry.prompt, entry.answer, turns))
+        try:
+            named = [str(images.path(image)) for image in entry.images]
+        except DataError as error:
+            findings.append(reading.finding("outside", f"{where}: {error}", number, name))
+            continue
+        rows.append(_row(reading, number, named, entry, turns))
     return rows
 
 
-def _row(reading: Reading, number: int, *values: Any) -> Row:
-    return Row(reading.task, reading.split, reading.file, number, *values)
+def _row(reading: Reading, number: int, named: Sequence[str], one: Entry | Sample, turns: int) -> Row:
+    where = (reading.task, reading.split, reading.file, number)
+    return Row(
+        *where, one.id, tuple(named), one.prompt, one.answer, turns, tuple(asked for asked, _ in one.before)
+    )
 
 
 # Samples
@@ -275,13 +280,13 @@ def _samples(
         words = f"{reading.file}: holds no samples; add some, or drop the task"
         return replace(reading, findings=[reading.finding("broken file", words)])
     findings, rows = _count(reading), []
-    outlines, odd, asked = dict[str, bytes](), dict[int, tuple[str, ...]](), []
+    outlines, odd, asked = dict[str, bytes](), dict[int, tuple[tuple[str, ...], ...]](), []
     for number in range(1, reading.records + 1):
         where = f"{reading.file}, record {number}"
         try:
             sample = as_named(samples, number - 1)
-            image = _named(sample.image, outlines if outline else None)
-            odd[number] = _kinds(samples, number - 1, sample.image)
+            named = [_named(image, outlines if outline else None) for image in sample.images]
+            odd[number] = _kinds(samples, number - 1, sample)
         except DataError as error:
             findings.append(reading.finding(_kind(error), str(error), number))
             continue
@@ -291,19 +296,29 @@ def _samples(
             words = f"{where}: its image cannot be decoded: {' '.join(str(error).split())}"
             findings.append(reading.finding("unreadable", words, number))
             continue
-        texts = (sample.id, sample.prompt, sample.answer or "", *sample.references)
-        if half := next(filter(None, map(halved, texts)), None):
+        if half := next(filter(None, map(halved, _texts(sample))), None):
             words = f"{where}: holds half of a character ({half}); {REPAIR}"
             findings.append(reading.finding("record", words, number))
             continue
         scored = sample.references or sample.truth  # by what: the rule says so when it is asked
         what = None if scored else lack(ANSWER, sample.answer, (), {})
         findings += _unanswered(reading, number, sample, what)
-        rows.append(_row(reading, number, sample.id, image, sample.prompt, sample.answer))
+        rows.append(_row(reading, number, named, sample, 1 + len(sample.before)))
         asked.append((number, sample.id, Expected(sample.answer, sample.references, sample.truth)))
     if reading.split == "test":
         findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
     return replace(reading, rows=rows, findings=findings, outlines=outlines, kinds=odd)
+
+
+def _turned(reading: Reading, turns: str) -> Reading:
+    several = several_turns(reading, {row.record: row.turns for row in reading.rows}, turns)
+    return replace(reading, findings=[*reading.findings, *several])
+
+
+def _texts(sample: Sample) -> Iterator[str]:
+    yield from (sample.id, sample.prompt, sample.answer or "", *sample.references)
+    for turn in sample.before:
+        yield from turn
 
 
 def _unanswered(reading: Reading, number: int, one: Entry | Sample, what: str | None) -> Iterator[Finding]:
@@ -320,17 +335,17 @@ def _kind(error: DataError) -> str:
     return next((kind for one, kind in KINDS.items() if isinstance(error, one)), "record")
 
 
-def _kinds(samples: Sequence[Sample], place: int, image: ImageSource | None) -> tuple[str, ...]:
-    """Kinds of a picture that is no file; a split gives those inside a dataset as RGB, and only as stored they tell."""
-    if not isinstance(image, Image.Image):
+def _kinds(samples: Sequence[Sample], place: int, sample: Sample) -> tuple[tuple[str, ...], ...]:
+    """Kinds of each picture that is no file; a split gives those inside a dataset as RGB, and only as stored they tell."""
+    if not any(isinstance(image, Image.Image) for image in sample.images):
         return ()
-    stored = undecoded(samples, place).image if isinstance(samples, Split) else image
-    return kinds(stored) if isinstance(stored, Image.Image) else ()
+    stored = undecoded(samples, place) if isinstance(samples, Split) else sample
+    return tuple(kinds(image) for image in stored.images if isinstance(image, Image.Image))
 
 
-def _named(image: ImageSource | None, outlines: dict[str, bytes] | None) -> str | None:
+def _named(image: ImageSource, outlines: dict[str, bytes] | None) -> str:
     if not isinstance(image, Image.Image):
-        return None if image is None else str(image)
+        return str(image)
     # As a model sees it: the same indices under another palette are another picture.
     seen = image.convert("RGB")
     digest = hashlib.blake2b(f"{seen.size}".encode(), digest_size=16)

@@ -31,8 +31,9 @@ class Row(NamedTuple):
     Attributes:
         file: as shown to a user.
         record: counted from 1 in its file.
-        image: a path, or a name of what is in memory; `None` without an image. Equal images have equal names once `same` was asked.
+        images: a path each, or a name of what is in memory. Equal images have equal names once `same` was asked.
         turns: questions in the conversation that the sample comes from.
+        before: the questions before its own that stand in the sample too.
     """
 
     task: str
@@ -40,10 +41,16 @@ class Row(NamedTuple):
     file: str
     record: int
     id: str
-    image: str | None
+    images: tuple[str, ...]
     prompt: str
     answer: str | None
     turns: int = 1
+    before: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """All questions in the sample."""
+        return (*self.before, self.prompt)
 
     @property
     def place(self) -> str:
@@ -51,9 +58,14 @@ class Row(NamedTuple):
         return f"{self.file}, record {self.record}"
 
     @property
-    def in_memory(self) -> bool:
-        """Whether it has an image that is no file."""
-        return self.image is not None and self.image.startswith(MEMORY)
+    def files(self) -> tuple[str, ...]:
+        """Its images that are files."""
+        return tuple(image for image in self.images if not image.startswith(MEMORY))
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """Its images that are not: in memory, or inside a dataset."""
+        return tuple(image for image in self.images if image.startswith(MEMORY))
 
 
 Same = Mapping[str, str]
@@ -62,20 +74,21 @@ Same = Mapping[str, str]
 
 def facts(start: Facts, rows: Sequence[Row], same: Same) -> Facts:
     """Counts and shares of one split, put into what `start` says about its file."""
-    per_image = Counter(same.get(row.image, row.image) for row in rows if row.image is not None)
+    per_image = Counter(image for row in rows for image in _images(row, same))
     ids = Counter(row.id for row in rows if row.id)
-    records = Counter((_image(row, same), row.prompt, row.answer) for row in rows)
+    records = Counter((_images(row, same), row.asked, row.answer) for row in rows)
     lines = Counter(_instruction(row.prompt, start.instruction) for row in rows)
     return replace(
         start,
         samples=len(rows),
         images=len(per_image),
-        text_only=sum(row.image is None for row in rows),
+        text_only=sum(not row.images for row in rows),
+        several_images=sum(len(row.images) > 1 for row in rows),
         multi_turn=len({row.record for row in rows if row.turns > 1}),
         records_per_image=(min(per_image.values(), default=0), max(per_image.values(), default=0)),
         repeated_ids=_beyond_first(ids),
         identical=_beyond_first(records),
-        rationales=sum(RATIONALE.search(row.prompt) is not None for row in rows),
+        rationales=sum(any(map(RATIONALE.search, row.asked)) for row in rows),
         instructions=dict(lines.most_common(INSTRUCTIONS)),
     )
 
@@ -95,18 +108,19 @@ def double_ids(rows: Sequence[Row]) -> Iterator[Finding]:
 
 def leaks(rows: Sequence[Row], same: Same) -> Iterator[Finding]:
     """Test questions whose very image and prompt a task is trained on: a fault within a task, a remark across tasks."""
-    trained: dict[tuple[str, str], Row] = {}
-    own: dict[tuple[str, str, str], Row] = {}
+    trained: dict[tuple[tuple[str, ...], str], Row] = {}
+    own: dict[tuple[str, tuple[str, ...], str], Row] = {}
     for row in rows:
         if row.split == "train":
-            key = (_image(row, same) or "", row.prompt)
-            trained.setdefault(key, row)
-            own.setdefault((row.task, *key), row)
+            for asked in row.asked:
+                key = (_images(row, same), asked)
+                trained.setdefault(key, row)
+                own.setdefault((row.task, *key), row)
     across: Counter[tuple[str, str]] = Counter()
     for row in rows:
-        if row.split != "test" or row.image is None:
+        if row.split != "test" or not row.images:
             continue
-        key = (_image(row, same) or "", row.prompt)
+        key = (_images(row, same), row.prompt)
         if (row.task, *key) in own:
             other = own[row.task, *key]
             yield Finding(
@@ -126,8 +140,7 @@ def shared_images(rows: Sequence[Row], same: Same) -> Iterator[Finding]:
     """Images that stand in training and in test, within a task and across tasks; remarks, with counts of images."""
     images: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
-        if row.image is not None:
-            images[row.task, row.split].add(_image(row, same) or "")
+        images[row.task, row.split].update(_images(row, same))
     for (task, split), tested in images.items():
         for (other, other_split), trained in images.items():
             count = len(tested & trained) if (split, other_split) == ("test", "train") else 0
@@ -141,8 +154,9 @@ def similar_images(rows: Sequence[Row], same: Same, outlines: Mapping[str, bytes
     """Test images that look like a training image without being the same file: perhaps saved again or scaled; remarks."""
     images: dict[tuple[str, str], dict[str, bytes]] = defaultdict(dict)
     for row in rows:
-        if row.image in outlines:
-            images[row.task, row.split].setdefault(_image(row, same) or "", outlines[row.image or ""])
+        for image in row.images:
+            if image in outlines:
+                images[row.task, row.split].setdefault(same.get(image, image), outlines[image])
     for (task, split), tested in images.items():
         for (other, other_split), trained in images.items():
             if (split, other_split) != ("test", "train"):
@@ -163,6 +177,7 @@ def oddities(found: Facts) -> Iterator[Finding]:
         ("identical", found.identical, "samples repeat another in image, prompt and answer"),
         ("rationale", found.rationales, "prompts contain a rationale, which may give the answer away"),
         ("text only", found.text_only, "samples have no image"),
+        ("several images", found.several_images, "samples have several images"),
         ("multi-turn", found.multi_turn, "conversations have more than one question"),
     ]
     for kind, count, words in shares:
@@ -198,8 +213,8 @@ def _instruction(prompt: str, usual: str) -> str:
     return usual if usual and usual in lines else lines[-1]
 
 
-def _image(row: Row, same: Same) -> str | None:
-    return None if row.image is None else same.get(row.image, row.image)
+def _images(row: Row, same: Same) -> tuple[str, ...]:
+    return tuple(same.get(image, image) for image in row.images)
 
 
 def _beyond_first(counts: Mapping[Any, int]) -> int:

@@ -33,7 +33,7 @@ def split_faults(task: TaskData, split: str, backbone: Backbone, pictures: Token
     for read in _read(task, split, found):
         for place, says in _pictures(read, backbone, pictures):
             found.add(f"{where(task, split, place)}: {says}")
-        lengths = _lengths(list(read.values()), backbone, answers)
+        lengths = backbone.sample_tokens(list(read.values()), answers=answers)
         for (place, sample), length in zip(read.items(), lengths, strict=True):
             tokens = _tokens(sample, backbone, pictures)
             too_long = None if tokens == UNKNOWN else backbone.too_long(length + tokens, what)
@@ -58,11 +58,12 @@ def _pictures(read: Mapping[int, Sample], backbone: Backbone, pictures: Tokens) 
     """Faults of the pictures that are named for the first time, with the places of the samples that name them."""
     new: dict[str, int] = {}
     for place, sample in read.items():
-        if isinstance(sample.image, Path):
-            if str(sample.image) not in pictures:
-                new.setdefault(str(sample.image), place)
-        elif sample.image is not None and (refused := _count(backbone, *sample.image.size)[1]):
-            yield place, f"its image, {sample.image.width} × {sample.image.height}, {refused}"
+        for image in sample.images:
+            if isinstance(image, Path):
+                if str(image) not in pictures:
+                    new.setdefault(str(image), place)
+            elif refused := _count(backbone, *image.size)[1]:
+                yield place, f"its image, {image.width} × {image.height}, {refused}"
     for (path, place), look in zip(new.items(), looks(list(new)), strict=True):
         pictures[path], says = _of_file(look, backbone)
         if says:
@@ -86,31 +87,17 @@ def _count(backbone: Backbone, width: int, height: int) -> tuple[int, str]:
 
 
 def _tokens(sample: Sample, backbone: Backbone, pictures: Tokens) -> int:
-    if sample.image is None:
-        return 0
-    if isinstance(sample.image, Path):
-        return pictures[str(sample.image)]
-    return _count(backbone, *sample.image.size)[0]
-
-
-def _lengths(samples: Sequence[Sample], backbone: Backbone, answers: bool) -> list[int]:
-    """Tokens of each sample but for its picture's; in training with the answer and the token that ends it."""
-    if not samples:
-        return []
-    lengths = backbone.prompt_tokens(
-        [one.prompt for one in samples], [one.image is not None for one in samples]
-    )
-    if not answers:
-        return lengths
-    behind = backbone.text_tokens([one.answer or "" for one in samples])
-    return [length + answer + 1 for length, answer in zip(lengths, behind, strict=True)]
+    """Tokens of all pictures of a sample; `UNKNOWN` where those of one are."""
+    counts = [
+        pictures[str(image)] if isinstance(image, Path) else _count(backbone, *image.size)[0]
+        for image in sample.images
+    ]
+    return UNKNOWN if UNKNOWN in counts else sum(counts)
 
 
 def _unusable(sample: Sample, backbone: Backbone, answers: bool) -> Iterator[str]:
     """What a batch would refuse besides, in words that follow the sample's place."""
-    if answers and not sample.answer:
+    if answers and not all(sample.learnt):
         yield "has no answer to learn; drop it from the training split"
-    try:
-        backbone.check_prompt(sample.prompt, "its prompt")
-    except DataError as error:
-        yield str(error)
+    if says := backbone.misplaced(sample):
+        yield says

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cl_zoo.data.conversations import conversations
 from cl_zoo.engine.folder import RunFolder, cells_of_row, run_id
 from cl_zoo.runs.faults import LOGS, logged
 from cl_zoo.runs.identity import environment, identify, training_of
@@ -138,6 +139,7 @@ def _trained(prepared: Prepared, identity: dict[str, Any], training: Training) -
 
 def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:
     names = [task.name for task in prepared.stream]
+    talks = {task.name: found for task in prepared.stream if (found := dict(conversations(task.train)))}
     return {
         "job": prepared.lasting.to_json(),
         "label": prepared.job.label,
@@ -149,4 +151,5 @@ def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:
         "metrics": [task.metric for task in prepared.stream],
         "ledger": run.ledger.to_json(),
         "measured": run.measured,
+        **({"conversations": talks} if talks else {}),
     }

@@ -1,12 +1,14 @@
-"""What a user should know of a run although nothing is wrong, part of the tasks, next to no training: a line before it starts, marks behind it."""
+"""What a user should know of a run although nothing is wrong, part of the tasks, next to no training, conversations: a line before it starts, marks behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cl_zoo.data.benchmarks import load_benchmark
+from cl_zoo.data.conversations import conversations
 from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.tasks import TaskData
 
 FEW_STEPS = 10
 """Optimiser steps below which a task is hardly learnt: the warm-up alone takes one."""
@@ -20,7 +22,7 @@ def remarks(
     limit: int | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """A line each for an order that leaves tasks out and for tasks of a handful of steps, before the run.
+    """A line each for an order that leaves tasks out, for tasks of a handful of steps and for conversations of several questions, before the run.
 
     Raises:
         ClZooError: the benchmark, its data, the order or the recipe cannot be used.
@@ -48,7 +50,7 @@ def remarks(
             f"{count} ({size:,} {'sample' if size == 1 else 'samples'} in batches of {batch}): so few teach next to nothing; take more "
             "samples or epochs, or a smaller global_batch"
         )
-    return lines
+    return [*lines, *_conversations(stream)]
 
 
 def marks(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,3 +69,13 @@ def marks(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "few_steps": {task: count for task, count in steps.items() if count < FEW_STEPS},
     }
     return {kind: what for kind, what in found.items() if what}
+
+
+def _conversations(stream: Sequence[TaskData]) -> Iterator[str]:
+    for task in {task.name: task for task in stream}.values():
+        if found := conversations(task.train):
+            count = {key: f"{value:,}" for key, value in found.items()}
+            yield (
+                f"{task.name}: {count['records']} training records ask {count['questions']} questions and make {count['samples']} samples that "
+                f"learn {count['answers']} answers; 'turns' in the benchmark's description chooses, 'cl-zoo data check' counts each choice"
+            )

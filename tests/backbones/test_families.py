@@ -83,12 +83,13 @@ def test_tokens_are_counted_from_sizes_as_a_batch_has_them(backbone: Backbone, s
         for image in (Image.new("RGB", size, "red"), None):
             sample = Sample("a", image, "What colour is the square ?", "red and blue")
             batch = backbone.batch([sample], answers=True)
-            (prompt,) = backbone.prompt_tokens([sample.prompt], [image is not None])
-            (answer,) = backbone.text_tokens([sample.answer or ""])
+            (asked,) = backbone.sample_tokens([sample], answers=False)
+            (learnt,) = backbone.sample_tokens([sample], answers=True)
 
             tokens = backbone.image_tokens(*size) if image is not None else 0
             assert tokens is not None
-            assert (prompt + tokens, answer) == (batch.tokens - answer, int(batch.answer_mask.sum()) - 1)
+            assert asked + tokens == backbone.batch([sample], answers=False).tokens
+            assert (learnt + tokens - 1, learnt - asked) == (batch.tokens, int(batch.answer_mask.sum()))
 
 
 def test_proportions_that_the_image_processor_refuses_are_refused_from_the_size(tmp_path: Path) -> None:

@@ -160,6 +160,61 @@ def test_a_training_prompt_is_token_for_token_that_of_the_official_code(prefix: 
     assert batch.targets.tolist() == [[*ANSWER, 2]] * 2
 
 
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
+    "polite answers to the user's questions."
+)
+
+
+def preprocessed(tokenizer: Any, turns: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    """Ids and labels by the steps of `preprocess_v1` with `tokenizer_image_token` in llava/train/train.py and llava/mm_utils.py.
+
+    https://github.com/haotian-liu/LLaVA at c121f04: a round runs up to `</s>`, whose place is taken by the start token in its
+    length; of a round all up to `ASSISTANT:` is masked. An image is one id here, −200 as there.
+    """
+
+    def with_image(text: str) -> list[int]:
+        chunks = [tokenizer(chunk).input_ids for chunk in text.split("<image>")]
+        return [*chunks[0], *(one for chunk in chunks[1:] for one in (-200, *chunk[1:]))]
+
+    text = f"{SYSTEM} " + "".join(f"USER: {asked} ASSISTANT: {answer}</s>" for asked, answer in turns)
+    ids = with_image(text)
+    labels, place = list(ids), 1
+    labels[0] = -100
+    for one in text.split("</s>"):
+        if not one:
+            break
+        question = one.partition(" ASSISTANT: ")[0] + " ASSISTANT: "
+        masked = len(with_image(question)) - 2  # the start token, and the space that the answer takes
+        labels[place : place + masked] = [-100] * masked
+        place += len(with_image(one))
+    assert place == len(ids)
+    return ids, labels
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_conversation_has_the_tokens_and_labels_of_the_official_trainer(shown: bool) -> None:
+    tokenizer = vicuna("normalizer")
+    backbone = narrow(tokenizer)
+    turns = [(QUESTION, "Binoculars"), ("What is the image?", "The object"), (QUESTION, "Answers")]
+    image = Image.new("RGB", (336, 336)) if shown else None
+    first = ("<image>\n" if shown else "") + QUESTION
+    ids, labels = preprocessed(tokenizer, [(first, turns[0][1]), *turns[1:]])
+
+    sample = Sample("0", image, *turns[-1], before=tuple(turns[:-1]))
+    batch = backbone.batch([sample], answers=True)
+
+    assert batch.targets is not None
+    read, learnt = batch.inputs["input_ids"][0].tolist(), batch.targets[0].tolist()
+    if shown:
+        place = ids.index(-200)
+        ids[place : place + 1] = [IMAGE] * PATCHES
+        labels[place : place + 1] = [-100] * PATCHES
+    assert [*read, 2] == ids
+    assert [-100] * (len(ids) - len(learnt)) + learnt == labels
+    assert sum(one == 2 for one in labels) == 3
+
+
 def test_a_question_ends_where_the_answer_begins() -> None:
     backbone = narrow(vicuna("normalizer"))
 

@@ -14,6 +14,7 @@ from PIL import Image
 from cl_zoo.data.benchmarks import Described, load_benchmark
 from cl_zoo.data.converting import convert
 from cl_zoo.errors import DataError, OptionError
+from cl_zoo.features.encoder import open_image
 from cl_zoo.names import load
 from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named
 
@@ -53,7 +54,7 @@ def test_converted_official_files_read_as_the_same_samples(tmp_path: Path, name:
             assert samples(new, split) == samples(old, split)
 
 
-@pytest.mark.parametrize("turns", ["split", "last"])
+@pytest.mark.parametrize("turns", ["all", "split", "last"])
 def test_what_users_bring_is_written_in_the_plainest_form(tmp_path: Path, turns: str):
     for name in ("llava_turns.json", "question_numbers.json"):
         (tmp_path / name).write_text((FORMATS / name).read_text())
@@ -65,13 +66,35 @@ def test_what_users_bring_is_written_in_the_plainest_form(tmp_path: Path, turns:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(about))
     plugin = Described(tmp_path / "mine.yaml", beside=True)
 
-    convert(plugin(None), plugin, tmp_path / "out")
+    after = load_benchmark(str(convert(plugin(None), plugin, tmp_path / "out")), str(tmp_path))
 
+    assert samples(after.tasks[0], "train") == samples(plugin(None).tasks[0], "train")
     lines = [json.loads(line) for line in (tmp_path / "out" / "a-b_train.jsonl").read_text().splitlines()]
-    asked = [one["conversations"][0]["value"] for one in lines]
-    each = ["<image>\nWho?", "<image>\nWhere?"]
-    assert asked == (each if turns == "split" else ["<image>\nWho?\nme\nWhere?"])
+    said = [[turn["value"] for turn in one["conversations"]] for one in lines]
+    each = [["<image>\nWho?", "me"], ["<image>\nWhere?", "here"]]
+    assert said == (each if turns == "split" else [["<image>\nWho?", "me", "Where?", "here"]])
     assert json.loads((tmp_path / "out" / "a-b_test.jsonl").read_text())["answer"] == "4"
+
+
+def test_several_pictures_and_where_they_stand_come_back(tmp_path: Path):
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    for place, file in enumerate(files):
+        Image.new("RGB", (2 + place, 2)).save(file)
+    start = Sample("0", files[0], "What differs?", "a", more_images=(files[1],))
+    marked = replace(start, prompt="Is <image> in it?", more_images=(files[2],))
+    talk = replace(start, prompt="<image>And now?", before=(("Who?", "me"),))
+    memory = replace(start, more_images=(Image.new("RGB", (5, 2)),))
+    asked = replace(start, references=("r",))
+    task = TaskData("a", "A", "", "exact", 4, [start, marked, talk, memory], (), [asked])
+    made = Benchmark("mine", "1", (task,), ("finetune",), "llava", "0")
+
+    (new,) = load_benchmark(str(convert(made, None, tmp_path / "out"))).tasks
+
+    def seen(one: Sample) -> Any:
+        return one.before, one.prompt, one.answer, [open_image(image).size for image in one.images]
+
+    for split in ("train", "test"):
+        assert [seen(one) for one in samples(new, split)] == [seen(one) for one in samples(task, split)]
 
 
 def test_pictures_in_memory_become_files(tmp_path: Path):

@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ WHO = Entry("", "a.png", "Who?", "me")
 ASKED = Entry("7", "a.png", "Who?", "me")
 ACCEPTED = {
     "llava.json": ("llava", [ASKED]),
-    "llava_turns.json": ("llava", [ASKED, Entry("7", "a.png", "Where?", "here")]),
+    "llava_turns.json": ("llava", [Entry("7", "a.png", "Where?", "here", before=(("Who?", "me"),))]),
     "llava_numbers.json": ("llava", [Entry("", "a.png", "How many?", "2.5")]),
     "sharegpt.json": ("sharegpt", [WHO]),
     "messages_trl.jsonl": ("sharegpt", [WHO]),
@@ -54,11 +55,69 @@ def test_a_file_of_every_form_is_read(name: str):
     assert entries(read_records(FORMATS / name)[0], 1, name, form) == wanted
 
 
-def test_the_last_turn_has_those_before_it_in_its_prompt():
+def test_a_conversation_is_one_sample_with_its_turns_or_one_for_each_question():
     record = read_records(FORMATS / "llava_turns.json")[0]
+    whole = Entry("7", "a.png", "Where?", "here", before=(("Who?", "me"),))
 
-    (last,) = entries(record, 1, "x.json", "llava", "last")
-    assert last == Entry("7", "a.png", "Who?\nme\nWhere?", "here")
+    assert entries(record, 1, "x.json", "llava", "all") == [whole]
+    assert entries(record, 1, "x.json", "llava", "last") == [replace(whole, learns_before=False)]
+    assert entries(record, 1, "x.json", "llava", "split") == [ASKED, Entry("7", "a.png", "Where?", "here")]
+
+
+def turns_of(*texts: str, **more: Any) -> dict[str, Any]:
+    said = zip(["human", "gpt"] * len(texts), texts, strict=False)
+    return {"conversations": [{"from": who, "value": text} for who, text in said], **more}
+
+
+def test_one_image_stands_before_the_question_that_names_it_and_one_named_twice_may_be_split():
+    record = turns_of("Who?", "me", "Where?\n<image>", "here", image="a.png")
+    twice = turns_of("<image>\nWho?", "me", "<image>\nWhere?", "here", image="a.png")
+
+    (found,) = entries(record, 1, "x.json", "llava")
+    assert (found.before, found.prompt) == ((("Who?", "me"),), "<image>Where?")
+    assert refused(twice, "llava") == (
+        "has 2 <image> and names 1 image; write 'turns: split', or repair or drop the record"
+    )
+    assert [one.prompt for one in entries(twice, 1, "x.json", "llava", "split")] == ["Who?", "Where?"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "prompt"),
+    [
+        ("What differs?", "What differs?"),
+        ("<image>\n<image>\nWhat differs? ", "What differs?"),
+        ("<image>\nWhat differs?", "What differs?"),
+        ("What differs?\n<image><image>", "What differs?\n<image><image>"),
+        ("<image> Is it in <image> ?", "Is it in <image> ?"),
+        ("Picture 1: <image>\nPicture 2: <image>\nWhat differs?", "Picture 1: <image>\nPicture 2: <image>\nWhat differs?"),
+    ],
+)  # fmt: skip
+def test_several_images_stand_where_their_tokens_do_and_those_without_come_first(asked: str, prompt: str):
+    record = turns_of(asked, "me", images=["a.png", "b.png"])
+
+    assert entries(record, 1, "x.json", "llava") == [Entry("", "a.png", prompt, "me", more_images=("b.png",))]
+    (question,) = entries(
+        {"question_id": 1, "image": ["a.png", "b.png"], "text": asked}, 1, "x.json", "question"
+    )
+    assert (question.prompt, question.images) == (prompt, ("a.png", "b.png"))
+
+
+def test_several_images_in_a_conversation_stand_in_its_turns_and_are_not_split():
+    record = turns_of("<image>\nWho?", "me", "<image>\n<image>\nWho now?", "you", images=["a", "b", "c"])
+
+    (found,) = entries(record, 1, "x.json", "llava")
+    assert (found.before, found.prompt) == ((("Who?", "me"),), "<image><image>Who now?")
+    with pytest.raises(
+        DataError, match=r"asks 2 questions about 3 images.*; write 'turns: all', or a record for each"
+    ):
+        entries(record, 1, "x.json", "llava", "split")
+    parts = [
+        {"type": "image", "image": "a.png"},
+        {"type": "image", "image": "b.png"},
+        {"type": "text", "text": "?"},
+    ]
+    (found,) = entries(of_parts(*parts), 1, "x.json", "sharegpt")
+    assert (found.prompt, found.images) == ("?", ("a.png", "b.png"))
 
 
 def of_parts(*parts: Any, **more: Any) -> dict[str, Any]:
@@ -77,8 +136,8 @@ def test_a_picture_that_turn_and_record_name_is_one():
     picture = {"type": "image", "image": "a.png"}
 
     assert entries(of_parts(picture, "?", images=["a.png"]), 1, "x.json", "sharegpt")[0].image == "a.png"
-    assert refused(of_parts(picture, "?", images=["b.png"])).startswith(
-        "names 2 images where a sample has one"
+    assert refused(of_parts(picture, "?", images=["b.png"])) == (
+        "names other images in its turns than beside them; repair or drop the record"
     )
 
 

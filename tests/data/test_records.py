@@ -80,7 +80,7 @@ def test_a_text_alone_has_no_image():
 
 
 def test_every_question_of_a_conversation_is_a_sample_without_the_turns_before_it():
-    found = entries(talk("<image>\nA?", "a", "B?", "b", image="x.png"), 1, FILE, "llava")
+    found = entries(talk("<image>\nA?", "a", "B?", "b", image="x.png"), 1, FILE, "llava", "split")
 
     assert [(entry.prompt, entry.answer, entry.image) for entry in found] == [
         ("A?", "a", "x.png"),
@@ -128,7 +128,10 @@ def test_sharegpt_comes_in_several_spellings(record: dict[str, Any]):
         (talk("<image> and <image>", "a", image="x.png"), "has 2 <image> in one turn; "),
         (talk("A?", "a", image=3), "its image is a number; "),
         (talk("A?", "a", image=""), "its image is an empty text; "),
-        (talk("A?", "a", images=["x.png", "y.png"]), "names 2 images where a sample has one; "),
+        (
+            talk("<image> or <image> or <image>?", "a", images=["x.png", "y.png"]),
+            "has 3 <image> and names 2 images; ",
+        ),
         (talk("A?", "a", images="x.png"), "'images' is a text, not a list; "),
         (talk("A?", "a", id=[1]), "'id' is a list, not a text or a whole number; "),
         ({"image": "x.png"}, "has no 'conversations'; "),

@@ -76,6 +76,8 @@ def test_packed_entries_come_back_as_they_were():
     entries = [
         (1, Entry("a", None, "ü\ud800\n", "", ("r", "s"), {"box": [0.5, 1.0]})),
         (4, Entry("", "x.png", "?", None)),
+        (5, Entry("b", None, "?", "a", before=(("Who?", "me"), ("", "you")), learns_before=False)),
+        (6, Entry("c", "x.png", "?", "a", more_images=("y.png", "x.png"))),
     ]
 
     assert list(Packed(iter(entries))) == entries
@@ -446,8 +448,8 @@ def test_a_picture_in_a_list_of_one_is_the_picture(tmp_path: Path):
 
     assert isinstance(train[0].image, Image.Image)
     assert train[1].image is None
-    with pytest.raises(DataError, match="record 3: names 2 images where a sample has one"):
-        train[2]
+    assert [image.size for image in train[2].images] == [(3, 2)] * 2
+    assert train[2].prompt == "C?"
 
 
 def pictured(folder: Path, *stored: dict[str, Any]) -> Split:

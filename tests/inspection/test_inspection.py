@@ -350,26 +350,47 @@ def test_a_whole_file_of_another_form_is_one_finding_that_names_the_form(tmp_pat
     )
 
 
-@pytest.mark.parametrize(
-    ("turns", "says"),
-    [
-        ("split", "make 3 samples, none with the turns before it; 'turns: last' would make 1"),
-        ("last", "make 1 sample with the turns before the last question in its prompt; 'turns: split' would make 3"),
-    ],
-)  # fmt: skip
-def test_what_is_learnt_of_conversations_is_counted(tmp_path, turns, says):
+def test_every_image_of_a_record_is_looked_at_and_several_are_a_remark(tmp_path):
+    for place, name in enumerate("abc"):
+        Image.new("RGB", (8, 8), (80 * place, 0, 0)).save(tmp_path / f"{name}.png")
+    talks = [conversation("A?", "a"), conversation("A?", "a"), conversation("A?", "a")]
+    for talk, names in zip(
+        talks, (["a.png", "b.png"], ["b.png", "a.png"], ["a.png", "gone.png"]), strict=True
+    ):
+        talk |= {"images": names}
+        talk.pop("image", None)
+    asked = [{"question_id": "1", "text": "A?", "answer": "a", "image": ["a.png", "b.png"]}]
+    report = inspect(a_file_of_each(tmp_path, talks, asked), None)
+
+    found = {one.kind: one for one in report.findings}
+    assert "gone.png is missing" in found["missing"].sentence
+    assert found["several images"].sentence in [
+        f"a, {split}: {count} samples have several images"
+        for split, count in (("train", "3 of 3"), ("test", "1 of 1"))
+    ]
+    assert (report.tasks[0].several_images, report.tasks[0].images, report.tasks[0].identical) == (3, 3, 0)
+    assert found["leak"].sentence.startswith(
+        f"{tmp_path}/test.json, record 1 (id '1'): the same image and question stand in"
+    )
+    assert report.images["checked"] == 3
+
+
+@pytest.mark.parametrize("turns", ["all", "last", "split"])
+def test_what_each_choice_makes_of_conversations_is_counted(tmp_path, turns):
     asked = [{"question_id": "1", "text": "?", "answer": "a"}]
     talks = [conversation("A?", "a"), conversation("B?", "b")]
     talks[1]["conversations"] = [{"from": "system", "value": "S"}, *talks[1]["conversations"] * 3]
     plugin = a_file_of_each(tmp_path, talks, asked)
-    plugin.path.write_text(
-        plugin.path.read_text().replace("format: llava", f"format: llava\n    turns: {turns}")
-    )
+    about = plugin.path.read_text().replace("format: llava", f"format: llava\n    turns: {turns}")
+    plugin.path.write_text(f"recipe: {{global_batch: 3}}\n{about}")
     report = inspect(plugin, None)
 
     assert report.ok
     found = {one.kind: one.sentence for one in report.findings}
-    assert found["turns"] == f"a, train: conversations of several questions (1) {says}"
+    assert found["turns"] == (
+        f"a, train: 1 of 2 records hold several questions; 'turns' is '{turns}': 'all' 2 samples with 4 learnt answers in 1 step, "
+        "'last' 2 samples with 2 learnt answers in 1 step, 'split' 4 samples with 4 learnt answers in 2 steps; a step has 3 samples"
+    )
     assert found["system"] == "a, train: in 1 conversation the system speaks, which is left out"
     assert report.tasks[0].samples == (4 if turns == "split" else 2)
     assert report.tasks[0].multi_turn == 1
@@ -609,7 +630,7 @@ def test_conversations_of_several_questions_are_counted(tree):
     (facts,) = [one for one in report.tasks if (one.task, one.split) == ("CLEVR-Math", "train")]
 
     assert report.ok
-    assert (facts.records, facts.samples, facts.multi_turn) == (6, 7, 1)
+    assert (facts.records, facts.samples, facts.multi_turn) == (6, 6, 1)
     (remark,) = [one for one in report.findings if one.kind == "multi-turn"]
     assert remark.sentence == "CLEVR-Math, train: 1 of 6 conversations have more than one question"
 

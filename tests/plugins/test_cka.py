@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,20 @@ def test_the_tokens_of_the_question_are_neither_padding_nor_answer() -> None:
 
     assert question_tokens(batch).tolist() == [[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]
     assert mask.tolist()[0] == [0, 0, 1, 1, 1, 1]  # the batch's own mask is not touched
+
+
+def test_of_a_conversation_every_question_counts_and_no_learnt_answer(tiny: Backbone) -> None:
+    before = (("Where is the square ?", "left left"), ("What colour is it ?", "red"))
+    sample = Sample("0", None, "Answer with one word .", "a small blue square", before=before)
+    for learns in (True, False):
+        batch = tiny.batch([replace(sample, learns_before=learns), Sample("1", None, "a", "b")], answers=True)
+        counted = batch.inputs["input_ids"][0][question_tokens(batch)[0].bool()]
+
+        read = [asked if learns else f"{asked} {answer} </s>" for asked, answer in before]
+        said = tiny.tokenizer.decode(counted).split()
+        assert [word for word in said if word not in ("<s>", "USER:", "ASSISTANT:")] == " ".join(
+            [*read, sample.prompt]
+        ).split()
 
 
 @pytest.mark.parametrize("reads", ["layer", "mlp"])

@@ -137,6 +137,9 @@ def test_a_state_comes_back() -> None:
         ("1", "a", "b"),
         ("2", "c", "d"),
     ]
+    files = (Path("a.png"), Path("b.png"), Faithful(Path("c.png")))
+    talk = Sample("3", files[0], "e", "f", before=(("g", "h"),), learns_before=False, more_images=files[1:])
+    assert unpack(json.loads(json.dumps(pack(talk)))) == talk
     assert again.state_dict()["memory"][0]["image"].equal(method.state_dict()["memory"][0]["image"])
 
 

@@ -127,6 +127,9 @@ def test_nothing_is_found_where_nothing_is_wrong(files: Files, llava: Backbone) 
     refuse(found)
 
 
+SAID = [{"from": speaker, "value": value} for speaker, value in (("gpt", "red red"), ("human", ASK))]
+"""An answer and another question: five of them make a conversation that ends with a question, which an answer follows."""
+SAID_LAST = {"from": "gpt", "value": "red"}
 THREE = 3
 """A picture of all three tasks is a fault in each."""
 
@@ -144,6 +147,21 @@ THREE = 3
             lambda f: f.edit("two_test.json", 1, lambda r: r.update(text=ASK + " red" * 40)),
             1,
             r"task two, .*two_test\.json, record 2 \(id 'q5'\): takes \d+ tokens with its image, more than",
+        ),
+        (
+            lambda f: f.edit(
+                "two_train.json",
+                2,
+                lambda r: r.update(conversations=r["conversations"][:1] + SAID * 5 + [SAID_LAST]),
+            ),
+            1,
+            r"task two, .*two_train\.json, record 3 \(id 'r2'\): takes \d+ tokens with its image and answer, more than",
+        ),
+        (
+            lambda f: f.edit("two_test.json", 0, lambda r: r.update(image=["4.png", "5.png"])),
+            1,
+            r"task two, .*two_test\.json, record 1 \(id 'q4'\): has 2 images where backbone llava was taught one; choose an "
+            r"InternVL or Qwen2\.5-VL, or leave it out of the data",
         ),
         (
             lambda f: f.picture(3).unlink(),
@@ -237,6 +255,23 @@ def test_tokens_of_a_picture_are_those_of_its_size(files: Files, folders: dict[s
     found = files.found(qwen, max_tokens=40)
     assert found.count == THREE
     assert "record 1 (id 'r0'): takes " in found.first[0]
+
+
+def test_every_picture_of_a_sample_is_counted_and_looked_at(files: Files, folders: dict[str, Path]) -> None:
+    qwen = load_qwen(folders["qwen"], torch.device("cpu"), torch.float32)
+    Image.new("RGB", (48, 48)).save(files.root / "pictures" / "big.png")
+    (files.root / "pictures" / "cut.png").write_bytes(files.picture(0).read_bytes()[:-20])
+    files.edit("one_train.json", 0, lambda r: r.update(image=["0.png", "big.png", "big.png"]))
+    files.edit("two_train.json", 0, lambda r: r.update(image=["0.png", "cut.png"]))
+    assert files.found(qwen).count == 1
+    (cut,) = files.found(qwen).first
+    assert re.search(r"two_train\.json, record 1 \(id 'r0'\): image .*cut\.png is truncated", cut)
+
+    files.edit("two_train.json", 0, lambda r: r.update(image="0.png"))
+    longest = max(qwen.batch([sample], answers=True).tokens + 1 for sample in files.benchmark.tasks[0].train)
+    assert files.found(qwen, max_tokens=longest).count == 0
+    (found,) = files.found(qwen, max_tokens=longest - 1).first
+    assert f"record 1 (id 'r0'): takes {longest} tokens with its image" in found
 
 
 def test_proportions_that_the_image_processor_refuses_are_found(

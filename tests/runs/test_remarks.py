@@ -14,6 +14,23 @@ from cl_zoo.errors import OptionError
 from cl_zoo.runs.remarks import remarks
 
 
+@pytest.mark.parametrize(("turns", "samples", "answers"), [("all", 2, 4), ("last", 2, 2), ("split", 4, 4)])
+def test_conversations_of_several_questions_are_counted(
+    tmp_path: Path, three: str, turns: str, samples: int, answers: int
+) -> None:
+    """Of one record with three questions and one with one."""
+    turn = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a"}]
+    (tmp_path / "B.json").write_text(json.dumps([{"conversations": turn * 3}, {"conversations": turn}]))
+    about = yaml.safe_load(Path(three).read_text())
+    about["tasks"][1]["train"]["turns"] = turns
+    Path(three).write_text(yaml.safe_dump(about))
+
+    (line,) = remarks(three, recipe={"global_batch": 1, "epochs": 10})
+    assert line.startswith(
+        f"b: 2 training records ask 4 questions and make {samples} samples that learn {answers} answers; 'turns' in"
+    )
+
+
 @pytest.fixture
 def three(tmp_path: Path) -> str:
     """Tasks A, B and C of 6, 60 and 240 samples."""

@@ -35,7 +35,7 @@ class TaskLoad:
         train, test: samples.
         prompt, answer: mean tokens of a training prompt with its image, and of its answer with the end token.
         question: mean tokens of a test prompt with its image.
-        train_images, test_images: how many of the samples have one.
+        train_images, test_images: images of all samples.
     """
 
     name: str
@@ -142,8 +142,8 @@ def _load(task: TaskData, backbone: Backbone, seen: Look, counts: bool) -> TaskL
         prompt,
         answer,
         question,
-        len(task.train) * sum(one.image is not None for one in train) / len(train),
-        len(task.test) * sum(one.image is not None for one in test) / len(test),
+        len(task.train) * sum(len(one.images) for one in train) / len(train),
+        len(task.test) * sum(len(one.images) for one in test) / len(test),
         task.max_new_tokens,
     )
 
@@ -167,11 +167,17 @@ def _by_length(
 ) -> tuple[float, float]:
     framing = sum(len(text) for text in around(backbone.template)) / CHARACTERS + 1  # and a start token
     image = sum(len(text) for text in backbone.image_frame) / CHARACTERS + seen.tokens
-    prompts = [
-        framing + len(one.prompt) / CHARACTERS + (image if one.image is not None else 0) for one in samples
-    ]
-    answer = sum(ceil(len(one.answer or "") / CHARACTERS) + 1 for one in samples) if answers else 0
+    prompts = [framing + _read(one, answers) / CHARACTERS + image * len(one.images) for one in samples]
+    learnt = [text or "" for one in samples if answers for text in one.learnt]
+    answer = sum(ceil(len(text) / CHARACTERS) + 1 for text in learnt)
     return sum(prompts) / len(samples), answer / len(samples)
+
+
+def _read(sample: Sample, answers: bool) -> int:
+    """Characters that are read and not learnt: questions, and answers of turns before that are context alone."""
+    context = not (answers and sample.learns_before)
+    earlier = sum(len(asked) + context * len(answer) for asked, answer in sample.before)
+    return earlier + len(sample.prompt)
 
 
 class Assumed(OnDemand[Sample]):
