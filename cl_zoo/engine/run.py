@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from cl_zoo.engine.folder import RunFolder, cells_of_row
 from cl_zoo.engine.inherited import number, ways_back
 from cl_zoo.engine.learning import Learner, Report, assign_parts, recompute_activations
 from cl_zoo.engine.ledger import Ledger, TaskCost, active, own_state, peak_memory_mb, stored
+from cl_zoo.engine.lessons import Lesson, lessons_of
 from cl_zoo.engine.midway import Midway
 from cl_zoo.engine.sound import check_weights, numbers, unchanged, unsound, weights
 from cl_zoo.engine.states import State, fill, read_state_in, states_in
@@ -32,7 +33,7 @@ from cl_zoo.nn.budget import budget
 from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
-from cl_zoo.tasks import Sample, Task, TaskData, in_words, origin
+from cl_zoo.tasks import Task, TaskData, in_words, origin
 
 
 class Run:
@@ -94,20 +95,8 @@ class Run:
 
     @cached_property
     def lessons(self) -> list[Lesson]:
-        """What is learnt one after the other: the tasks, all of them as one, or nothing."""
-        if self.plugins.protocol == "none":
-            return []
-        if self.plugins.protocol == "joint":
-            union = Union([task.train for task in self.stream])
-            return [Lesson(Task(0, "joint", "", len(union)), union)]
-        seen: dict[str, int] = {}
-        lessons = []
-        for index, data in enumerate(self.stream):
-            occurrence = seen.get(data.name, 0)
-            seen[data.name] = occurrence + 1
-            task = Task(index, data.name, data.instruction, len(data.train), occurrence)
-            lessons.append(Lesson(task, data.train))
-        return lessons
+        """What is learnt one after the other."""
+        return lessons_of(self.plugins.protocol, self.stream)
 
     def _train(self, lesson: Lesson) -> None:
         """Learn a task, or take over what another run learnt of it."""
@@ -341,11 +330,3 @@ def answering_model(plugins: Plugins, model: nn.Module, seen: Sequence[Task], se
     model.eval()  # a module that answers may hold the model without registering it
     seed_phase(seed, "build_inference_model", seen[-1] if seen else None)
     return plugins.build_inference_model(model, seen).eval()
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """A task with its training samples."""
-
-    task: Task
-    train: Sequence[Sample]

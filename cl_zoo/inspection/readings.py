@@ -6,15 +6,12 @@ a plugin makes, samples are asked for one by one; a fault that concerns a whole 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from cl_zoo.data.benchmarks import Described, nowhere, resolved, roots
 from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, Undecoded, halved
@@ -25,18 +22,16 @@ from cl_zoo.data.references import referred
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
 from cl_zoo.data.shards import PACKED
-from cl_zoo.data.splits import Split
 from cl_zoo.data.turns import has_system
 from cl_zoo.errors import ClZooError, DataError
-from cl_zoo.images.kinds import kinds
 from cl_zoo.inspection.findings import Finding, counted
 from cl_zoo.inspection.golds import unmatched
-from cl_zoo.inspection.survey import MEMORY, Row
+from cl_zoo.inspection.inside import kinds_inside, named
+from cl_zoo.inspection.survey import Row
 from cl_zoo.inspection.turns import several_turns
-from cl_zoo.preflight.looks import outline_of
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.scoring.judges import Expected
-from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named, undecoded
+from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named
 
 SPLITS = ("train", "validation", "test")
 KINDS = {Outside: "outside", Undecoded: "unreadable", EmptyAnswer: "empty answer"}
@@ -285,8 +280,8 @@ def _samples(
         where = f"{reading.file}, record {number}"
         try:
             sample = as_named(samples, number - 1)
-            named = [_named(image, outlines if outline else None) for image in sample.images]
-            odd[number] = _kinds(samples, number - 1, sample)
+            names = [named(image, outlines if outline else None) for image in sample.images]
+            odd[number] = kinds_inside(samples, number - 1, sample)
         except DataError as error:
             findings.append(reading.finding(_kind(error), str(error), number))
             continue
@@ -303,7 +298,7 @@ def _samples(
         scored = sample.references or sample.truth  # by what: the rule says so when it is asked
         what = None if scored else lack(ANSWER, sample.answer, (), {})
         findings += _unanswered(reading, number, sample, what)
-        rows.append(_row(reading, number, named, sample, 1 + len(sample.before)))
+        rows.append(_row(reading, number, names, sample, 1 + len(sample.before)))
         asked.append((number, sample.id, Expected(sample.answer, sample.references, sample.truth)))
     if reading.split == "test":
         findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
@@ -333,24 +328,3 @@ def _unanswered(reading: Reading, number: int, one: Entry | Sample, what: str | 
 
 def _kind(error: DataError) -> str:
     return next((kind for one, kind in KINDS.items() if isinstance(error, one)), "record")
-
-
-def _kinds(samples: Sequence[Sample], place: int, sample: Sample) -> tuple[tuple[str, ...], ...]:
-    """Kinds of each picture that is no file; a split gives those inside a dataset as RGB, and only as stored they tell."""
-    if not any(isinstance(image, Image.Image) for image in sample.images):
-        return ()
-    stored = undecoded(samples, place) if isinstance(samples, Split) else sample
-    return tuple(kinds(image) for image in stored.images if isinstance(image, Image.Image))
-
-
-def _named(image: ImageSource, outlines: dict[str, bytes] | None) -> str:
-    if not isinstance(image, Image.Image):
-        return str(image)
-    # As a model sees it: the same indices under another palette are another picture.
-    seen = image.convert("RGB")
-    digest = hashlib.blake2b(f"{seen.size}".encode(), digest_size=16)
-    digest.update(seen.tobytes())
-    name = f"{MEMORY}{digest.hexdigest()}"
-    if outlines is not None and (outline := outline_of(image)) is not None:
-        outlines[name] = outline
-    return name

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.engine.folder import RunFolder
 from cl_zoo.engine.ledger import own_state
-from cl_zoo.engine.run import Lesson, Run
+from cl_zoo.engine.lessons import Lesson
+from cl_zoo.engine.run import Run
 from cl_zoo.engine.trained import Trained
 from cl_zoo.errors import PluginError
 from cl_zoo.names import Choice
