@@ -24,7 +24,7 @@ cl_zoo testing
 api inspection planning export
 runs
 engine report preflight
-nn contract scoring
+nn contract scoring statistics
 backbones data
 features processes
 batches images names
