@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,11 @@ Figure = Callable[["Array", tuple[str, ...]], "Array"]
 """From matrices (..., stages, T) and the names of their columns to one value each, (...); not a number where a cell is missing."""
 
 
+DRAWS = 1000
+AT_ONCE = 4_000_000
+"""Weights of samples in memory at a time."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """The scores of one run.
@@ -25,7 +30,7 @@ class Measured:
         order: names of the tasks as they were learnt.
         seed: the run's seed.
         cells: official scores, (stages, T) with T = `len(order)`; not a number where a cell was not measured.
-        samples: by place in the stream the score of each test sample, (stages, n); may lack places.
+        samples: by place in the stream the score of each test sample, (stages, n), not a number where a cell was not measured; may lack places.
 
     Raises:
         DataError: shapes do not agree.
@@ -45,10 +50,49 @@ class Measured:
                     f"task {self.order[place]}: {scores.shape} scores of samples for {len(self.cells)} stages; score the run again"
                 )
 
-    @property
-    def key(self) -> tuple[tuple[str, ...], int]:
-        """Order and seed: runs of two methods with an equal one are a pair. What answers in one row has learnt in no order."""
-        return (self.order if len(self.cells) > 1 else ()), self.seed
+
+@dataclass(frozen=True)
+class Drawn:
+    """A run's matrix, and how it would be on other draws of the test samples.
+
+    Attributes:
+        order: names of the columns.
+        key: order and seed: runs of two methods with an equal one are a pair. What answers in one row has learnt in no order, `()`.
+        cells: (1 + draws, stages, T), the measured matrix first and alone where the run has no samples.
+    """
+
+    order: tuple[str, ...]
+    key: tuple[tuple[str, ...], int]
+    cells: Array
+
+
+def draw(runs: Sequence[Measured], draws: int = DRAWS) -> list[Drawn]:
+    """Bootstrap the test samples, which are the same for all runs.
+
+    A cell moves as the mean of its samples' scores does; its value stays the official one, also where that is no mean of samples (BLEU, CIDEr).
+    Draws are the same whoever asks: they depend on a task's name and the number of its samples.
+    """
+    import numpy as np
+
+    found = [np.repeat(run.cells[None], 1 + draws if run.samples else 1, axis=0) for run in runs]
+    asked: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for n, run in enumerate(runs):
+        for place, scores in run.samples.items():
+            asked.setdefault((run.order[place], scores.shape[1]), []).append((n, place))
+    for (name, size), cells in asked.items():
+        scores = np.concatenate([runs[n].samples[place] for n, place in cells])
+        away = scores - scores.mean(axis=1, keepdims=True)
+        source, chunk = np.random.default_rng([size, *name.encode()]), max(1, AT_ONCE // size)
+        for start in range(1, 1 + draws, chunk):
+            part = slice(start, min(start + chunk, 1 + draws))
+            times = source.multinomial(size, np.full(size, 1 / size), size=part.stop - start)
+            moved, at = times @ away.T / size, 0
+            for n, place in cells:
+                stages = len(runs[n].cells)
+                found[n][part, :, place] += moved[:, at : at + stages]
+                at += stages
+    keys = [((run.order if len(run.cells) > 1 else ()), run.seed) for run in runs]
+    return [Drawn(run.order, key, cells) for run, key, cells in zip(runs, keys, found, strict=True)]
 
 
 def last(cells: Array, tasks: tuple[str, ...]) -> Array:

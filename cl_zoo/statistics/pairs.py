@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from cl_zoo.statistics.measured import Figure, Measured
-from cl_zoo.statistics.spread import Spread, difference
+from cl_zoo.statistics.measured import Drawn, Figure
+from cl_zoo.statistics.spread import Spread, over, paired, values
 
 LEVEL = 0.05
 """How often two copies of one method may be told apart by accident, over all pairs of a column."""
@@ -36,13 +36,14 @@ class Pair:
         return self.adjusted <= LEVEL
 
 
-def all_pairs(methods: Mapping[str, Sequence[Measured]], figure: Figure) -> list[Pair]:
+def all_pairs(methods: Mapping[str, Sequence[Drawn]], figure: Figure) -> list[Pair]:
     """All pairs of methods that can be tested: both have the figure, and more is known than its value alone."""
+    known = {label: one for label, runs in methods.items() if (one := values(runs, figure)) is not None}
     found: list[tuple[str, str, Spread, float]] = []
-    for first, second in combinations(methods, 2):
-        between = difference(methods[first], methods[second], figure)
-        if between is not None and between.p is not None:
-            found.append((first, second, between, between.p))
+    for first, second in combinations(known, 2):
+        between = paired(known[first], known[second])
+        if between and (mean := over(between)).p is not None:
+            found.append((first, second, mean, mean.p))
     adjusted = holm([p for *_, p in found])
     return [Pair(*one, corrected) for one, corrected in zip(found, adjusted, strict=True)]
 

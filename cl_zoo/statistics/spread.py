@@ -22,14 +22,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cl_zoo.errors import DataError
-from cl_zoo.statistics.measured import Figure, Measured
+from cl_zoo.statistics.measured import Drawn, Figure
 
 if TYPE_CHECKING:
     from cl_zoo.statistics.measured import Array
 
-CONFIDENCE, DRAWS = 0.95, 1000
-AT_ONCE = 4_000_000
-"""Weights of samples in memory at a time."""
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -77,95 +75,71 @@ class Spread:
         return 2 * _below(-abs(self.mean) / self.error, self.degrees)
 
 
-def spread(runs: Sequence[Measured], figure: Figure, *, draws: int = DRAWS) -> Spread | None:
+Values = dict[tuple[tuple[str, ...], int], "Array"]
+"""A figure by order and seed: as measured, then on each draw of the test samples, (1 + draws,)."""
+
+
+def spread(runs: Sequence[Drawn], figure: Figure) -> Spread | None:
     """A method's figure over its runs; `None` where a run does not have it.
 
     Raises:
         DataError: there is no run, or two have one order and seed.
     """
-    return _over(_values(runs, figure, draws))
+    found = values(runs, figure)
+    return None if found is None else over(found)
 
 
-def difference(
-    first: Sequence[Measured], second: Sequence[Measured], figure: Figure, *, draws: int = DRAWS
-) -> Spread | None:
-    """How much higher the first method's figure is, run by run of equal order and seed, on the same draws of test samples.
-
-    Runs of which there is no partner do not count. What learns in no order (its matrix has one row) is the partner of every order.
-
-    Returns:
-        `None` where no two runs are partners, or one does not have the figure.
+def values(runs: Sequence[Drawn], figure: Figure) -> Values | None:
+    """A method's figure of each run; `None` where one does not have it.
 
     Raises:
-        DataError: two runs of a method have one order and seed.
+        DataError: there is no run, or two have one order and seed.
     """
-    ours, theirs = _values(first, figure, draws), _values(second, figure, draws)
-    if ours is None or theirs is None:
-        return None
-    found: Values = {}
-    for order, seed in dict.fromkeys([*ours, *theirs]):
-        pair = [values.get((order, seed), values.get(((), seed))) for values in (ours, theirs)]
-        if pair[0] is not None and pair[1] is not None and (order or not any(o for o, _ in [*ours, *theirs])):
-            width = min(len(pair[0]), len(pair[1]))
-            found[order, seed] = pair[0][:width] - pair[1][:width]
-    return _over(found) if found else None
-
-
-Values = dict[tuple[tuple[str, ...], int], "Array"]
-"""By order and seed the figure, then the same on each draw of the test samples: (1 + draws,)."""
-
-
-def _values(runs: Sequence[Measured], figure: Figure, draws: int) -> Values | None:
     import numpy as np
 
     if not runs:
         raise DataError("no run to take a mean of; run at least one seed")
     found: Values = {}
-    for run, moved in zip(runs, _moved(runs, draws), strict=True):
+    for run in runs:
         if run.key in found:
-            raise DataError(f"two runs have seed {run.seed} and one order; give each its own")
-        found[run.key] = figure(run.cells + moved, run.order)
-    return None if any(np.isnan(values).any() for values in found.values()) else found
+            raise DataError(f"two runs have seed {run.key[1]} and one order; give each its own")
+        found[run.key] = figure(run.cells, run.order)
+    return None if any(np.isnan(one).any() for one in found.values()) else found
 
 
-def _moved(runs: Sequence[Measured], draws: int) -> list[Array]:
-    """How far the cells of each run are off on each draw of the test samples, (1 + draws, stages, T); 0 at first, and all there is
-    where a run has no samples.
+def paired(first: Values, second: Values) -> Values:
+    """How much higher the first method's figure is, run by run of equal order and seed, on the same draws of test samples.
 
-    A cell moves as the mean of its samples' scores does; its value stays the official one, also where that is no mean of samples (BLEU, CIDEr).
-    Draws are the same whoever asks: they depend on a task's name and the number of its samples.
+    Runs of which there is no partner do not count. What learns in no order (its matrix has one row) is the partner of every order.
     """
-    import numpy as np
-
-    found = [np.zeros((1 + draws if run.samples else 1, *run.cells.shape)) for run in runs]
-    asked: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    for n, run in enumerate(runs):
-        for place, scores in run.samples.items():
-            asked.setdefault((run.order[place], scores.shape[1]), []).append((n, place))
-    for (name, size), cells in asked.items():
-        scores = np.concatenate([runs[n].samples[place] for n, place in cells])
-        away = scores - scores.mean(axis=1, keepdims=True)
-        source, chunk = np.random.default_rng([size, *name.encode()]), max(1, AT_ONCE // size)
-        for start in range(1, 1 + draws, chunk):
-            part = min(chunk, 1 + draws - start)
-            times = source.multinomial(size, np.full(size, 1 / size), size=part)
-            means, at = times @ away.T / size, 0
-            for n, place in cells:
-                stages = len(runs[n].cells)
-                found[n][start : start + part, :, place] = means[:, at : at + stages]
-                at += stages
+    found: Values = {}
+    ordered = any(order for order, _ in [*first, *second])
+    for order, seed in dict.fromkeys([*first, *second]):
+        ours, theirs = (one.get((order, seed), one.get(((), seed))) for one in (first, second))
+        if ours is not None and theirs is not None and bool(order) == ordered:
+            width = min(len(ours), len(theirs))
+            found[order, seed] = ours[:width] - theirs[:width]
     return found
 
 
-def _over(values: Values | None) -> Spread | None:
+def difference(first: Sequence[Drawn], second: Sequence[Drawn], figure: Figure) -> Spread | None:
+    """The mean of `paired` and how well it is known; `None` where no two runs are partners, or one does not have the figure.
+
+    Raises:
+        DataError: a method has no run, or two of one order and seed.
+    """
+    ours, theirs = values(first, figure), values(second, figure)
+    found = paired(ours, theirs) if ours and theirs else {}
+    return over(found) if found else None
+
+
+def over(found: Values) -> Spread:
     """The mean of the units and its error, see the module."""
     import numpy as np
 
-    if values is None:
-        return None
-    width = min(len(one) for one in values.values())
-    orders = dict.fromkeys(order for order, _ in values)
-    groups = [[one[:width] for (name, _), one in values.items() if name == order] for order in orders]
+    width = min(len(one) for one in found.values())
+    orders = dict.fromkeys(order for order, _ in found)
+    groups = [[one[:width] for (name, _), one in found.items() if name == order] for order in orders]
     if len(groups) == 1:
         groups = [[one] for one in groups[0]]
     units = np.stack([np.mean(group, axis=0) for group in groups])
@@ -173,14 +147,14 @@ def _over(values: Values | None) -> Spread | None:
     mean, own = float(point.mean()), float(point.var(ddof=1)) / count if count > 1 else 0.0
     if width == 1:
         error = math.sqrt(own) if count > 1 else None
-        return Spread(mean, len(values), count, error, count - 1.0 or math.inf, math.sqrt(own))
+        return Spread(mean, len(found), count, error, count - 1.0 or math.inf, math.sqrt(own))
     both = float((drawn - drawn.mean(axis=0)).var(axis=1).sum()) / (count * (count - 1)) if count > 1 else 0.0
     rest = max(float(drawn.mean(axis=0).var()) - both, 0.0)
     # The units vary at least as single samples make them; few units may by accident lie closer together.
     units_own = max(own, both)
     whole = units_own + rest
     degrees = (count - 1) * (whole / units_own) ** 2 if units_own else math.inf
-    return Spread(mean, len(values), count, math.sqrt(whole), degrees, math.sqrt(own), sampled=True)
+    return Spread(mean, len(found), count, math.sqrt(whole), degrees, math.sqrt(own), sampled=True)
 
 
 def quantile(share: float, degrees: float) -> float:

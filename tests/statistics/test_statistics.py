@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cl_zoo.errors import DataError
 from cl_zoo.report.estimates import estimate
 from cl_zoo.scoring.matrix import Matrix
-from cl_zoo.statistics.measured import FIGURES, Measured, avg_of, last, last_of
+from cl_zoo.statistics.measured import FIGURES, Drawn, Measured, avg_of, draw, last, last_of
 from cl_zoo.statistics.pairs import Pair, all_pairs, holm, mcnemar, tiers
 from cl_zoo.statistics.power import least_seen, power, units_needed
 from cl_zoo.statistics.spread import Spread, difference, spread
@@ -20,9 +20,9 @@ from cl_zoo.statistics.spread import Spread, difference, spread
 ORDERS = (("a", "b", "c"), ("b", "c", "a"), ("c", "a", "b"))
 
 
-def plain(value: float, seed: int = 0, order: tuple[str, ...] = ("a", "b")) -> Measured:
+def plain(value: float, seed: int = 0, order: tuple[str, ...] = ("a", "b")) -> Drawn:
     """A run whose final scores are all `value`."""
-    return Measured(order, seed, np.full((len(order), len(order)), value))
+    return draw([Measured(order, seed, np.full((len(order), len(order)), value))])[0]
 
 
 def simulated(
@@ -73,8 +73,8 @@ def test_a_cell_that_was_not_measured_leaves_no_figure():
     lower = np.array([[50.0, np.nan], [40.0, 60.0]])
     only_last = np.array([[np.nan, np.nan], [40.0, 60.0]])
 
-    assert spread([Measured(("a", "b"), 0, lower)], FIGURES["bwt"]).mean == -5.0
-    assert spread([Measured(("a", "b"), 0, only_last)], FIGURES["bwt"]) is None
+    assert spread(draw([Measured(("a", "b"), 0, lower)]), FIGURES["bwt"]).mean == -5.0
+    assert spread(draw([Measured(("a", "b"), 0, only_last)]), FIGURES["bwt"]) is None
 
 
 def test_seeds_of_one_order_without_samples_have_students_interval():
@@ -101,7 +101,7 @@ def test_of_one_run_its_samples_tell_and_without_them_nothing_is_known():
     right = np.tile([100.0, 0.0, 0.0, 0.0], (2, 100))
     samples = {0: right, 1: np.full((2, 50), 100.0)}
     run = Measured(("a", "b"), 0, np.array([[25.0, 0.0], [25.0, 100.0]]), samples)
-    found = spread([run], last, draws=4000)
+    found = spread(draw([run], 4000), last)
 
     assert (found.mean, found.units, found.sampled) == (62.5, 1, True)
     assert found.error == pytest.approx(100 * math.sqrt(0.25 * 0.75 / 400) / 2, rel=0.05)
@@ -112,7 +112,7 @@ def test_of_one_run_its_samples_tell_and_without_them_nothing_is_known():
 def test_a_cell_keeps_its_official_score_where_that_is_no_mean_of_samples():
     samples = {0: np.tile([1.0, 3.0], (1, 50))}
 
-    assert spread([Measured(("a",), 0, np.array([[70.0]]), samples)], last).mean == 70.0
+    assert spread(draw([Measured(("a",), 0, np.array([[70.0]]), samples)]), last).mean == 70.0
 
 
 def test_equal_runs_differ_by_nothing_and_shifted_ones_by_the_shift():
@@ -121,14 +121,14 @@ def test_equal_runs_differ_by_nothing_and_shifted_ones_by_the_shift():
     runs = simulated(source, 2, 2, of_orders=of_orders, seed=2, one=30, main=main)
     higher = [Measured(r.order, r.seed, r.cells + 5, {p: s + 5 for p, s in r.samples.items()}) for r in runs]
 
-    same, more = difference(runs, runs, last), difference(higher, runs, last)
+    same, more = difference(draw(runs), draw(runs), last), difference(draw(higher), draw(runs), last)
     assert (same.mean, same.error, same.p) == (0.0, 0.0, 1.0)
     assert more.mean == pytest.approx(5.0)
     assert more.p < 1e-6
 
 
 def test_what_learns_in_no_order_is_the_partner_of_every_order():
-    bound = Measured(("a", "b"), 0, np.array([[20.0, 30.0]]))
+    bound = draw([Measured(("a", "b"), 0, np.array([[20.0, 30.0]]))])[0]
     learner = [plain(60.0, 0), plain(70.0, 0, ("b", "a")), plain(99.0, 1)]
 
     between = difference(learner, [bound], last)
@@ -221,7 +221,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(orders, seeds):
         of_orders, main = effects(source, 3 if orders > 1 else 0, 30)
         seed = 2 if orders * seeds > 1 else 0
         runs = simulated(source, orders, seeds, of_orders=of_orders, seed=seed, one=30, main=main)
-        found = spread(runs, last, draws=300)
+        found = spread(draw(runs, 300), last)
         hits += found.low <= 60 <= found.high
     print(f"{orders} orders, {seeds} seeds: {hits / 6:.1f} % covered")
 
@@ -237,7 +237,9 @@ def test_two_copies_of_one_method_are_not_told_apart(orders, seeds):
         of_orders, main = effects(source, 3, 30)
         seed = 2 if orders * seeds > 1 else 0
         copies = {
-            name: simulated(source, orders, seeds, of_orders=of_orders, seed=seed, one=30, main=main)
+            name: draw(
+                simulated(source, orders, seeds, of_orders=of_orders, seed=seed, one=30, main=main), 300
+            )
             for name in ("one", "other")
         }
         wins += all_pairs(copies, last)[0].told_apart
