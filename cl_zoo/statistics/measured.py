@@ -131,6 +131,7 @@ def immediate(cells: Array, tasks: tuple[str, ...]) -> Array:
 
 def maa(cells: Array, tasks: tuple[str, ...]) -> Array:
     """Mean over the stages of the mean over the tasks seen (`Matrix.maa`)."""
+    cells = _stream(cells)
     rows = [_mean(cells[..., stage, : stage + 1]) for stage in range(len(tasks))]
     return _over_tasks(rows)
 
@@ -144,6 +145,7 @@ def forgetting(cells: Array, tasks: tuple[str, ...]) -> Array:
     """Mean over all tasks but the last of the best earlier score minus the final one (`Matrix.forgetting`)."""
     import numpy as np
 
+    cells = _stream(cells)
     lost = [
         cells[..., place:-1, place].max(axis=-1) - cells[..., -1, place] for place in range(len(tasks) - 1)
     ]
@@ -161,14 +163,23 @@ FIGURES: dict[str, Figure] = {
 """By the names of `Matrix.summary`; all but `last` need a row for each task."""
 
 
+def _stream(cells: Array) -> Array:
+    """The same with a row for each task; of what answered in one row nothing is known."""
+    import numpy as np
+
+    stages, tasks = cells.shape[-2:]
+    return cells if stages == tasks else np.full((*cells.shape[:-2], tasks, tasks), np.nan)
+
+
 def _diagonal(cells: Array) -> Array:
     import numpy as np
 
+    cells = _stream(cells)
     return np.diagonal(cells, axis1=-2, axis2=-1)
 
 
 def _since(cells: Array, place: int) -> Array:
-    return _mean(cells[..., place:, place])
+    return _mean(_stream(cells)[..., place:, place])
 
 
 def _mean(values: Array) -> Array:
