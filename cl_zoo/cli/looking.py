@@ -52,8 +52,9 @@ def ledger(
 ) -> None:
     """Count what methods train, store and use on a model's real shapes; no weights, no data, no network."""
     from cl_zoo.contract.plugins import every_method
+    from cl_zoo.engine.sizes import sizes
     from cl_zoo.names import stack
-    from cl_zoo.planning.sizes import as_sheet, shapes, side_by_side, sizes
+    from cl_zoo.planning.sizes import as_sheet, shapes, side_by_side
     from cl_zoo.recipe.recipe import build_recipe
 
     filled = build_recipe(values(recipe, set_, budget))
