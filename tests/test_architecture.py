@@ -24,7 +24,7 @@ cl_zoo testing
 api inspection planning export
 runs
 engine report preflight
-nn contract scoring
+nn contract scoring statistics
 backbones data
 features processes
 batches images names
@@ -41,8 +41,8 @@ LIGHT = {"backbones.checkpoints", "backbones.templates", "engine.files", "engine
 """Their modules that rooms without torch look into."""
 
 LINES_OF_A_FUNCTION, LINES_OF_A_MODULE = 40, 350
-LONG_FUNCTIONS = {"cli.main.run", "cli.main.compare", "cli.looking.forecast"}
-"""Three command signatures with an option per line."""
+LONG_FUNCTIONS = {"cli.main.run", "cli.main.compare", "cli.looking.forecast", "cli.looking.ledger"}
+"""Command signatures with an option per line."""
 
 LONG_MODULES = {"testing.conformance.promises"}
 """The promises are a list, a function each."""

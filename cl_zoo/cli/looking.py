@@ -48,12 +48,23 @@ def ledger(
     recipe: RecipeFile = None,
     budget: Budget = None,
     tasks: Annotated[int, typer.Option("--tasks", min=1, help="Length of the stream.")] = 6,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite",
+            help="Methods that each have a recipe of their own: mcitlib-ucit, prism-ucit, or a YAML file.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Count what methods train, store and use on a model's real shapes; no weights, no data, no network."""
+    if suite is not None:
+        _suite(suite, backbone, as_json)
+        return
     from cl_zoo.contract.plugins import every_method
+    from cl_zoo.engine.sizes import sizes
     from cl_zoo.names import stack
-    from cl_zoo.planning.sizes import as_sheet, shapes, side_by_side, sizes
+    from cl_zoo.planning.sizes import as_sheet, shapes, side_by_side
     from cl_zoo.recipe.recipe import build_recipe
 
     filled = build_recipe(values(recipe, set_, budget))
@@ -70,6 +81,17 @@ def ledger(
         print_json(counted[0] if method else counted)
     else:
         print(as_sheet(found[method]) if method else side_by_side(found), end="")
+
+
+def _suite(name: str, backbone: str, as_json: bool) -> None:
+    from cl_zoo.planning.suites import as_sheet, spent_by, to_json
+    from cl_zoo.recipe.suite import read_suite
+
+    spent = spent_by(read_suite(name), backbone)
+    if as_json:
+        print_json({"suite": name, "backbone": backbone, "methods": to_json(spent)})
+    else:
+        print(as_sheet(spent), end="")
 
 
 def list_(

@@ -66,19 +66,33 @@ class Learning:
     update_rank: int = 0
 
 
-def widths(backbone: Backbone) -> Widths:
-    """Of the linears that the bank adapts, whether it does already or not."""
+WITHIN = {"all": "", "attention": r"(?=.*\.self_attn\.)", "mlp": r"(?=.*\.mlp\.)"}
+"""What a path must have to be one of the recipe's `adapter.targets`."""
+
+
+def adapted(backbone: Backbone, targets: str) -> str:
+    """Regular expression of the paths of the linears that the recipe adapts, of those that the backbone names.
+
+    Args:
+        targets: a key of `WITHIN`.
+    """
+    return f"{WITHIN[targets]}(?:{backbone.linears})" if targets != "all" else backbone.linears
+
+
+def widths(backbone: Backbone, targets: str = "all") -> Widths:
+    """Of the linears that the bank adapts by the recipe's `adapter.targets`, whether it does already or not."""
+    pattern = adapted(backbone, targets)
     found = [
         module
         for path, module in backbone.model.named_modules()
-        if isinstance(module, nn.Linear | BankLayer) and re.fullmatch(backbone.linears, path)
+        if isinstance(module, nn.Linear | BankLayer) and re.fullmatch(pattern, path)
     ]
     return Widths(sum(one.in_features for one in found), sum(one.out_features for one in found))
 
 
 def budget(backbone: Backbone, recipe: Recipe) -> int:
     """B: what may train in one task, in parameters, without the projector."""
-    return widths(backbone).lora(recipe.adapter.rank)
+    return widths(backbone, recipe.adapter.targets).lora(recipe.adapter.rank)
 
 
 def mixture_of(
@@ -102,7 +116,7 @@ def mixture_of(
     """
     if recipe.budget == "published":
         return Mixture(experts or published, recipe.adapter.rank)
-    found = widths(backbone)
+    found = widths(backbone, recipe.adapter.targets)
     most = found.lora(recipe.adapter.rank)
 
     def rank(number: int) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from cl_zoo.nn.bank import ExpertBank
-from cl_zoo.nn.budget import mixture_of
+from cl_zoo.nn.budget import adapted, mixture_of
 from cl_zoo.nn.layer import BankConfig, BankLayer
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def adapters(
     backbone: Backbone, recipe: Recipe, name: str = "shared", *, rank: int | None = None
 ) -> ExpertBank:
-    """A bank with one expert on all linears of the language model, at the recipe's budget.
+    """A bank with one expert on the linears of the language model that the recipe adapts, at its budget.
 
     Args:
         name: name of the expert.
@@ -27,7 +27,7 @@ def adapters(
     """
     adapter = recipe.adapter
     config = BankConfig(
-        target_modules=backbone.linears,
+        target_modules=adapted(backbone, adapter.targets),
         rank=adapter.rank if rank is None else rank,
         scale=adapter.scale,
         dropout=adapter.dropout,

@@ -1,37 +1,22 @@
-"""How many parameters a method trains, keeps and uses on a model of published size: exact, without weights or data.
-
-The model stands on torch's meta device, where tensors have shapes and no values. The method's own hooks place what it
-trains there, task after task, with no batches; what is counted is what a run's ledger counts.
-"""
+"""Models of published size without weights, and what methods train, keep and use on them as tables (`cl_zoo.engine.sizes` counts)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.checkpoints import FAMILIES, family_of
 from cl_zoo.backbones.internvl import InternVL
 from cl_zoo.backbones.llava import Llava
 from cl_zoo.backbones.qwen import Qwen
-from cl_zoo.contract.plugins import Plugins
-from cl_zoo.engine.learning import assign_parts
-from cl_zoo.engine.ledger import active, stored
-from cl_zoo.engine.run import placed
-from cl_zoo.errors import BackboneError, ClZooError, PluginError, PluginFault, first_line, nearest
-from cl_zoo.names import Choice
-from cl_zoo.nn.budget import Learning, budget, learning
-from cl_zoo.nn.still import standing_still
-from cl_zoo.recipe.budget import beside_projector, budget_notes
-from cl_zoo.recipe.recipe import Recipe
+from cl_zoo.engine.sizes import Size
+from cl_zoo.errors import BackboneError, ClZooError, first_line, nearest
 from cl_zoo.report.sheets import NOTES, UNKNOWN, Entry, Line, Section, Sheet, as_text
-from cl_zoo.tasks import Task
 
 PUBLISHED = Path(__file__).parent / "published"
 """Configurations of models as their authors published them, one JSON file each."""
@@ -50,47 +35,6 @@ class Widths:
 
     def __init__(self, width: int, text_width: int) -> None:
         self.width, self.text_width = width, text_width
-
-
-@dataclass(frozen=True)
-class Size:
-    """Parameters after learning one more task, by part.
-
-    Attributes:
-        budget: what may train in one task by the recipe's rank, without the projector.
-        learning: what learns in an adapted layer in this task.
-        trained: in this task.
-        inference, continuing: kept beside the frozen backbone, for answering and for learning on.
-        active: of those for answering, what takes part in one answer token.
-    """
-
-    trained: Mapping[str, int]
-    inference: Mapping[str, int]
-    continuing: Mapping[str, int]
-    active: Mapping[str, int]
-    budget: int = 1
-    learning: Learning = field(default_factory=Learning)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader has to know of its budget."""
-        return budget_notes(self.trained, self.budget, asdict(self.learning)) if self.trained else ()
-
-    @property
-    def times(self) -> float:
-        """What trains besides the projector, in units of the budget."""
-        return beside_projector(self.trained) / self.budget
-
-    def to_json(self) -> dict[str, Any]:
-        sizes = asdict(self)
-        return {
-            "trained": {**sizes["trained"], "total": sum(self.trained.values())},
-            "stored": {
-                use: {**sizes[use], "total": sum(sizes[use].values())} for use in ("inference", "continuing")
-            },
-            "active": {**sizes["active"], "total": sum(self.active.values())},
-            "learning": {**sizes["learning"], "budget": self.budget, "times": self.times},
-        }
 
 
 def published() -> list[str]:
@@ -140,52 +84,6 @@ def shapes(name: str) -> Backbone:
     return backbone
 
 
-NOT_COUNTED = (NotImplementedError, RuntimeError, TypeError, AttributeError)
-"""What is raised where a tensor without values is read, or data that are not there."""
-
-COUNTED = "its hooks must size their tensors without values and data to be counted"
-
-
-def sizes(choices: Sequence[Choice], backbone: Backbone, recipe: Recipe, tasks: int) -> list[Size]:
-    """Sizes of a stack after 1, 2, … `tasks` tasks; one entry where the stack learns everything at once or nothing.
-
-    Raises:
-        PluginError: a hook needs values or data to size its tensors.
-    """
-    plugins = Plugins(choices, recipe.options)
-    try:
-        return list(_sizes(plugins, backbone, recipe, tasks))
-    except PluginFault as fault:
-        if not isinstance(fault.__cause__, NOT_COUNTED):
-            raise
-        raise PluginFault(fault.what, COUNTED, fault.where, fault.packages) from fault.__cause__
-    except ClZooError:
-        raise  # says by itself what is wrong
-    except NOT_COUNTED as error:
-        raise PluginError(
-            f"{'+'.join(choice.name for choice in choices)}: {first_line(error)}; {COUNTED}"
-        ) from error
-
-
-def _sizes(plugins: Plugins, backbone: Backbone, recipe: Recipe, tasks: int) -> Iterator[Size]:
-    """The sizes, task after task, as a run would go through the hooks."""
-    may_train = budget(backbone, recipe)
-    model, meta = placed(plugins, backbone, recipe), backbone.device
-    if plugins.protocol == "none":
-        yield replace(_size(model, plugins, backbone, [], {}), budget=may_train)
-        return
-    seen: list[Task] = []
-    for index in range(tasks if plugins.protocol == "sequential" else 1):
-        task = Task(index, f"task {index}", "", 0)
-        seen.append(task)
-        plugins.before_task(model, task)
-        parts = assign_parts(model.to(meta), plugins, backbone)
-        trained, learns = _trained(model, parts), learning(model)
-        plugins.after_task(model, task, (), parts=parts, backbone=backbone)
-        size = _size(model.to(meta), plugins, backbone, seen, trained)
-        yield replace(size, budget=may_train, learning=learns)
-
-
 def side_by_side(found: Mapping[str, Sequence[Size]]) -> str:
     """Several methods as plain text, a line each: what learns in a task, against the budget, and what is kept after the last one."""
     columns = ("Experts", "Rank", "Update rank", "Trained", "× budget", "Stored", "Active", NOTES)
@@ -228,22 +126,3 @@ def _learning_of(found: Sequence[Size]) -> Section:
     ]
     times = tuple(Entry(f"{size.times:.2f}" if size.trained else UNKNOWN) for size in found)
     return Section("learning in one task", (*lines, Line("trained × budget", times)))
-
-
-def _trained(model: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    weights = dict(model.named_parameters())
-    counted = {
-        part: sum(weights[name].numel() for name in names if weights[name].requires_grad)
-        for part, names in parts.items()
-    }
-    return {part: size for part, size in counted.items() if size}
-
-
-def _size(
-    model: nn.Module, plugins: Plugins, backbone: Backbone, seen: Sequence[Task], trained: dict[str, int]
-) -> Size:
-    with standing_still(model):
-        answering = plugins.build_inference_model(model, seen)
-        parts = assign_parts(model, plugins, backbone)
-        kept = stored(model, answering, backbone, parts, plugins.state_dict(probes=False))
-        return Size(trained, kept["inference"], kept["continuing"], active(answering, kept["inference"]))

@@ -24,7 +24,7 @@ class Setting(NamedTuple):
 
 def recipes() -> dict[str, str]:
     """The recipes that go by a name, with a sentence about each."""
-    return {file.stem: str(_mapping(file).get("about", "")) for file in sorted(RECIPES.glob("*.yaml"))}
+    return {file.stem: str(mapping(file).get("about", "")) for file in sorted(RECIPES.glob("*.yaml"))}
 
 
 def recipe_settings(name: str | Path) -> list[Setting]:
@@ -36,9 +36,9 @@ def recipe_settings(name: str | Path) -> list[Setting]:
     Raises:
         OptionError: no such recipe or file, or it is not a YAML mapping.
     """
-    content = _mapping(_recipe_file(name))
+    content = mapping(file_named(name, RECIPES, "recipe"))
     content.pop("about", None)
-    return list(_settings(content, ""))
+    return list(settings_in(content))
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
@@ -50,27 +50,38 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
     return {setting.key: setting.value for setting in recipe_settings(name)}
 
 
-def _settings(nested: Mapping[str, Any], prefix: str) -> Iterator[Setting]:
+def settings_in(nested: Mapping[str, Any], prefix: str = "") -> Iterator[Setting]:
+    """The values of a nested mapping, each plain or as `{value: …, source: …}`, by dotted key."""
     for key, value in nested.items():
         if isinstance(value, Mapping) and "value" in value and value.keys() <= {"value", "source"}:
             yield Setting(f"{prefix}{key}", value["value"], str(value.get("source", "")))
         elif isinstance(value, Mapping):
-            yield from _settings(value, f"{prefix}{key}.")
+            yield from settings_in(value, f"{prefix}{key}.")
         else:
             yield Setting(f"{prefix}{key}", value, "")
 
 
-def _recipe_file(name: str | Path) -> Path:
+def file_named(name: str | Path, folder: Path, what: str) -> Path:
+    """The YAML file of a name in a folder, or else the file itself.
+
+    Raises:
+        OptionError: it is no name, and can be no file.
+    """
     text = str(name)
-    named = {file.stem: file for file in RECIPES.glob("*.yaml")}
+    named = {file.stem: file for file in folder.glob("*.yaml")}
     if text in named:  # a file of that name here changes nothing
         return named[text]
     if "/" not in text and not Path(text).suffix and not Path(text).exists():
-        raise OptionError(f"no recipe is called {text!r}{nearest(text, named)}; or pass a YAML file")
+        raise OptionError(f"no {what} is called {text!r}{nearest(text, named)}; or pass a YAML file")
     return Path(text)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def mapping(path: Path) -> dict[str, Any]:
+    """What a YAML file of keys holds.
+
+    Raises:
+        OptionError: it cannot be read, or holds something else.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -34,6 +34,9 @@ class Adapter(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     scale: float = Field(2.0, gt=0, description="s = α / r")
     dropout: float = Field(0.05, ge=0, lt=1, description="probability on the input of the adapters")
     init_std: float = Field(0.01, ge=0, description="standard deviation of A at the start; B starts at zero")
+    targets: Literal["all", "attention", "mlp"] = Field(
+        "all", description="which linears of the language model's layers are adapted, by every method alike"
+    )
 
 
 class ForTask(BaseModel, frozen=True, extra="forbid"):

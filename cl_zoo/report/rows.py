@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cl_zoo.errors import DataError
 from cl_zoo.report.estimates import Estimate, estimate
 from cl_zoo.scoring.matrix import Matrix
+
+if TYPE_CHECKING:
+    from cl_zoo.statistics.measured import Measured
 
 SEQUENTIAL = "sequential"
 
@@ -40,6 +43,7 @@ class Row:
         answers: of each cell, by `stage-place`, what a reader has to know of its answers: `empty`, `form`, `notes`.
         measured: of each task learnt, what methods and probes measured.
         probes: names of the plugins that only measure.
+        scores: the same scores with those of each test sample, for statistics; those that the table shows.
     """
 
     label: str
@@ -58,6 +62,7 @@ class Row:
     answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     measured: Sequence[Mapping[str, float]] = ()
     probes: Sequence[str] = ()
+    scores: Measured | None = None
 
     def __post_init__(self) -> None:
         where = f"{self.label}, seed {self.seed}"

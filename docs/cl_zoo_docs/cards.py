@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from cl_zoo.cli import catalogue
 from cl_zoo.contract.held import NONE_RELEASED, Held, Source
+from cl_zoo.engine.sizes import Size, sizes
 from cl_zoo.names import METHODS, installed, stack
-from cl_zoo.planning.sizes import Size, shapes, sizes
+from cl_zoo.planning.sizes import shapes
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo_docs.text import code, escaped, fenced, markdown, table
 from cl_zoo_docs.values import fields

@@ -15,8 +15,9 @@ from pydantic import BaseModel, Field
 
 from cl_zoo.cli import catalogue
 from cl_zoo.contract.plugins import HOOKS
+from cl_zoo.engine.sizes import sizes
 from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, installed
-from cl_zoo.planning.sizes import shapes, sizes
+from cl_zoo.planning.sizes import shapes
 from cl_zoo.recipe.keys import recipe_settings, recipes
 from cl_zoo.recipe.recipe import Recipe, build_recipe
 from cl_zoo.scoring.rules import RULES

@@ -9,6 +9,7 @@ from torch import nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.nn.budget import Learning, Mixture, Widths, budget, learning, mixture_of, widths
+from cl_zoo.nn.layer import BankLayer
 from cl_zoo.nn.placing import adapters, mixture
 from cl_zoo.planning.sizes import shapes
 from cl_zoo.recipe.budget import LEAST, budget_notes
@@ -158,3 +159,22 @@ def test_a_reader_is_told_what_is_not_the_budget_and_how_experts_share_it(
     trained: dict[str, int], shape: dict[str, int], notes: tuple[str, ...]
 ) -> None:
     assert budget_notes(trained, 1000, shape) == notes
+
+
+def test_a_recipe_may_adapt_attention_or_the_mlp_alone(llava: Backbone, tiny: Backbone) -> None:
+    """Of LLaVA-1.5-7B 32 layers: attention 4 · 8,192 · 32 = 1,048,576 a rank, the MLP 3 · 15,104 · 32 = 1,449,984, together 2,498,560."""
+    ranks = {
+        kind: build_recipe({"adapter.rank": 1, "adapter.targets": kind})
+        for kind in ("all", "attention", "mlp")
+    }
+    counted = {kind: budget(llava, one) for kind, one in ranks.items()}
+    bank = adapters(tiny, ranks["mlp"])
+
+    assert counted == {"all": 2_498_560, "attention": 1_048_576, "mlp": 1_449_984}
+    assert {
+        path.rpartition(".")[2] for path, module in bank.named_modules() if isinstance(module, BankLayer)
+    } == {
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from cl_zoo.engine.sizes import Size, sizes
 from cl_zoo.errors import BackboneError, PluginError
 from cl_zoo.names import parse_stack
-from cl_zoo.planning.sizes import Size, as_sheet, published, shapes, sizes
+from cl_zoo.planning.sizes import as_sheet, published, shapes
 from cl_zoo.recipe.recipe import build_recipe
 
 PER_RANK = 32 * (35_584 + 42_496)

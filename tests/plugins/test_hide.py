@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import forward
 from cl_zoo.engine.run import Run
+from cl_zoo.engine.sizes import sizes
 from cl_zoo.errors import BackboneError
 from cl_zoo.names import parse_stack
 from cl_zoo.nn.anchors import Anchors, View
-from cl_zoo.planning.sizes import shapes, sizes
+from cl_zoo.planning.sizes import shapes
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample, Task, TaskData
 from cl_zoo.testing import tiny_backbone, tiny_benchmark

@@ -1,6 +1,6 @@
 """What a planned comparison will cost: parameters, memory, compute, time and disk, without weights and without running it.
 
-Parameters are exact: the method's own hooks place them on the model's shapes (`cl_zoo.planning.sizes`). Steps and samples are exact where
+Parameters are exact: the method's own hooks place them on the model's shapes (`cl_zoo.engine.sizes`). Steps and samples are exact where
 the sizes of the tasks are. FLOPs follow the ledger's rule. Memory and time are estimates by the formulas below; nothing that
 a hook computes besides (a teacher, Fisher information, anchors, rehearsed samples) is in them.
 
@@ -36,12 +36,13 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
+from cl_zoo.engine.sizes import Size, sizes
 from cl_zoo.errors import BackboneError
 from cl_zoo.features.shelves import STRIDE
 from cl_zoo.names import BACKBONES, Choice, load
 from cl_zoo.planning.forecast.gpus import Gpu
 from cl_zoo.planning.forecast.workload import Look, TaskLoad
-from cl_zoo.planning.sizes import Size, published, shapes, sizes
+from cl_zoo.planning.sizes import published, shapes
 from cl_zoo.recipe.recipe import Recipe
 
 EFFICIENCY = 0.35

@@ -1,0 +1,104 @@
+"""Who stands out in a comparison: intervals of its figures, tests of its pairs, and which values of a column are marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from cl_zoo.report.rows import SEQUENTIAL, Method
+
+if TYPE_CHECKING:
+    from cl_zoo.statistics.measured import Drawn, Figure
+    from cl_zoo.statistics.pairs import Pair
+    from cl_zoo.statistics.spread import Spread
+
+LOWER = ("forgetting",)
+"""Figures of which less is better."""
+
+
+class Ranks:
+    """Statistics of the methods of a table, each computed when it is asked for.
+
+    Args:
+        methods: with the scores of their runs (`Row.scores`); the bounds have intervals and take part in no rank.
+    """
+
+    def __init__(self, methods: Sequence[Method]) -> None:
+        self._methods = [method for method in methods if method.finished]
+        self._pairs: dict[str, list[Pair]] = {}
+
+    @cached_property
+    def _drawn(self) -> dict[str, list[Drawn]]:
+        """The runs of each method on common draws of the test samples."""
+        from cl_zoo.statistics.measured import draw
+
+        labels = [method.label for method in self._methods for _ in method.finished]
+        runs = [row.scores for method in self._methods for row in method.finished]
+        found: dict[str, list[Drawn]] = {method.label: [] for method in self._methods}
+        for label, one in zip(labels, draw([run for run in runs if run is not None]), strict=True):
+            found[label].append(one)
+        return found
+
+    def interval(self, label: str, figure: str) -> Spread | None:
+        """A method's figure with its interval: a name in `FIGURES`, or `last:TASK`, `avg:TASK`."""
+        from cl_zoo.statistics.spread import spread
+
+        return spread(self._drawn[label], _figure(figure)) if self._known and label in self._drawn else None
+
+    def pairs(self, figure: str) -> list[Pair]:
+        """Tests of all pairs of methods that learn the tasks one after the other."""
+        from cl_zoo.statistics.pairs import all_pairs
+
+        if figure not in self._pairs:
+            found = {label: self._drawn[label] for label in self._learners} if self._known else {}
+            self._pairs[figure] = all_pairs(found, _figure(figure))
+        return self._pairs[figure]
+
+    def marked(self, figure: str, means: Mapping[str, float]) -> tuple[set[str], set[str]]:
+        """Labels whose value is among the best of a column, and among the next; see `tiers`.
+
+        Args:
+            means: of those that take part, by label.
+        """
+        from cl_zoo.statistics.pairs import tiers
+
+        return tiers(means, self.pairs(figure), lowest=figure in LOWER)
+
+    def to_json(self, figure: str = "last") -> list[dict[str, Any]]:
+        """The tests of a figure as plain data, with the number of units that each difference would need."""
+        from cl_zoo.statistics.power import least_seen, units_needed
+
+        return [
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "difference": pair.spread.mean,
+                "low": pair.spread.low,
+                "high": pair.spread.high,
+                "p": pair.p,
+                "adjusted": pair.adjusted,
+                "told_apart": pair.told_apart,
+                "units": pair.spread.units,
+                "units_needed": units_needed(pair.spread),
+                "least_seen": least_seen(pair.spread),
+            }
+            for pair in self.pairs(figure)
+        ]
+
+    @property
+    def _learners(self) -> list[str]:
+        return [method.label for method in self._methods if method.protocol == SEQUENTIAL]
+
+    @cached_property
+    def _known(self) -> bool:
+        """Whether all runs have scores that statistics can take."""
+        rows = [row for method in self._methods for row in method.finished]
+        return bool(rows) and all(row.scores is not None for row in rows)
+
+
+def _figure(name: str) -> Figure:
+    from cl_zoo.statistics.measured import FIGURES, avg_of, last_of
+
+    kind, _, task = name.partition(":")
+    return FIGURES[name] if not task else {"last": last_of, "avg": avg_of}[kind](task)

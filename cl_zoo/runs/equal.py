@@ -1,0 +1,316 @@
+"""What a comparison holds equal, counted before anything runs and again from what was run.
+
+Samples and optimiser steps are held equal task by task, what trains in a task against the budget of the recipe (`cl_zoo.recipe.budget`), stored
+parameters and the FLOPs of an answer against the median of the methods. Who has more refuses the comparison or is stamped; who trains
+less than it may is stamped only, since that favours nobody. The bounds are held to samples and steps in all; what learns nothing is held to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cl_zoo.errors import ClZooError, OptionError, nearest
+from cl_zoo.recipe.budget import TOLERANCE, beside_projector
+from cl_zoo.runs.job import Job
+from cl_zoo.runs.prepared import Prepared, prepare
+
+if TYPE_CHECKING:
+    from cl_zoo.backbones.backbone import Backbone
+    from cl_zoo.names import Choice
+    from cl_zoo.recipe.recipe import Recipe
+    from cl_zoo.tasks import TaskData
+
+Key = TypeVar("Key", bound=Hashable)
+
+HELD = {"samples": 0.02, "steps": 0.02, "trained-parameters": TOLERANCE}
+"""What is held equal by default, each with the share by which it may differ."""
+
+QUANTITIES = (*HELD, "stored-parameters", "inference-flops")
+"""What may be held equal."""
+
+REMEDY = (
+    "--allow-unequal runs it and stamps these rows, --match trained-parameters gives methods a rank that fits"
+)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The budget of one run.
+
+    Attributes:
+        samples, steps: of each task learnt, one entry where all are learnt at once.
+        trained: parameters in a task, the most of all tasks, without the projector.
+        budget: what the recipe lets train.
+        stored: parameters kept for answering beside the frozen backbone.
+        flops: of one answer token, by the rule of `TaskCost` in `cl_zoo.engine.ledger`.
+    """
+
+    samples: tuple[int, ...]
+    steps: tuple[int, ...]
+    trained: int
+    budget: int
+    stored: int
+    flops: int
+
+    @classmethod
+    def from_ledger(cls, ledger: Mapping[str, Any]) -> Spent | None:
+        """What a finished run has spent; `None` where it learnt nothing, or is from before budgets were written down."""
+        tasks = ledger["tasks"]
+        if not tasks or not ledger.get("budget"):
+            return None
+        samples, steps = (tuple(task[what] for task in tasks) for what in ("samples", "steps"))
+        trained = max(beside_projector(task["trained"]) for task in tasks)
+        kept, first = sum(ledger["stored"].get("inference", {}).values()), tasks[0]
+        # training FLOPs = tokens · (4 · language + 6 · trained)
+        whole = first["flops"] / max(1, first["tokens"]) - 6 * sum(first["trained"].values())
+        flops = 2 * (round(whole / 4) + ledger["active"])
+        return cls(samples, steps, trained, ledger["budget"], kept, flops)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one run's budget is not that of the others.
+
+    Attributes:
+        what: `steps × 2 from task 2`.
+        more: whether the run has more than the others, or other samples and steps; such a comparison is refused.
+    """
+
+    what: str
+    more: bool = True
+
+
+def held(asked: Sequence[str]) -> dict[str, float]:
+    """What is held equal: the default with what a user asks for, `NAME` or `NAME=TOLERANCE`.
+
+    Raises:
+        OptionError: there is no such quantity, or its tolerance is no number of at least 0.
+    """
+    found = dict(HELD)
+    for one in (part for text in asked for part in text.split(",")):
+        name, equals, share = one.partition("=")
+        if name not in QUANTITIES:
+            raise OptionError(f"--hold {name}{nearest(name, QUANTITIES)}")
+        try:
+            tolerance = float(share) if equals else HELD.get(name, TOLERANCE)
+        except ValueError:
+            tolerance = -1.0
+        if not 0 <= tolerance < math.inf:
+            raise OptionError(f"--hold {one}: the tolerance is a share of at least 0, such as 0.1")
+        found[name] = tolerance
+    return found
+
+
+def differences(runs: Mapping[Key, Spent], holds: Mapping[str, float]) -> dict[Key, list[Difference]]:
+    """How each run's budget differs from that of most; runs that do not differ are left out.
+
+    Args:
+        runs: all runs that learn something.
+        holds: what is held equal, with the share by which it may differ.
+    """
+    found: dict[Key, list[Difference]] = {key: [] for key in runs}
+    for name, share in holds.items():
+        for key, difference in _different(name, runs, share):
+            found[key].append(difference)
+    return {key: one for key, one in found.items() if one}
+
+
+def _different(name: str, runs: Mapping[Key, Spent], share: float) -> Iterator[tuple[Key, Difference]]:
+    if not runs:
+        return
+    if name in ("samples", "steps"):
+        by_task: dict[Key, tuple[int, ...]] = {key: getattr(one, name) for key, one in runs.items()}
+        common = _common([values for values in by_task.values() if len(values) > 1] or [*by_task.values()])
+        for key, values in by_task.items():
+            if words := _of_tasks(values, common, share):
+                yield key, Difference(f"{name} {words}")
+        return
+    if name == "trained-parameters":
+        most = _common([one.budget for one in runs.values()])
+        spent = {key: one.trained for key, one in runs.items()}
+    else:
+        spent = {key: one.stored if name == "stored-parameters" else one.flops for key, one in runs.items()}
+        most = round(median(spent.values()))
+    for key, value in spent.items():
+        if most and abs(value - most) > share * most:
+            yield key, Difference(f"{name.replace('-', ' ')} {_times(value / most)}", more=value > most)
+
+
+def _of_tasks(values: tuple[int, ...], common: tuple[int, ...], share: float) -> str:
+    """`× 2 from task 2`; nothing where the values are those of the others within a share."""
+    if len(values) != len(common):
+        whole = sum(values) / sum(common)
+        return _times(whole) if abs(whole - 1) > share else ""
+    ratios = [value / other if other else 1.0 for value, other in zip(values, common, strict=True)]
+    groups: list[list[int]] = []
+    for place, ratio in enumerate(ratios):
+        if abs(ratio - 1) > share:
+            alike = [group for group in groups if abs(ratio / ratios[group[0]] - 1) <= share]
+            if alike:
+                alike[0].append(place)
+            else:
+                groups.append([place])
+    told = []
+    for group in groups:
+        times = _times(sum(values[n] for n in group) / sum(common[n] for n in group))
+        told.append(f"{times}{_where(group, len(values))}")
+    return ", ".join(told)
+
+
+def _where(places: list[int], tasks: int) -> str:
+    """` from task 2`, ` in tasks 1, 3`; nothing where it is all of them."""
+    if len(places) == tasks:
+        return ""
+    if len(places) > 1 and places == list(range(places[0], tasks)):
+        return f" from task {places[0] + 1}"
+    if len(places) > 2 and places == list(range(places[0], places[-1] + 1)):
+        return f" in tasks {places[0] + 1} to {places[-1] + 1}"
+    return f" in task{'s' if len(places) > 1 else ''} {', '.join(str(n + 1) for n in places)}"
+
+
+def _times(ratio: float) -> str:
+    return f"× {ratio:.2f}".rstrip("0").rstrip(".") if ratio >= 0.1 else f"× {ratio:.2g}"
+
+
+Value = TypeVar("Value", bound=Hashable)
+
+
+def _common(values: Sequence[Value]) -> Value:
+    return Counter(values).most_common(1)[0][0]
+
+
+# Before anything runs
+
+
+def hold_equal(
+    everything: Sequence[Prepared], holds: Mapping[str, float], *, allow: bool, match: bool
+) -> list[Job]:
+    """The jobs, once their budgets are known to be equal.
+
+    Args:
+        everything: all jobs of the comparison.
+        allow: unequal ones run all the same.
+        match: give every method the rank with which what it trains comes nearest to the budget, where its own is not within the tolerance.
+
+    Raises:
+        OptionError: a budget is larger than that of the others, or steps or samples are not theirs.
+    """
+    kinds = {repr((one.job.choices, one.recipe, _sizes_of_tasks(one))): one for one in everything}
+    counted = {kind: counted_of(one, holds) for kind, one in kinds.items()}
+    known = {kind: one for kind, one in counted.items() if one is not None}
+    jobs = [one.job for one in everything]
+    if match:
+        ranks = {kind: _rank(kinds[kind], known, kind, holds) for kind in known}
+        jobs = [_ranked(job, ranks.get(kind)) for job, kind in zip(jobs, _kinds(everything), strict=True)]
+        changed = {kind: prepare(_ranked(kinds[kind].job, rank)) for kind, rank in ranks.items() if rank}
+        budget = _common([one.budget for one in known.values()])
+        for kind, one in changed.items():
+            if (spent := counted_of(one, holds)) is not None:
+                known[kind] = replace(spent, budget=budget)
+    found = differences(known, holds)
+    refused = [
+        f"{kinds[kind].job.label} has {one.what}" for kind, many in found.items() for one in many if one.more
+    ]
+    if refused and not allow:
+        names = ", ".join(name.replace("-", " ") for name in holds)
+        raise OptionError(f"a comparison holds {names} equal, and {', '.join(refused)}; {REMEDY}")
+    return jobs
+
+
+def counted_of(prepared: Prepared, holds: Mapping[str, float]) -> Spent | None:
+    """What a job will spend; `None` where it learns nothing, or cannot be counted without values."""
+    import torch
+
+    all_tasks = any(name in holds for name in ("stored-parameters", "inference-flops"))
+    try:
+        backbone = prepared.load_backbone(torch.device("meta"))
+        return counted(prepared.job.choices, prepared.recipe, prepared.stream, backbone, all_tasks=all_tasks)
+    except ClZooError:
+        return None  # the run itself has values, and its ledger is held to the same afterwards
+
+
+def counted(
+    choices: Sequence[Choice],
+    recipe: Recipe,
+    stream: Sequence[TaskData],
+    backbone: Backbone,
+    *,
+    all_tasks: bool,
+) -> Spent | None:
+    """What a stack will spend; `None` where it learns nothing.
+
+    Args:
+        backbone: without values.
+        all_tasks: whether all tasks are counted, as what is stored after the last asks for, or the first two.
+
+    Raises:
+        ClZooError: a hook needs values or data to size its tensors.
+    """
+    from cl_zoo.contract.plugins import Plugins
+    from cl_zoo.engine.sizes import sizes
+
+    protocol = Plugins(choices, recipe.options).protocol
+    if protocol == "none":
+        return None
+    pairs = [(len(task.train), recipe.for_task(task.name)) for task in stream]
+    if protocol == "joint":
+        pairs = [(sum(size for size, _ in pairs), recipe)]
+    samples = tuple(size * one.epochs for size, one in pairs)
+    steps = tuple(-(-size // one.global_batch) * one.epochs for size, one in pairs)
+    found = sizes(choices, backbone, recipe, len(stream) if all_tasks else min(2, len(stream)))
+    language = sum(weight.numel() for weight in backbone.layers.parameters() if backbone.owns(weight))
+    return Spent(
+        samples,
+        steps,
+        max(beside_projector(size.trained) for size in found),
+        found[-1].budget,
+        sum(found[-1].inference.values()),
+        2 * (language + sum(found[-1].active.values())),
+    )
+
+
+def _rank(
+    prepared: Prepared, known: Mapping[str, Spent], kind: str, holds: Mapping[str, float]
+) -> int | None:
+    """The `adapter.rank` with which what a job trains comes nearest to the budget; `None` where its own will do, or none helps."""
+    budget, own = _common([one.budget for one in known.values()]), prepared.recipe.adapter.rank
+    share = holds.get("trained-parameters", TOLERANCE)
+    trained = {own: known[kind].trained}
+    if abs(trained[own] - budget) <= share * budget or prepared.plugins.protocol != "sequential":
+        return None
+
+    def at(rank: int) -> int:
+        if rank not in trained:
+            spent = counted_of(prepare(_ranked(prepared.job, rank)), holds)
+            trained[rank] = spent.trained if spent is not None else 0
+        return trained[rank]
+
+    guess = max(1, round(own * budget / max(1, trained[own])))
+    if at(guess) == trained[own] and guess != own:
+        return None  # its size is not one of ranks
+    low, high = 1, max(guess, own)
+    while at(high) < budget and high < 64 * own:
+        high *= 2
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if at(middle) < budget else (low, middle)
+    at(low), at(max(1, low - 1))
+    best = min(trained, key=lambda rank: (abs(trained[rank] - budget), rank))
+    return best if best != own else None
+
+
+def _ranked(job: Job, rank: int | None) -> Job:
+    return job if rank is None else replace(job, recipe={**job.recipe, "adapter.rank": rank})
+
+
+def _kinds(everything: Sequence[Prepared]) -> list[str]:
+    return [repr((one.job.choices, one.recipe, _sizes_of_tasks(one))) for one in everything]
+
+
+def _sizes_of_tasks(prepared: Prepared) -> tuple[int, ...]:
+    return tuple(len(task.train) for task in prepared.stream)
