@@ -50,6 +50,7 @@ what to do with them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import PurePosixPath
@@ -261,6 +262,10 @@ def _filled(
         keys = list(dict.fromkeys(key for _, key, _, _ in Formatter().parse(name) if key is not None))
     except ValueError:
         keys = [name]
+    if any(re.fullmatch(r"\d+\.\.\d+", key) for key in keys):
+        raise DataError(
+            f"benchmark {about.name}, task {task.name}: {name!r} is a list of shards; name the folder that they lie in"
+        )
     if unknown := [key for key in keys if key not in folders]:
         raise DataError(
             f"benchmark {about.name}, task {task.name}: {name!r} names no folders by {unknown[0]!r}"

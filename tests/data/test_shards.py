@@ -174,6 +174,16 @@ def described(folder: Path) -> Described:
     return Described(file, beside=True)
 
 
+def test_a_list_of_shards_is_told_the_folder(tmp_path: Path):
+    plugin = described(tmp_path)
+    plugin.path.write_text(plugin.path.read_text().replace("birds", "birds/train-{0000..0012}.tar", 1))
+
+    with pytest.raises(
+        DataError, match=r"task colour: .*12}.tar' is a list of shards; name the folder that they lie in"
+    ):
+        Described(plugin.path, beside=True)(None)
+
+
 def test_shards_are_checked_as_other_data_are(tmp_path: Path):
     report = inspect(described(tmp_path), None, name="mine")
 
