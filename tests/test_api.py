@@ -106,7 +106,7 @@ def test_each_decision_makes_another_run(run_tiny: Callable[..., Any], tmp_path:
         {},
         {"seed": 1},
         {"limit": 5},
-        {"order": "SC"},
+        {"order": "S"},
         {"cells": "last"},
         {"recipe": {"lr.adapters": 1e-3}},
     ]
@@ -140,10 +140,10 @@ def test_a_progress_report_tells_run_steps_and_answers(run_tiny: Callable[..., A
     run_tiny("finetune", watch=events.append)
     phases = [event["phase"] for event in events]
 
-    learnt = ["train", "after_task", "answer"]
+    learnt = ["before_task", "train", "after_task", "answer"]
     assert phases == ["start", "preflight", "preflight", *learnt, *learnt, "answer", "score"]
     assert {(event["label"], event["seed"]) for event in events} == {("finetune", 0)}
-    assert events[3]["terms"].keys() == {"task"}
+    assert events[4]["terms"].keys() == {"task"}
 
 
 def test_load_refuses_a_folder_that_is_no_finished_run(tmp_path: Path):

@@ -79,6 +79,10 @@ def assign_parts(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict
     return parts
 
 
+SILENT = 5.0
+"""Seconds after which a step is reported that would not be otherwise: every tenth and the last one are."""
+
+
 class Learner:
     """Trains one task with everything the engine owns: order, budget, optimiser, schedule, precision.
 
@@ -141,6 +145,7 @@ class Learner:
             RunError: the task's own objective is not.
         """
         started, done = time.perf_counter(), 0
+        reported = started
         self.model.train()
         for epoch in range(self.recipe.epochs):
             seed_everything(
@@ -152,7 +157,9 @@ class Learner:
                 self.plugins.at(in_words(self.task), done)
                 terms = self.step(indices, following)
                 values = self._finite(terms)
-                if done % 10 == 0 or done == self.total:
+                now = time.perf_counter()
+                if done % 10 == 0 or done == self.total or now - reported > SILENT:
+                    reported = now
                     report(phase="train", step=done, steps=self.total, terms=values)
         self.optimizer.zero_grad(set_to_none=True)  # those of the last step; each step drops those before it
         trained = sum(self.cost.trained.values())
