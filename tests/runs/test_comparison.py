@@ -119,6 +119,16 @@ def test_a_failed_run_stands_in_the_table_with_its_sentence(run_tiny: Callable[.
     assert "no feature encoder" in both.table().markdown()
 
 
+def test_runs_of_several_orders_are_told_apart_and_stand_in_one_table(run_tiny: Callable[..., Any]):
+    made = Comparison((run_tiny("zeroshot"), *(run_tiny("finetune", order=order) for order in ("CS", "SC"))))
+
+    assert list(made.matrices) == [("zeroshot", 0, "CS"), ("finetune", 0, "CS"), ("finetune", 0, "SC")]
+    assert made.table().orders == ("CS", "SC")
+    with pytest.raises(PluginError, match="a label and a seed have 2 matrices, one of each order"):
+        _ = made.matrix
+    assert list(Comparison(made.results[:2]).matrix) == [("zeroshot", 0), ("finetune", 0)]
+
+
 def test_stamps_reach_the_table(run_tiny: Callable[..., Any]):
     runs = [run_tiny("finetune"), run_tiny("ewc"), run_tiny("hide", recipe={"epochs": 2})]
     printed = Comparison(tuple(runs)).table().markdown()
