@@ -13,11 +13,14 @@ from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.errors import OptionError, full_disk_named, nearest
 from cl_zoo.names import Options, stack
 from cl_zoo.runs.ahead import Ahead
-from cl_zoo.runs.comparison import Comparison, Result, Watch, load_result
+from cl_zoo.runs.comparison import Comparison, Result, Told, Watch, load_result
 from cl_zoo.runs.comparison import compare as run_all
+from cl_zoo.runs.comparison import plan as plan_all
 from cl_zoo.runs.execute import execute
+from cl_zoo.runs.grid import Vary, orders_of, varied
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
+from cl_zoo.runs.plan import Plan
 from cl_zoo.scoring.scorer import Scorer
 
 
@@ -73,39 +76,84 @@ def compare(
     *,
     benchmark: str = "mini",
     seeds: int | Sequence[int] = 1,
+    orders: int | Sequence[str] | None = None,
+    vary: Vary | None = None,
     with_: Sequence[str] = (),
     probes: Sequence[str] = (),
     options: Options | None = None,
     processes: int | None = None,
     watch: Watch = lambda event: None,
+    told: Told = lambda plan: None,
     **settings: Any,
 ) -> Comparison:
-    """Run several stacks on one benchmark, in parallel processes, over one or more seeds.
+    """Run several stacks on one benchmark, in parallel processes, over one or more seeds and orders of the tasks.
 
     Args:
         methods: as in `run`; `all` stands for every installed method; default: those that the benchmark names.
         seeds: how many (0 … n−1), or which.
+        orders: how many, the benchmark's own first and the others drawn, the same for everybody; or which, as for the setting
+            `order`; default: that one.
+        vary: values of options, each of them a run: `{"hide": {"coefficient": [0.3, 0.5]}}`; of several options all combinations.
         processes: how many runs at a time.
+        told: called with the plan before the first run begins.
 
     Raises:
         ClZooError: something is unknown; nothing has been started then. A run that fails later is a row of the result.
     """
+    jobs = _grid(methods, benchmark, seeds, orders, vary or {}, (with_, probes, options or {}), settings)
+    return run_all(jobs, processes=processes, watch=watch, told=told)
+
+
+def plan(
+    methods: Sequence[str] | None = None,
+    *,
+    benchmark: str = "mini",
+    seeds: int | Sequence[int] = 1,
+    orders: int | Sequence[str] | None = None,
+    vary: Vary | None = None,
+    with_: Sequence[str] = (),
+    probes: Sequence[str] = (),
+    options: Options | None = None,
+    processes: int | None = None,
+    **settings: Any,
+) -> Plan:
+    """What `compare` with the same arguments would run, everything looked up and nothing run: runs, what they share, steps, time.
+
+    Raises:
+        ClZooError: something is unknown.
+    """
+    jobs = _grid(methods, benchmark, seeds, orders, vary or {}, (with_, probes, options or {}), settings)
+    return plan_all(jobs, processes=processes)
+
+
+def _grid(
+    methods: Sequence[str] | None,
+    benchmark: str,
+    seeds: int | Sequence[int],
+    orders: int | Sequence[str] | None,
+    vary: Vary,
+    stacked: tuple[Sequence[str], Sequence[str], Options],
+    settings: Mapping[str, Any],
+) -> list[Job]:
+    """The jobs of a comparison: methods and varied options by seed by order."""
+    known, data = _known(settings), settings.get("data")
     if methods is None:
-        methods = load_benchmark(benchmark, settings.get("data")).default_methods
+        methods = load_benchmark(benchmark, data).default_methods
     methods = expanded(methods)
     chosen = range(seeds) if isinstance(seeds, int) else seeds
     if not methods or not len(chosen):
         raise OptionError(
             f"nothing to compare: {len(methods)} methods and {len(chosen)} seeds; name at least one of each"
         )
-    first = [
-        Job(stack(method, with_, probes, options or {}, strict=False), benchmark, **_known(settings))
-        for method in methods
-    ]
-    _all_used(options or {}, first)
-    return run_all(
-        [replace(job, seed=seed) for seed in chosen for job in first], processes=processes, watch=watch
-    )
+    ordered: list[str | None] = [settings.get("order")]
+    if orders is not None:
+        if ordered != [None]:
+            raise OptionError(f"order {ordered[0]!r} and orders {orders!r} are both given; use one of them")
+        ordered = orders_of(load_benchmark(benchmark, data), orders)
+    stacks = [stack(method, *stacked, strict=False) for method in methods]
+    first = [Job(choices, benchmark, **known) for choices in varied(stacks, vary)]
+    _all_used(stacked[2], first)
+    return [replace(job, seed=seed, order=order) for order in ordered for seed in chosen for job in first]
 
 
 def expanded(methods: Sequence[str]) -> list[str]:

@@ -1,14 +1,25 @@
-"""What the machine offers to the processes of a run: cores and memory."""
+"""What the machine offers to the processes of a run: processor, cores and memory."""
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 
 def cores() -> int:
     """Cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def memory_bytes() -> int:

@@ -122,6 +122,15 @@ class TaskData:
     test: Sequence[Sample] = ()
 
 
+DEFAULT = "default"
+"""The name of a benchmark's own order."""
+
+
+def letters(stream: Sequence[TaskData]) -> str:
+    """An order as `--order` takes it: `RAV`."""
+    return "".join(task.letter for task in stream)
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """Tasks in their default order with everything a comparison on them needs.
@@ -134,6 +143,7 @@ class Benchmark:
         default_backbone: name of the backbone used when none is named.
         recipe: recipe values that replace the general defaults, by dotted key.
         data_hash: identifies the data; part of every run's id.
+        orders: orders that a paper gives, letters by name; `default` names that of `tasks`.
     """
 
     name: str
@@ -143,6 +153,7 @@ class Benchmark:
     default_backbone: str
     data_hash: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    orders: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for what in ("name", "letter"):
@@ -152,21 +163,30 @@ class Benchmark:
                 raise DataError(
                     f"benchmark {self.name}: two tasks have the {what} {doubles[0]!r}; rename one"
                 )
+        known = {one for task in self.tasks for one in (task.name, task.letter)}
+        for name, order in self.orders.items():
+            if name == DEFAULT or name in known or set(name) <= known:
+                raise DataError(
+                    f"benchmark {self.name}: the order {name!r} has a name that stands for tasks; rename it"
+                )
+            try:
+                self._chosen(order)
+            except OptionError as error:
+                raise DataError(f"benchmark {self.name}, order {name}: {error}") from None
 
     def stream(self, order: str | None = None, limit: int | None = None) -> tuple[TaskData, ...]:
         """The tasks in the wanted order, each split cut to `limit` samples.
 
         Args:
-            order: letters (`"RAV"`) or comma-separated names; a task may come twice; `None` for the default order.
+            order: letters (`"RAV"`), comma-separated names, or the name of an order; a task may come twice; `None` or `"default"`
+                for the default order.
             limit: samples per split, or `None` for all.
 
         Raises:
             OptionError: the order names an unknown task, or none.
             DataError: tasks have no training or no test samples, or splits of them cannot be read; all of them are named.
         """
-        chosen = (
-            self.tasks if order is None else tuple(self._find(part) for part in _parts(order, self.tasks))
-        )
+        chosen = self._chosen(order)
         if not chosen:
             raise OptionError(
                 f"--order {order!r}: names no task; {self.name} has {', '.join(t.name for t in self.tasks)}"
@@ -179,6 +199,11 @@ class Benchmark:
             first = f"{len(faults)} splits of {self.name} cannot be used:"
             raise DataError("\n  ".join([first, *faults]))
         return chosen if limit is None else tuple(_cut(task, limit) for task in chosen)
+
+    def _chosen(self, order: str | None) -> tuple[TaskData, ...]:
+        if order is None or order == DEFAULT:
+            return self.tasks
+        return tuple(self._find(part) for part in _parts(self.orders.get(order, order), self.tasks))
 
     def _unusable(self, task: TaskData, split: str) -> DataError | None:
         """Why a run cannot use a split; reading it finds out."""
@@ -195,7 +220,7 @@ class Benchmark:
         for task in self.tasks:
             if part in (task.letter, task.name):
                 return task
-        known = [task.name for task in self.tasks] + [task.letter for task in self.tasks]
+        known = [one for task in self.tasks for one in (task.name, task.letter)] + list(self.orders)
         raise OptionError(f"--order: {self.name} has no task {part!r}{nearest(part, known)}")
 
 

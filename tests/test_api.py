@@ -53,6 +53,10 @@ def test_options_for_a_plugin_outside_the_stack_are_refused():
             "nothing to compare: 0 methods and 1 seeds",
         ),
         (lambda: cl_zoo.compare(["finetune"], seeds=0), "nothing to compare: 1 methods and 0 seeds"),
+        (
+            lambda: cl_zoo.compare(["finetune"], orders=2, order="SC", benchmark="cl_zoo.testing:load_tiny"),
+            "order 'SC' and orders 2 are both given",
+        ),
         (lambda: cl_zoo.compare(["finetune"], sead=1), "there is no setting 'sead'; did you mean 'seed'"),
         (lambda: cl_zoo.run("finetune", benchmrk="mini"), "there is no setting 'benchmrk'"),
     ],
@@ -106,7 +110,7 @@ def test_each_decision_makes_another_run(run_tiny: Callable[..., Any], tmp_path:
         {},
         {"seed": 1},
         {"limit": 5},
-        {"order": "SC"},
+        {"order": "S"},
         {"cells": "last"},
         {"recipe": {"lr.adapters": 1e-3}},
     ]
@@ -131,6 +135,14 @@ def test_how_a_task_is_asked_and_scored_makes_another_run(run_tiny: Callable[...
     assert len(runs) == 2
 
 
+def test_what_learns_no_task_after_another_is_one_run_in_any_order(run_tiny: Callable[..., Any]):
+    """Joint training sees the union in the benchmark's order; methods that learn the tasks in turn have a run for each order."""
+    for method, runs in (("zeroshot", 1), ("multitask", 1), ("finetune", 2)):
+        made = [run_tiny(method, order=order) for order in ("CS", "SC")]
+        assert len({one.folder for one in made}) == runs
+    assert [one.order for one in made] == ["CS", "SC"]
+
+
 def test_a_method_and_its_variant_are_two_runs(run_tiny: Callable[..., Any]):
     assert run_tiny("hide").folder != run_tiny("hide[variant=released]").folder
 
@@ -140,10 +152,10 @@ def test_a_progress_report_tells_run_steps_and_answers(run_tiny: Callable[..., A
     run_tiny("finetune", watch=events.append)
     phases = [event["phase"] for event in events]
 
-    learnt = ["train", "after_task", "answer"]
+    learnt = ["before_task", "train", "after_task", "answer"]
     assert phases == ["start", "preflight", "preflight", *learnt, *learnt, "answer", "score"]
     assert {(event["label"], event["seed"]) for event in events} == {("finetune", 0)}
-    assert events[3]["terms"].keys() == {"task"}
+    assert events[4]["terms"].keys() == {"task"}
 
 
 def test_load_refuses_a_folder_that_is_no_finished_run(tmp_path: Path):

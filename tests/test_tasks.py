@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sequences import PARTS, PLACES, reads_as
 
 from cl_zoo.errors import DataError, OptionError
-from cl_zoo.tasks import Benchmark, OnDemand, Part, Sample, TaskData, origin, source_hash
+from cl_zoo.tasks import Benchmark, OnDemand, Part, Sample, TaskData, letters, origin, source_hash
 
 SAMPLES = [Sample(f"{place}", None, f"{place} ?", "yes", ("a", "b")) for place in range(5)]
 
@@ -68,6 +68,28 @@ def test_every_permutation_of_letters_is_an_order(letters: list[str]):
 def test_an_unknown_task_in_an_order_is_named(order: str, sentence: str):
     with pytest.raises(OptionError, match=sentence):
         BENCHMARK.stream(order)
+
+
+def test_an_order_of_a_paper_goes_by_its_name():
+    made = replace(BENCHMARK, orders={"paper-2": "GR"})
+
+    assert names(made.stream("paper-2")) == names(made.stream("GR")) == ["green", "red"]
+    assert names(made.stream("default")) == names(made.stream()) == [one.name for one in BENCHMARK.tasks]
+    assert letters(made.stream("paper-2")) == "GR"
+
+
+@pytest.mark.parametrize(
+    ("orders", "sentence"),
+    [
+        ({"RG": "GR"}, "three: the order 'RG' has a name that stands for tasks"),
+        ({"red": "GR"}, "the order 'red' has a name that stands for tasks"),
+        ({"default": "GR"}, "the order 'default' has a name"),
+        ({"paper": "GX"}, "benchmark three, order paper: .* has no task 'X'"),
+    ],
+)
+def test_a_named_order_that_is_none_or_hides_tasks_is_refused(orders: dict[str, str], sentence: str):
+    with pytest.raises(DataError, match=sentence):
+        replace(BENCHMARK, orders=orders)
 
 
 def test_all_splits_that_cannot_be_used_are_named_at_once():

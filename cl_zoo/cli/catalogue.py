@@ -244,6 +244,7 @@ def describe_benchmark(name: str) -> str:
             counts = (_count(task.train.count), _count(task.test.count))
             rows.append((task.letter, task.name, *counts, task.metric, str(task.max_new_tokens), files))
         methods, backbone, recipe, version = about.methods, about.backbone, about.recipe, about.version
+        orders = about.orders
     else:
         made = load_benchmark(name)
         for one in made.tasks:
@@ -257,6 +258,7 @@ def describe_benchmark(name: str) -> str:
             made.recipe,
             made.version,
         )
+        orders = made.orders
     lines = [
         f"{name}, version {version}, {len(rows) - 1} tasks",
         "",
@@ -265,6 +267,7 @@ def describe_benchmark(name: str) -> str:
         f"methods   {', '.join(methods)}",
         f"backbone  {backbone}",
         f"recipe    {', '.join(f'{key}={plain(value)}' for key, value in flatten(recipe).items()) or 'the general defaults'}",
+        *([f"orders    {', '.join(f'{name} {order}' for name, order in orders.items())}"] if orders else []),
     ]
     return "\n".join(lines)
 

@@ -55,6 +55,18 @@ Data = Annotated[str | None, typer.Option("--data", help="Folder of the benchmar
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="One seed; default: 0.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="N seeds, 0 to N-1.")]
 Order = Annotated[str | None, typer.Option("--order", help="Letters (RAVICF) or comma-separated task names.")]
+OrderList = Annotated[
+    list[str] | None,
+    typer.Option("--order", help="Letters (RAVICF), task names or a name of the benchmark's; repeatable."),
+]
+Orders = Annotated[
+    int | None,
+    typer.Option("--orders", min=1, help="N orders: the default and N-1 drawn ones, the same for everybody."),
+]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option("--vary", help="METHOD.option=value,value: a run for each value; repeatable."),
+]
 Limit = Annotated[int | None, typer.Option("--limit", help="Samples per split.")]
 Cells = Annotated[str, typer.Option("--cells", help="Scores to measure: lower, last or full.")]
 Scoring = Annotated[
@@ -134,6 +146,39 @@ def options(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
             raise OptionError(f"-o {key}={value}: write it as METHOD.option=value")
         found.setdefault(method, {})[name] = value
     return found
+
+
+def vary(pairs: list[str] | None) -> dict[str, dict[str, list[Any]]]:
+    """Values of varied options by plugin name."""
+    from cl_zoo.errors import OptionError
+    from cl_zoo.names import split
+    from cl_zoo.recipe.keys import parse_pairs
+
+    found: dict[str, dict[str, list[Any]]] = {}
+    for pair in pairs or []:
+        key, equals, texts = pair.partition("=")
+        method, _, name = key.strip().rpartition(".")
+        if not (equals and method and name):
+            raise OptionError(f"--vary {pair}: write it as METHOD.option=value,value")
+        if name in found.get(method, {}):
+            raise OptionError(f"--vary {key.strip()} is given twice; name all its values in one")
+        parts = [text for text in split(texts, ",") if text.strip()]
+        read = [parse_pairs([f"{key}={text}"], "--vary")[key.strip()] for text in parts]
+        found.setdefault(method, {})[name] = read
+    return found
+
+
+def chosen_orders(order: list[str] | None, orders: int | None) -> int | list[str] | None:
+    """The orders that `--order` or `--orders` asks for.
+
+    Raises:
+        OptionError: both are given.
+    """
+    from cl_zoo.errors import OptionError
+
+    if order and orders is not None:
+        raise OptionError(f"--order {order[0]} and --orders {orders} are both given; use one of them")
+    return order or orders
 
 
 def chosen_seeds(seed: int | None, seeds: int | None) -> list[int]:

@@ -235,6 +235,16 @@ def check(
         raise SystemExit(1)
 
 
+def print_plan(plan: Any, *, as_json: bool) -> None:
+    """What a comparison would run, as a table or as JSON on standard output."""
+    from cl_zoo.report.sheets import as_text
+
+    if as_json:
+        print_json(plan.to_json())
+    else:
+        print(f"{as_text(plan.sheet())}\n{plan}\n{plan.forecast()}")
+
+
 def print_json(value: Any) -> None:
     """A result as JSON on standard output."""
     print(json.dumps(value, indent=1, ensure_ascii=False))

@@ -34,6 +34,8 @@ from cl_zoo.cli.flags import (
     KeepStates,
     Limit,
     Order,
+    OrderList,
+    Orders,
     Out,
     Pairs,
     Preflight,
@@ -44,11 +46,14 @@ from cl_zoo.cli.flags import (
     Seeds,
     Sets,
     Template,
+    Vary,
     With,
+    chosen_orders,
     chosen_seeds,
     options,
     settings,
 )
+from cl_zoo.cli.flags import vary as varied
 from cl_zoo.runs.job import EVERY
 
 app = typer.Typer(
@@ -146,6 +151,7 @@ def compare(
     with_: With = None,
     probe: Probe = None,
     option: Pairs = None,
+    vary: Vary = None,
     set_: Sets = None,
     recipe: RecipeFile = None,
     budget: Budget = None,
@@ -158,13 +164,17 @@ def compare(
     data: Data = None,
     seed: Seed = None,
     seeds: Seeds = None,
-    order: Order = None,
+    order: OrderList = None,
+    orders: Orders = None,
     limit: Limit = None,
     cells: Cells = "lower",
     scoring: Scoring = "official",
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Runs at a time; default: one per GPU or core.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan with a forecast of time, and run nothing.")
+    ] = False,
     device: Device = "auto",
     out: Out = "runs",
     preflight: Preflight = True,
@@ -176,33 +186,34 @@ def compare(
 ) -> None:
     """Run several methods at one budget, in parallel, and print one table."""
     from cl_zoo.api import compare as compare_all
-    from cl_zoo.api import expanded
-    from cl_zoo.data.benchmarks import load_benchmark
+    from cl_zoo.api import plan as plan_all
     from cl_zoo.names import split
     from cl_zoo.report.table import known_scoring
     from cl_zoo.runs.progress import progress_for
 
     known_scoring(scoring)
-    filled = settings(context.params)
-    names = (
-        expanded([part for part in split(methods, ",") if part.strip()])
-        if methods is not None
-        else list(load_benchmark(benchmark, data).default_methods)
-    )
-    chosen = chosen_seeds(seed, seeds)
-    _remark(benchmark, filled)
-    with _working(), progress_for(_console(stderr=True), len(names) * len(chosen)) as watch:
-        comparison = compare_all(
-            names,
-            benchmark=benchmark,
-            seeds=chosen,
-            with_=with_ or (),
-            probes=probe or (),
-            options=options(option),
-            processes=jobs,
-            watch=watch,
-            **filled,
-        )
+    chosen = chosen_orders(order, orders)
+    filled = settings({**context.params, "order": None})
+    grid: dict[str, Any] = {
+        "methods": None if methods is None else [one for one in split(methods, ",") if one.strip()],
+        "benchmark": benchmark,
+        "seeds": chosen_seeds(seed, seeds),
+        "orders": chosen,
+        "vary": varied(vary),
+        "with_": with_ or (),
+        "probes": probe or (),
+        "options": options(option),
+        "processes": jobs,
+        **{name: value for name, value in filled.items() if name != "order"},
+    }
+    _remark(benchmark, filled, order)
+    if dry_run:
+        with _working():
+            plan = plan_all(**grid)
+        looking.print_plan(plan, as_json=as_json)
+        return
+    with _working(), progress_for(_console(stderr=True)) as watch:
+        comparison = compare_all(**grid, watch=watch, told=watch.told)
     _show(comparison, scoring, as_json, as_markdown)
     if comparison.failed:
         raise SystemExit(2 if all(one.user_error for one in comparison.failed) else 1)
@@ -273,11 +284,13 @@ def _working() -> Iterator[None]:
         os.close(results)
 
 
-def _remark(benchmark: str, filled: dict[str, Any]) -> None:
+def _remark(benchmark: str, filled: dict[str, Any], orders: list[str] | None = None) -> None:
     """Say on standard error what a user should know although nothing is wrong."""
     from cl_zoo.runs.remarks import remarks
 
-    for line in remarks(benchmark, **{key: filled[key] for key in ("data", "order", "limit", "recipe")}):
+    about = {key: filled[key] for key in ("data", "limit", "recipe")}
+    found = (remarks(benchmark, **about, order=order) for order in orders or [filled["order"]])
+    for line in dict.fromkeys(line for lines in found for line in lines):
         print(f"note: {line}", file=sys.stderr)
 
 

@@ -225,6 +225,7 @@ def _benchmark(
         default_backbone=about.backbone,
         data_hash=_hash(text, about, bases),
         recipe=about.recipe,
+        orders=about.orders,
     )
 
 

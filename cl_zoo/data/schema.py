@@ -5,6 +5,7 @@
     methods: [finetune, ewc, hide]      # what `cl-zoo compare` runs when no method is named
     backbone: llava-1.5-7b              # used when none is named
     recipe: {epochs: 2, lr: {adapters: 1.0e-4}}    # in place of the general recipe
+    orders: {reversed: CS}              # orders of a paper, for --order reversed
     images: [pictures, .]               # folders that image paths start from; those that are there are tried in this order
     pictures: official                  # how they become RGB: as Pillow converts them, or faithful (`cl_zoo.images.kinds`)
     folders:                            # names for folders whose name differs from copy to copy
@@ -214,6 +215,9 @@ class Description(Part):
     )
     options: Mapping[Text, Choices] = Field(default_factory=dict, description="choices of the user")
     sources: tuple[Source, ...] = Field((), description="where files of several tasks are fetched from")
+    orders: Mapping[Text, Text] = Field(
+        default_factory=dict, description="orders that a paper gives, letters by name; for --order"
+    )
     tasks: Annotated[tuple[TaskSource, ...], Field(min_length=1)] = Field(description="in default order")
 
     def chosen(self, options: Mapping[str, Any]) -> Description:

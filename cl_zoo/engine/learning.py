@@ -82,6 +82,10 @@ def assign_parts(model: nn.Module, plugins: Plugins, backbone: Backbone) -> dict
     return parts
 
 
+SILENT = 5.0
+"""Seconds after which a step is reported that would not be otherwise: every tenth and the last one are."""
+
+
 class Learner:
     """Trains one task with everything the engine owns: order, budget, optimiser, schedule, precision.
 
@@ -148,6 +152,7 @@ class Learner:
         """
         began = midway.go_on(self) if midway else 0
         started, done = time.perf_counter() - self.cost.seconds, began
+        reported = time.perf_counter()
         self.model.train()
         for epoch in range(began // max(self.per_epoch, 1), self.recipe.epochs):
             seed_everything(
@@ -162,7 +167,9 @@ class Learner:
                 self.plugins.at(in_words(self.task), done)
                 terms = self.step(indices, following)
                 values = self._finite(terms)
-                if done % 10 == 0 or done == self.total:
+                now = time.perf_counter()
+                if done % 10 == 0 or done == self.total or now - reported > SILENT:
+                    reported = now
                     report(phase="train", step=done, steps=self.total, terms=values)
                 if midway and midway.due():
                     self.cost.seconds = time.perf_counter() - started

@@ -107,6 +107,7 @@ class Run:
 
     def _learn(self, lesson: Lesson) -> None:
         task, recipe = lesson.task, self.recipe.for_task(lesson.task.name)
+        self.report(task=task.name, index=task.index, phase="before_task")
         self.plugins.at(in_words(task))
         self.model.train()  # whether the run has just begun, goes on or was resumed
         self._seed("before_task", task)

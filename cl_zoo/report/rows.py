@@ -1,9 +1,9 @@
-"""What a table is made of: a row per run, the rows of one method over its seeds."""
+"""What a table is made of: a row per run, the rows of one method over its seeds and orders of the tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from cl_zoo.errors import DataError
@@ -29,7 +29,7 @@ class Row:
     Attributes:
         label: the method as it was asked for, `hide[variant=released]`; runs of equal label are one line.
         protocol: `sequential`, `joint` or `none`.
-        seed: the run's seed; no two runs of a label share one.
+        seed: the run's seed; no two runs of a label and an order share one.
         tasks: names in the order of the stream; may be empty for a run that failed.
         matrix: the official scores; `None` for a run that failed.
         strict: the strict scores, where the rule of some task has them.
@@ -44,6 +44,7 @@ class Row:
         measured: of each task learnt, what methods and probes measured.
         probes: names of the plugins that only measure.
         scores: the same scores with those of each test sample, for statistics; those that the table shows.
+        order: letters of the tasks; empty where nobody wrote them down.
     """
 
     label: str
@@ -63,6 +64,7 @@ class Row:
     measured: Sequence[Mapping[str, float]] = ()
     probes: Sequence[str] = ()
     scores: Measured | None = None
+    order: str = ""
 
     def __post_init__(self) -> None:
         where = f"{self.label}, seed {self.seed}"
@@ -77,6 +79,16 @@ class Row:
     def shown(self) -> Matrix | None:
         """The scores that the table shows."""
         return self.strict if self.scoring == "strict" and self.strict else self.matrix
+
+    @property
+    def key(self) -> tuple[str, int, str, tuple[str, ...]]:
+        """What tells it from all other runs of a table."""
+        return self.label, self.seed, self.order, self.tasks
+
+    def of_task(self, name: PerTask, task: tuple[str, int]) -> float | None:
+        """A figure of a task, by its name and by how often the name has come before, wherever it stands in this run's order."""
+        values: Sequence[float | None] = getattr(self.shown, name)
+        return values[task_columns(self.tasks).index(task)]
 
     def figures(self) -> dict[str, float | None]:
         """The figures of `Matrix.summary`; without a stream of tasks there is `last` alone."""
@@ -93,11 +105,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Method:
-    """The runs of one label."""
+    """The runs of one label.
+
+    Attributes:
+        label, protocol: of its runs.
+        rows: the runs.
+        tasks: names in the order of the columns; each run may have learnt them in another one.
+    """
 
     label: str
     protocol: str
     rows: tuple[Row, ...]
+    tasks: tuple[str, ...] = ()
 
     @property
     def finished(self) -> tuple[Row, ...]:
@@ -109,19 +128,27 @@ class Method:
         """The other runs."""
         return tuple(row for row in self.rows if row.error is not None)
 
+    @property
+    def by_order(self) -> tuple[Method, ...]:
+        """The same for each order alone."""
+        orders = dict.fromkeys(row.order for row in self.rows)
+        kept = [tuple(row for row in self.rows if row.order == order) for order in orders]
+        return tuple(replace(self, rows=rows) for rows in kept)
+
     def over_seeds(self, value: Callable[[Row], float | None]) -> Estimate | None:
-        """The estimate of a value over the finished runs; `None` where one of them does not have it."""
+        """The estimate of a value over the finished runs, seeds and orders alike; `None` where one of them does not have it."""
         values = [value(row) for row in self.finished]
         known = [v for v in values if v is not None]
         return estimate(known) if known and len(known) == len(values) else None
 
     def figure(self, name: str) -> Estimate | None:
-        """A figure of the summary over the seeds."""
+        """A figure of the summary over the runs, each in its own order."""
         return self.over_seeds(lambda row: row.figures().get(name))
 
     def per_task(self, name: PerTask, task: int) -> Estimate | None:
-        """A task's Avg or Last over the seeds."""
-        return self.over_seeds(lambda row: getattr(row.shown, name)[task])
+        """Avg or Last of the task in a column over the runs."""
+        column = task_columns(self.tasks)[task]
+        return self.over_seeds(lambda row: row.of_task(name, column))
 
     def probed(self) -> dict[str, Estimate]:
         """What probes measured after the last task, over the seeds; sums over layers and tasks before single ones."""
@@ -139,4 +166,13 @@ class Method:
             tasks = names.split(", ") if head in NOTED.values() else []
             stamps.setdefault(head if tasks else stamp, {}).update(dict.fromkeys(tasks))
         told = [f"{stamp}: {', '.join(tasks)}" if tasks else stamp for stamp, tasks in stamps.items()]
-        return "; ".join([*told, *(f"seed {row.seed} failed: {row.error}" for row in self.failed)])
+        several = len({row.order for row in self.rows}) > 1
+        failed = [
+            (f"seed {row.seed}" + (f", {row.order}" if several else ""), row.error) for row in self.failed
+        ]
+        return "; ".join([*told, *(f"{which} failed: {error}" for which, error in failed)])
+
+
+def task_columns(tasks: Sequence[str]) -> list[tuple[str, int]]:
+    """Tasks by name and by how often the name has come before: what a column of a table is about, in whatever order they were learnt."""
+    return [(name, tasks[:place].count(name)) for place, name in enumerate(tasks)]

@@ -3,7 +3,8 @@
 First the bounds (zero-shot, joint training), then a block Avg and a block Last with a column for each task and their mean,
 then a summary with the figures of `cl_zoo.scoring.matrix`, what was trained and stored, the time, and notes. The best value of a
 column is bold and the second underlined, among the methods that learn the tasks one after the other. Runs of one method
-with several seeds are one line: mean ± sample standard deviation. Scores are by the official rules or by the strict ones
+with several seeds or orders of the tasks are one line: mean ± sample standard deviation. A run's figures are those of its own
+order; the columns stand in the order of the first run. Scores are by the official rules or by the strict ones
 (`cl_zoo.scoring.rules`); a table by the strict ones says so above its blocks and below itself.
 """
 
@@ -21,7 +22,7 @@ from rich.text import Text
 
 from cl_zoo.errors import DataError, OptionError, nearest, printable
 from cl_zoo.report.estimates import Estimate
-from cl_zoo.report.rows import SEQUENTIAL, Method, PerTask, Row
+from cl_zoo.report.rows import SEQUENTIAL, Method, PerTask, Row, task_columns
 from cl_zoo.report.sheets import (
     NOTES,
     Entry,
@@ -76,7 +77,7 @@ class Table:
         scoring: a name in `SCORINGS`; runs without strict scores show their official ones, which are right.
 
     Raises:
-        DataError: there is no run, two runs have one label and seed, or they learn different tasks.
+        DataError: there is no run, two runs have one label, seed and order, or they learn different tasks.
         OptionError: there is no such scoring.
     """
 
@@ -85,18 +86,22 @@ class Table:
         self.rows = tuple(replace(row, scoring=scoring) for row in rows)
         if not self.rows:
             raise DataError("a table needs at least one run; name a method")
-        for (label, seed), count in Counter((row.label, row.seed) for row in self.rows).items():
+        for (label, seed, order, tasks), count in Counter(row.key for row in self.rows).items():
             if count > 1:
+                learnt = f" and order {order or ','.join(tasks)}" if order or tasks else ""
                 raise DataError(
-                    f"{count} runs are called {label!r} with seed {seed}; put what differs into the label"
+                    f"{count} runs are called {label!r} with seed {seed}{learnt}; put what differs into the label"
                 )
-        streams = dict.fromkeys(row.tasks for row in self.rows if row.tasks)
+        streams = {frozenset(task_columns(row.tasks)): row.tasks for row in reversed(self.rows) if row.tasks}
         if len(streams) > 1:
-            orders = " and ".join(",".join(tasks) for tasks in streams)
+            orders = " and ".join(",".join(tasks) for tasks in reversed(streams.values()))
             raise DataError(
                 f"runs of one table learn the same tasks, these learn {orders}; make a table of each"
             )
-        self.tasks: tuple[str, ...] = next(iter(streams), ())
+        self.tasks: tuple[str, ...] = next(iter(streams.values()), ())
+        learners = [row for row in self.rows if row.protocol == SEQUENTIAL]
+        named = {row.tasks: row.order or ",".join(row.tasks) for row in learners if row.tasks}
+        self.orders = tuple(dict.fromkeys([*named.values(), *(row.order for row in learners if row.order)]))
 
     @cached_property
     def methods(self) -> tuple[Method, ...]:
@@ -105,7 +110,7 @@ class Table:
         keys = dict.fromkeys((row.label, row.protocol) for row in self.rows)
         ordered = sorted(keys, key=lambda key: place.get(key[1], 2))
         return tuple(
-            Method(*key, tuple(row for row in self.rows if (row.label, row.protocol) == key))
+            Method(*key, tuple(row for row in self.rows if (row.label, row.protocol) == key), self.tasks)
             for key in ordered
         )
 
@@ -144,30 +149,41 @@ class Table:
             console.file.write(self.text())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`: every run with both matrices, and every method over its seeds; figures as shown."""
+        """Plain data for `json.dump`: every run with both matrices, and every method over its runs; figures as shown."""
         runs = []
         for row in self.rows:
             both = {"matrix": row.matrix, "strict": row.strict}
             matrices = {name: matrix.to_json() if matrix else None for name, matrix in both.items()}
             runs.append({**asdict(row), **matrices, "figures": row.figures()})
-        methods = [
-            {
-                "label": method.label,
-                "protocol": method.protocol,
-                "seeds": [row.seed for row in method.finished],
-                "figures": {name: _plain(method.figure(name)) for name in (*FIGURES, "bwt_t1")},
-                "avg_i": [_plain(method.per_task("avg_i", i)) for i in range(len(self.tasks))],
-                "last_i": [_plain(method.per_task("last_i", i)) for i in range(len(self.tasks))],
-            }
-            for method in self.methods
-        ]
+        methods = []
+        for method in self.methods:
+            orders = [{"order": one.rows[0].order, **self._plain(one)} for one in method.by_order]
+            split = {"by_order": orders} if self._several else {}
+            about = {"label": method.label, "protocol": method.protocol}
+            methods.append({**about, **self._plain(method), **split})
         return {
             "metrics_version": METRICS_VERSION,
             "scoring": self.scoring,
             "tasks": list(self.tasks),
+            "orders": list(self.orders),
             "runs": runs,
             "methods": methods,
         }
+
+    def _plain(self, method: Method) -> dict[str, Any]:
+        """What `to_json` says of some runs."""
+        return {
+            "seeds": list(dict.fromkeys(row.seed for row in method.finished)),
+            "n": len(method.finished),
+            "figures": {name: _plain(method.figure(name)) for name in (*FIGURES, "bwt_t1")},
+            "avg_i": [_plain(method.per_task("avg_i", i)) for i in range(len(self.tasks))],
+            "last_i": [_plain(method.per_task("last_i", i)) for i in range(len(self.tasks))],
+        }
+
+    @property
+    def _several(self) -> bool:
+        """Whether the tasks were learnt in several orders."""
+        return len(self.orders) > 1
 
     @property
     def _probed(self) -> str:
@@ -183,7 +199,14 @@ class Table:
     def _legend(self) -> str:
         seeds = any(len(method.finished) > 1 for method in self.methods)
         strict = STRICT if self.scoring == "strict" else ""
-        return strict + LEGEND + (" ±: sample standard deviation over the seeds." if seeds else "")
+        if not self._several:
+            return strict + LEGEND + (" ±: sample standard deviation over the seeds." if seeds else "")
+        orders = (
+            f" The tasks were learnt in {len(self.orders)} orders, {', '.join(map(printable, self.orders))}; "
+        )
+        return (
+            strict + LEGEND + orders + "±: sample standard deviation over seeds and orders together, n runs."
+        )
 
     @cached_property
     def _sheets(self) -> tuple[Sheet, Sheet]:
@@ -199,7 +222,14 @@ class Table:
             (*distinct([printable(task) for task in self.tasks]), "Mean"),
             tuple(block for block in blocks if block.lines),
         )
-        columns = (*FIGURES.values(), "Trained", "Stored", "Seconds", NOTES)
+        columns = (
+            *FIGURES.values(),
+            *(["n"] if self._several else []),
+            "Trained",
+            "Stored",
+            "Seconds",
+            NOTES,
+        )
         return scores, Sheet(columns, (Section(mark.removeprefix(", "), self._summary()),))
 
     def _block(self, methods: Sequence[Method], per_task: PerTask, mean: str) -> tuple[Line, ...]:
@@ -217,6 +247,8 @@ class Table:
         columns = [
             _ranked(methods, [m.figure(name) for m in methods], name == "forgetting") for name in FIGURES
         ]
+        if self._several:
+            columns.append([Entry(str(len(m.finished))) for m in methods])
         columns.append([Entry(parameters(m.over_seeds(lambda row: row.trained))) for m in methods])
         columns.append([Entry(parameters(m.over_seeds(lambda row: row.stored))) for m in methods])
         columns.append([Entry(seconds(m.over_seeds(lambda row: row.seconds))) for m in methods])

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import shutil
-import signal
 import subprocess
-import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,19 +22,24 @@ from cl_zoo.errors import ClZooError, PluginError, full_disk_named
 from cl_zoo.machine import cores
 from cl_zoo.report.table import Table
 from cl_zoo.runs.ahead import Ahead
-from cl_zoo.runs.execute import TRAINED
-from cl_zoo.runs.faults import LOGS
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
+from cl_zoo.runs.plan import Plan, Planned, planned
 from cl_zoo.runs.result import Result as Result
 from cl_zoo.runs.result import load_result as load_result
-from cl_zoo.runs.turns import Turns
 from cl_zoo.runs.worker import describe
+from cl_zoo.runs.workers import Workers
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.scoring.scorer import Scorer
 
 Watch = Callable[[dict[str, Any]], None]
-"""Called with every event of every worker, `worker`, `label` and `seed` added."""
+"""Called with every event of every worker, `worker`, `label`, `seed` and `order` added."""
+
+Told = Callable[[Plan], None]
+"""Called with the plan of a comparison before its first run begins."""
+
+Key = tuple[str, int, str]
+"""A run of a comparison: label, seed and letters of its order; these are empty for runs from before orders were written down."""
 
 TOLERANCE = {"steps": 0.02, "samples": 0.02}
 """How far a run's budget may be from the common one before its row is stamped; parameters are measured by the recipe's budget."""
@@ -52,8 +53,22 @@ class Comparison:
 
     @property
     def matrix(self) -> dict[tuple[str, int], Matrix]:
-        """Matrices by label and seed, of the runs that finished."""
-        return {(one.label, one.seed): one.matrix for one in self.results if one.error is None}
+        """Matrices by label and seed, of the runs that finished.
+
+        Raises:
+            PluginError: the tasks were learnt in several orders.
+        """
+        found = self.matrices
+        if len(orders := {one.order for one in self.results if one.ordered}) > 1:
+            raise PluginError(
+                f"a label and a seed have {len(orders)} matrices, one of each order; use matrices"
+            )
+        return {(label, seed): matrix for (label, seed, _), matrix in found.items()}
+
+    @property
+    def matrices(self) -> dict[Key, Matrix]:
+        """Matrices by label, seed and order in letters, of the runs that finished."""
+        return {one.key: one.matrix for one in self.results if one.error is None}
 
     @property
     def failed(self) -> list[Result]:
@@ -62,79 +77,148 @@ class Comparison:
     def table(self, scoring: str = "official") -> Table:
         """All of them in one table, by the official or the strict rules."""
         ratios = budget_ratios(self.results)
-        rows = [replace(one, unequal=ratios.get((one.label, one.seed), {})).row() for one in self.results]
+        rows = [replace(one, unequal=ratios.get(one.key, {})).row() for one in self.results]
         return Table(rows, scoring)
 
 
+def plan(jobs: Sequence[Job], *, processes: int | None = None) -> Plan:
+    """What `compare` would run, everything looked up and checked, and nothing run.
+
+    Raises:
+        ClZooError: a job names something unknown.
+    """
+    with _workers(jobs, processes, needed=1) as (workers, jobs, processes):
+        return planned(jobs, workers.check(jobs)(), processes)
+
+
 def compare(
-    jobs: Sequence[Job], *, processes: int | None = None, watch: Watch = lambda event: None
+    jobs: Sequence[Job],
+    *,
+    processes: int | None = None,
+    watch: Watch = lambda event: None,
+    told: Told = lambda plan: None,
 ) -> Comparison:
-    """Run all jobs and score them.
+    """Run all jobs and score them; a run that is finished is taken from its folder, one that fails is a row with its reason.
 
     Args:
-        jobs: their labels and seeds are distinct.
+        jobs: no two have label, seed and order in common.
         processes: how many run at a time; default: one per accelerator, else one per core.
+        told: the plan, before anything runs.
 
     Raises:
         ClZooError: a job names something unknown; nothing has been started then.
     """
-    doubles = [key for key, count in Counter((job.label, job.seed) for job in jobs).items() if count > 1]
-    if doubles:
-        raise PluginError(f"{doubles[0][0]} stands twice in the comparison; name it once")
-    devices = accelerators(jobs[0].device)
-    # Each worker sees one device only, and sees it as the first; `auto` may still find that torch cannot use it.
-    jobs = [replace(job, device="cuda") if devices and job.device != "auto" else job for job in jobs]
-    processes = min(processes or len(devices) or cores(), len(jobs))
-    results: dict[int, Result] = {}
-    with Workers(processes, devices, Path(jobs[0].out)) as workers, Scorer() as scorer:
+    results: dict[Key, Result] = {}
+    with _workers(jobs, processes) as (workers, jobs, processes), Scorer() as scorer:
         checked, ahead = workers.check(jobs), Ahead(jobs, scorer)
         with suppress(ClZooError):  # where Java is missing, the check says so with all else that it finds
             ahead.begin()
-        trainings = checked()
-        ahead.begin()
-        for place, event in workers.run(jobs, trainings):
-            job = jobs[place]
-            ahead.heard(event)
-            if event["event"] == "answered":
-                if event["facts"]:
-                    waits = ahead.waits_for(event["facts"]["metrics"])
-                    about = {"event": "progress", "label": job.label, "seed": job.seed}
-                    watch({**event, **about, "phase": "score", "waits": waits})
-                event, results[place] = _score(job, event, scorer)
-            elif event["event"] == "failed":
-                results[place] = Result(
-                    job.label, job.seed, {}, error=event["message"], user_error=event["user"]
-                )
-            watch({**event, "label": job.label, "seed": job.seed})
-    return Comparison(tuple(results[place] for place in sorted(results)))
+        made = planned(jobs, checked(), processes)
+        told(made)
+        for one in made.runs:
+            if one.finished:
+                event, results[one.key] = _found(one)
+                watch({**event, **_about(one)})
+        if made.left:
+            _run(made, workers, scorer, ahead, results, watch)
+    return Comparison(tuple(results[one.key] for one in made.runs))
 
 
-def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, Any], Result]:
-    root = Path(job.out)
-    try:
+def _run(
+    made: Plan, workers: Workers, scorer: Scorer, ahead: Ahead, results: dict[Key, Result], watch: Watch
+) -> None:
+    """Run what is left of a plan and score it."""
+    for place, event in workers.run(made.left):
+        one = made.left[place]
+        if event.get("phase") != "begin":
+            with suppress(
+                ClZooError, OSError
+            ):  # without Java only the runs with captions fail, when they are scored
+                ahead.heard(event)
+        if event["event"] == "answered":
+            if event["facts"]:
+                waits = ahead.waits_for(event["facts"]["metrics"])
+                about = {"event": "progress", "phase": "score", "waits": waits}
+                watch({**event, **about, **_about(one)})
+            event, results[one.key] = _score(one, event, scorer)
+        elif event["event"] == "failed":
+            results[one.key] = _failed(one, event["message"], user=event["user"])
+        watch({**event, **_about(one)})
+
+
+@contextmanager
+def _workers(
+    jobs: Sequence[Job], processes: int | None, *, needed: int | None = None
+) -> Iterator[tuple[Workers, list[Job], int]]:
+    """Workers for some jobs, the jobs as they run there, and how many run at a time.
+
+    Raises:
+        PluginError: a run stands twice among them.
+    """
+    keys = Counter((job.label, job.seed, job.order) for job in jobs)
+    for (label, _, _), count in keys.items():
+        if count > 1:
+            raise PluginError(f"{label} stands twice in the comparison; name it once")
+    devices = accelerators(jobs[0].device)
+    # Each worker sees one device only, and sees it as the first; `auto` may still find that torch cannot use it.
+    there = [replace(job, device="cuda") if devices and job.device != "auto" else job for job in jobs]
+    count = min(processes or len(devices) or cores(), len(jobs))
+    with Workers(needed or count, devices, Path(jobs[0].out)) as workers:
+        yield workers, there, count
+
+
+def _about(one: Planned) -> dict[str, Any]:
+    return {"label": one.job.label, "seed": one.job.seed, "order": one.order}
+
+
+def _failed(one: Planned, message: str, *, user: bool) -> Result:
+    label, seed = one.job.label, one.job.seed
+    failed = Result(label, seed, {}, error=message, user_error=user)
+    return replace(failed, order=one.order, ordered=one.ordered)
+
+
+def _found(one: Planned) -> tuple[dict[str, Any], Result]:
+    """A run that was finished before."""
+    return _ended(one, {"event": "finished", "again": True}, lambda folder: None)
+
+
+def _score(one: Planned, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, Any], Result]:
+    """A run whose answers are there, scored."""
+    root = Path(one.job.out)
+
+    def score(folder: Path) -> None:
         if event["facts"]:
-            identity = json.loads((root / f"{event['run']}.partial" / IDENTITY).read_text(encoding="utf-8"))
-            folder = RunFolder(root, event["run"], identity, keep=job.keep_states == "all")
+            identity = json.loads(Path(f"{folder}.partial", IDENTITY).read_text(encoding="utf-8"))
             with full_disk_named(root):
-                finish(folder, event["facts"], scorer)
-        result = load_result(root / event["run"], trust=job.names)
-    except (ClZooError, OSError) as error:
+                finish(
+                    RunFolder(root, event["run"], identity, keep=one.job.keep_states == "all"),
+                    event["facts"],
+                    scorer,
+                )
+
+    return _ended(one, event, score)
+
+
+def _ended(
+    one: Planned, event: dict[str, Any], score: Callable[[Path], None]
+) -> tuple[dict[str, Any], Result]:
+    """The last event of a run and its result; whatever goes wrong is the reason of a row, and the others go on."""
+    event = {key: value for key, value in event.items() if key != "at"}  # scoring takes time of its own
+    try:
+        folder = Path(one.job.out) / (event.get("run") or one.run or "")
+        score(folder)
+        result = replace(load_result(folder, trust=one.job.names), order=one.order, ordered=one.ordered)
+        told = {"last": result.matrix.last, "seconds": result.ledger["seconds"]}
+    except Exception as error:
         message = str(error) if isinstance(error, ClZooError) else describe(error)
-        failed = Result(job.label, job.seed, {}, error=message, user_error=True)
-        return {**event, "event": "failed", "message": message}, failed
-    return {
-        **event,
-        "event": "finished",
-        "last": result.matrix.last,
-        "seconds": result.ledger["seconds"],
-    }, result
+        user = isinstance(error, ClZooError | OSError)
+        return {**event, "event": "failed", "message": message}, _failed(one, message, user=user)
+    return {**event, "event": "finished", **told}, result
 
 
-def budget_ratios(results: Sequence[Result]) -> dict[tuple[str, int], dict[str, float]]:
-    """By label and seed, how many times the common budget of the comparison each run took; nothing of what is within `TOLERANCE`."""
-    budgets = {
-        (one.label, one.seed): _budget(one) for one in results if one.error is None and _budget(one)["steps"]
-    }
+def budget_ratios(results: Sequence[Result]) -> dict[Key, dict[str, float]]:
+    """By label, seed and order, how many times the common budget of the comparison each run took; nothing of what is within `TOLERANCE`."""
+    budgets = {one.key: _budget(one) for one in results if one.error is None and _budget(one)["steps"]}
     common = {
         what: Counter(budget[what] for budget in budgets.values()).most_common(1)[0][0]
         for what in TOLERANCE
@@ -166,158 +250,3 @@ def accelerators(device: str) -> list[str]:
         return [index for index in visible.split(",") if index]
     asked = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     return [str(index) for index, line in enumerate(asked.stdout.splitlines()) if line.startswith("GPU")]
-
-
-class Workers:
-    """Worker processes of one thread each; ended, however the comparison ends.
-
-    Args:
-        count: how many.
-        devices: CUDA devices to share out, or none.
-        out: folder of the runs; logs go to `out/logs`.
-    """
-
-    def __init__(self, count: int, devices: Sequence[str], out: Path) -> None:
-        self._logs, self._devices = out / LOGS, devices
-        self._closing, self._closed, self._threads = threading.Lock(), False, list[threading.Thread]()
-        self._turns: Turns | None = None
-        self._logs.mkdir(parents=True, exist_ok=True)
-        for log in self._logs.glob("worker-*.log"):
-            log.unlink()
-        self._processes = [self._start(index) for index in range(count)]
-        self._events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._closing:
-            self._closed = True  # nothing is started after this
-        if self._turns is not None:
-            self._turns.close()
-        for process in self._processes:
-            process.terminate()  # files are written under draft names, so nothing is left half-written
-        for process in self._processes:
-            process.wait()
-        for thread in self._threads:  # each was waiting for a word of a process that is gone
-            thread.join()
-        for process in self._processes:
-            _close(process)
-
-    def check(self, jobs: Sequence[Job]) -> Callable[[], list[str]]:
-        """Let one worker begin to look up everything that the jobs name.
-
-        Returns:
-            What waits for its answer: a key for each job, equal for those that may share one training; or a `PluginError` where
-            something is unknown or does not go together, in the words of whoever found it.
-        """
-        for process in self._processes[1:]:
-            self._tell(process, {"load": True})
-        answer = self._ask(0, {"check": [job.to_json() for job in jobs]})
-
-        def checked() -> list[str]:
-            event = next(answer)
-            if event["event"] != "checked":
-                raise PluginError(event["message"])
-            keys: list[str] = event["trainings"]
-            return keys
-
-        return checked
-
-    def run(self, jobs: Sequence[Job], trainings: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Run the jobs in order, as workers become free; yields (place of the job, event).
-
-        Args:
-            trainings: keys from `check`; of jobs with an equal one the first learns and the others wait for it.
-        """
-        left, turns = len(jobs), Turns(trainings, Path(jobs[0].out) / TRAINED)
-        self._turns = turns
-
-        def serve(worker: int) -> None:
-            while (turn := turns.next()) is not None:
-                place, training = turn
-                for event in self._ask(worker, {"run": jobs[place].to_json(), "training": training}):
-                    turns.heard(place, event)
-                    self._events.put((place, {**event, "worker": worker}))
-
-        for worker in range(len(self._processes)):
-            self._threads.append(threading.Thread(target=serve, args=(worker,), daemon=True))
-            self._threads[-1].start()
-        while left:
-            place, event = self._events.get()
-            left -= event["event"] in ("answered", "failed")
-            yield place, event
-
-    def _ask(self, worker: int, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Send a command; what comes back are its events, up to the closing one."""
-        self._tell(self._processes[worker], command)
-        return self._heard(worker)
-
-    def _heard(self, worker: int) -> Iterator[dict[str, Any]]:
-        process, last = self._processes[worker], dict[str, Any]()
-        log = self._logs / f"worker-{worker}.log"
-        for line in process.stdout:  # type: ignore[union-attr]
-            event = json.loads(line)
-            if event.get("logged"):
-                event["message"] += f"; its traceback is in {log}"
-            yield event
-            if event["event"] != "progress":
-                return
-            last = event
-        code = process.wait()
-        with self._closing:  # the jobs that wait for this worker get a new one
-            if not self._closed:
-                _close(process)
-                self._processes[worker] = self._start(worker)
-        yield {"event": "failed", "user": code >= 0, "message": f"{ended(code, last)}; see {log}"}
-
-    @staticmethod
-    def _tell(process: subprocess.Popen[str], command: Mapping[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # who reads its answer finds out that it has ended
-            process.stdin.write(json.dumps(command) + "\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
-
-    def _start(self, index: int) -> subprocess.Popen[str]:
-        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        environment = {**os.environ, **threads}
-        if self._devices:
-            environment["CUDA_VISIBLE_DEVICES"] = self._devices[index % len(self._devices)]
-        with (self._logs / f"worker-{index}.log").open("a") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "cl_zoo.runs.worker", str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its workers in order
-            )
-
-
-def ended(code: int, last: Mapping[str, Any]) -> str:
-    """That a worker ended by itself, and at what: by a signal where the system or a user ended it, else by code that it ran.
-
-    Args:
-        last: the last event that it told of.
-    """
-    doing = {"train": "while it learnt", "after_task": "in after_task of", "answer": "while it answered"}
-    now = doing.get(last.get("phase", ""), "")
-    during = f" {now} {last['task']}" if now else ""
-    step = f", behind step {last['step']}" if last.get("phase") == "train" else ""
-    asks = ", though a hook returns or raises and never ends the process" if code >= 0 else ""
-    return f"its process ended {_how(code)}{during}{step}{asks}"
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"with code {code}"
-    short = ", as where memory is short" if code == -signal.SIGKILL else ""
-    return f"by signal {-code} ({signal.strsignal(-code)}){short}"
-
-
-def _close(process: subprocess.Popen[str]) -> None:
-    """Close the pipes of a process that has ended, with what it never read."""
-    for pipe in (process.stdin, process.stdout):
-        with suppress(OSError):
-            if pipe is not None:
-                pipe.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ from cl_zoo.runs.faults import LOGS, logged
 from cl_zoo.runs.identity import environment, identify, training_of
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import Prepared, prepare
+from cl_zoo.tasks import letters
 
 if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
@@ -45,6 +47,7 @@ def execute(
     """
     from cl_zoo.engine.run import Run
 
+    began = time.perf_counter()
     prepared, world = prepare(job), _world(job.device)
     backbone = prepared.load_backbone(world.device)
     identity = identify(prepared, backbone)
@@ -52,8 +55,7 @@ def execute(
     keep, data = job.keep_states == "all", prepared.data_folders
     folder = RunFolder(Path(job.out), run, identity, keep=keep, data=data)
     trained = _trained(prepared, identity, training)
-    name, tasks = trained and trained.folder.name, [task.name for task in prepared.stream]
-    report(phase="start", run=run, label=job.label, seed=job.seed, tasks=tasks, trained=name)
+    report(phase="start", run=run, trained=trained and trained.folder.name, **_beginning(prepared))
     with logged(Path(job.out) / LOGS / f"{run}.log"), folder if world.main else folder.reading():
         if folder.finished:
             return folder, {}
@@ -73,14 +75,21 @@ def execute(
             trained=trained,
             every=job.checkpoint_every,
         )
+        starting = time.perf_counter() - began
         running.execute()
         if trained is not None and trained.whole(len(running.lessons)):
             report(phase="trained")
-        facts = {"id": run, **_facts(prepared, running), "environment": environment(world.device, world.size)}
-        facts["files"] = folder.files
+        facts = {"id": run, **_facts(prepared, running), "besides": {"start": starting}}
+        facts |= {"environment": environment(world.device, world.size), "files": folder.files}
         if world.main:
             folder.note(facts)
     return folder, facts
+
+
+def _beginning(prepared: Prepared) -> dict[str, Any]:
+    """What is told of a run when it begins."""
+    job, tasks = prepared.job, [task.name for task in prepared.stream]
+    return {"label": job.label, "seed": job.seed, "tasks": tasks, "work": prepared.work.to_json()}
 
 
 def _preflight(prepared: Prepared, backbone: Backbone, world: World, report: Report) -> None:
@@ -145,6 +154,7 @@ def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:
         "label": prepared.job.label,
         "protocol": prepared.plugins.protocol,
         "seed": prepared.job.seed,
+        "order": letters(prepared.stream),
         "tasks": names,
         "without": [task.name for task in prepared.benchmark.tasks if task.name not in names],
         "lessons": [asdict(lesson.task) for lesson in run.lessons],

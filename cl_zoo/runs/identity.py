@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cl_zoo._version import __version__
 from cl_zoo.contract.plugins import source_of
 from cl_zoo.engine.files import canonical
+from cl_zoo.machine import cores, processor
 from cl_zoo.runs.chain import Data, chain, data_of
 from cl_zoo.tasks import source_hash
 
@@ -117,21 +118,26 @@ def training_key(prepared: Prepared) -> str:
 def environment(device: Any, processes: int) -> dict[str, Any]:
     """Versions, hardware and commit; recorded beside a result, not part of its identity."""
     packages = ("cl-zoo", "torch", "transformers", "peft", "accelerate", "pluggy", "open_clip_torch", "numpy")
-    accelerator = None
-    if device.type == "cuda":
-        import torch
-
-        accelerator = torch.cuda.get_device_name(device)
     return {
         "versions": {name: _version(name) for name in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "system": platform.system(),
-        "accelerator": accelerator,
+        **hardware(device),
         "processes": processes,
         "commit": _commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def hardware(device: Any) -> dict[str, Any]:
+    """What a run's time depends on: processor, cores that it may use, and the accelerator's name."""
+    accelerator = None
+    if device.type == "cuda":
+        import torch
+
+        accelerator = torch.cuda.get_device_name(device)
+    return {"processor": processor(), "cores": cores(), "accelerator": accelerator}
 
 
 def _version(package: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from cl_zoo.engine.folder import RunFolder, cells_of_row, check_answers, read_ma
 from cl_zoo.errors import DataError, nearest
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.scoring.matrix import Matrix
-from cl_zoo.scoring.rules import RULES, lacking
+from cl_zoo.scoring.rules import RULES, lacking, of_files
 from cl_zoo.scoring.scorer import Cell, Score, Scorer
 from cl_zoo.tasks import TaskData, without_image
 
@@ -51,11 +52,14 @@ def finish(folder: RunFolder, facts: Mapping[str, Any], scorer: Scorer) -> dict[
         if folder.finished:
             return read_manifest(folder.final)
         check_answers(folder.partial, {"files": folder.files, **facts})
+        began, waits = time.perf_counter(), any(map(of_files, facts["metrics"])) and scorer.waits_for()
         scores = score_cells(folder.partial, facts, folder.identity["cells"], scorer)
+        seconds = {} if waits else {"score": time.perf_counter() - began}
         for cell, score in scores.items():
             folder.write_lines(f"scores/{cell}.jsonl", score.samples)
         manifest = {
             **facts,
+            "besides": {**facts.get("besides", {}), **seconds},
             "files": {**facts.get("files", {}), **folder.files},
             "identity": folder.identity,
             **scored(scores, facts),

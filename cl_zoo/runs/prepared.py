@@ -17,10 +17,12 @@ from cl_zoo.backbones.templates import resolve
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.data.splits import Split
+from cl_zoo.engine.folder import cells_of_row
 from cl_zoo.names import BACKBONES, load
 from cl_zoo.recipe.recipe import Recipe, build_recipe
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import scorable
+from cl_zoo.runs.work import Work
 from cl_zoo.tasks import Benchmark, TaskData, whole_of
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ REMEMBERED = "preflight"
 """The folder, in that of all runs, of tasks that were checked before."""
 
 
+JOINT = "joint"
+"""What the engine calls the union of all tasks."""
+
+
 def _unheard(task: str) -> None:
     """What a check is watched by that nobody watches."""
 
@@ -41,7 +47,7 @@ class Prepared:
     """A job with everything looked up.
 
     Attributes:
-        stream: the tasks in the order of this run.
+        stream: the tasks in the order of this run; in the benchmark's where they are not learnt one after the other.
         backbone: name of its loader, and the folder of its weights where one is given.
         template: text around a prompt in place of the backbone's own.
     """
@@ -91,6 +97,24 @@ class Prepared:
         return named | ({self.job.data} if self.job.data else set())
 
     @property
+    def work(self) -> Work:
+        """The steps and answers of the run."""
+        protocol, tasks = self.plugins.protocol, len(self.stream)
+        learnt = [(task.name, len(task.train)) for task in self.stream] if protocol == "sequential" else []
+        if protocol == "joint":
+            learnt = [(JOINT, sum(len(task.train) for task in self.stream))]
+        recipes = [self.recipe.for_task(name) for name, _ in learnt]
+        rows = max(len(learnt), 1)
+        return Work(
+            tuple(
+                (name, recipe.epochs * -(-size // recipe.global_batch))
+                for (name, size), recipe in zip(learnt, recipes, strict=True)
+            ),
+            tuple(tuple(cells_of_row(self.job.cells, protocol, row, tasks)) for row in range(rows)),
+            tuple((task.name, len(task.test)) for task in self.stream),
+        )
+
+    @property
     def lasting(self) -> Job:
         """The job with its backbone named and its paths absolute, so that the model can be built again from any folder."""
         name, path = self.backbone
@@ -113,9 +137,17 @@ def prepare(job: Job) -> Prepared:
     recipe = build_recipe(benchmark.recipe, job.recipe)
     plugins = Plugins(job.choices, recipe.options)
     backbone = backbone_parts(job.backbone or benchmark.default_backbone)
+    if plugins.protocol != "sequential":
+        stream = in_default_order(stream, benchmark)
     prepared = Prepared(job, benchmark, stream, recipe, plugins, backbone, template)
     goes_together(prepared)
     return prepared
+
+
+def in_default_order(stream: tuple[TaskData, ...], benchmark: Benchmark) -> tuple[TaskData, ...]:
+    """The tasks of a stream in the benchmark's order: what learns nothing or all at once is one run, whatever order is asked for."""
+    places = {task.name: place for place, task in enumerate(benchmark.tasks)}
+    return tuple(sorted(stream, key=lambda task: places[task.name]))
 
 
 def goes_together(prepared: Prepared) -> None:

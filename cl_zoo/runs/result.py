@@ -34,6 +34,8 @@ class Result:
         folder: where it lies.
         unequal: budgets in which it differs from the comparison that it stands in, and how many times.
         places: arguments of `restore`: where the weights are now, on which device it answers, and whose code is trusted.
+        order: letters of its tasks; empty for a run from before they were written down.
+        ordered: whether its tasks are learnt one after the other, so that their order matters.
     """
 
     label: str
@@ -44,6 +46,13 @@ class Result:
     user_error: bool = False
     unequal: Mapping[str, float] = field(default_factory=dict)
     places: Mapping[str, Any] = field(default_factory=dict)
+    order: str = ""
+    ordered: bool = True
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Label, seed and order."""
+        return self.label, self.seed, self.order
 
     @property
     def matrix(self) -> Matrix:
@@ -127,7 +136,7 @@ class Result:
 
     def row(self) -> Row:
         if self.error is not None:
-            return Row(self.label, "sequential", self.seed, (), error=self.error)
+            return Row(self.label, "sequential", self.seed, (), error=self.error, order=self.order)
         return Row(
             label=self.label,
             protocol=self.manifest["protocol"],
@@ -146,6 +155,7 @@ class Result:
             },
             measured=self.manifest.get("measured", ()),
             probes=tuple(one["name"] for one in self.manifest["identity"].get("probes", ())),
+            order=self.order,
         )
 
     def _stamps(self) -> Iterator[str]:
@@ -216,4 +226,5 @@ def load_result(folder: Path, **places: Any) -> Result:
         RunError: it has no readable manifest.
     """
     manifest = read_manifest(folder)
-    return Result(manifest["label"], manifest["seed"], manifest, folder, places=places)
+    about = {"order": manifest.get("order", ""), "ordered": manifest.get("protocol") == "sequential"}
+    return Result(manifest["label"], manifest["seed"], manifest, folder, places=places, **about)

@@ -1,10 +1,10 @@
 """A worker process of a comparison: one JSON command per line in, JSON events out.
 
     {"load": true}                     →  nothing; what every run needs is imported while another worker looks up the jobs
-    {"check": [job, …]}                →  {"event": "checked", "trainings": [key, …]} or {"event": "refused", "message": …}
+    {"check": [job, …]}                →  {"event": "checked", "jobs": [facts, …]} or {"event": "refused", "message": …}
     {"run": job, "training": "own"}    →  {"event": "progress", …} …, then "answered", "finished" or "failed", `logged` where a traceback was printed
 
-Jobs with one key may share a training; `training` says whether this one does, see `cl_zoo.runs.execute`.
+The facts of a job are those of `cl_zoo.runs.foreseen`. Jobs may share a training; `training` says whether this one does, see `cl_zoo.runs.execute`.
 
 It ends with its parent: one that is killed cannot say so.
 
@@ -47,7 +47,7 @@ def main() -> None:
             if "load" in command:
                 import cl_zoo.engine.run  # noqa: F401
             elif "check" in command:
-                send("checked", trainings=check(command["check"]))
+                send("checked", jobs=check(command["check"]))
             else:
                 run(command["run"], command["training"], send)
         except ClZooError as error:
@@ -69,17 +69,17 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def check(jobs: list[dict[str, Any]]) -> list[str]:
-    """Look up everything that the jobs name, before any of them starts; returns a key for each, equal where they learn the same."""
+def check(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Look up everything that the jobs name, before any of them starts; returns what is foreseen of each."""
     from cl_zoo.backbones.checkpoints import check_folder, read_by
     from cl_zoo.names import BACKBONES, load
     from cl_zoo.processes import World
     from cl_zoo.runs.checking import check_data
-    from cl_zoo.runs.identity import training_key
+    from cl_zoo.runs.foreseen import foreseen
     from cl_zoo.runs.job import Job
     from cl_zoo.runs.prepared import prepare
 
-    keys, everything = [], []
+    everything = []
     for values in jobs:
         job = Job.from_json(values)
         prepared = prepare(job)
@@ -88,14 +88,13 @@ def check(jobs: list[dict[str, Any]]) -> list[str]:
         if path is not None and (kind := read_by(name)):
             check_folder(path, kind)
         World(job.device)
-        keys.append(training_key(prepared))
         everything.append(prepared)
     for features in {values["features"] for values in jobs if values["features"]}:
         from cl_zoo.features.loading import encoder_source
 
         encoder_source(features)
     check_data(everything)
-    return keys
+    return foreseen(everything)
 
 
 def run(values: dict[str, Any], training: Training, send: Any) -> None:

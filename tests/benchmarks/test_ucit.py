@@ -56,6 +56,10 @@ def task(data: Path, letter: str) -> Any:
 # What it is
 
 
+def test_the_orders_of_the_papers_table_4_go_by_name():
+    assert ucit.description.orders == {"paper-1": "RAVICF", "paper-2": "AIRFCV", "paper-3": "IFRCAV"}
+
+
 def test_the_order_is_that_of_the_paper():
     about = ucit.description
 

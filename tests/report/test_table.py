@@ -403,9 +403,9 @@ def test_two_runs_of_one_name_and_seed_are_refused():
 
 
 def test_runs_of_other_tasks_do_not_fit_into_one_table():
-    other = Row("hide", "sequential", 0, ("chart", "render"), Matrix.from_rows([[1.0], [1.0, 2.0]]))
+    other = Row("hide", "sequential", 0, ("chart", "clock"), Matrix.from_rows([[1.0], [1.0, 2.0]]))
 
-    with pytest.raises(DataError, match="render,chart and chart,render"):
+    with pytest.raises(DataError, match="render,chart and chart,clock"):
         Table([FINETUNE, other])
 
 
@@ -417,3 +417,70 @@ def test_a_run_without_scores_and_error_is_refused():
 def test_scores_must_have_a_column_for_each_task():
     with pytest.raises(DataError, match="1 columns of scores for 2 tasks"):
         Row("hide", "sequential", 0, TASKS, Matrix.from_rows([[1.0]]))
+
+
+# Orders
+
+
+def ordered(label: str, tasks: str, rows: list[list[float | None]], **values) -> Row:
+    """A run on tasks of one letter each, in that order."""
+    names = {"R": "render", "C": "chart", "V": "voice"}
+    stream = tuple(names[letter] for letter in tasks)
+    return Row(
+        label, "sequential", values.pop("seed", 0), stream, Matrix.from_rows(rows), order=tasks, **values
+    )
+
+
+ORDERS = [
+    ordered("ewc", "RC", [[80.0], [40.0, 90.0]], trained=1000),
+    ordered("ewc", "CR", [[70.0], [60.0, 50.0]], trained=1000),
+]
+"""Last of render 40 and 50, of chart 90 and 60; BWT −40/2 and −10/2, each in its own order."""
+
+
+def test_the_runs_of_several_orders_are_one_line_under_the_columns_of_the_first():
+    """Avg of render 60 and 50, of chart 90 and 65; s is the difference over √2."""
+    table = Table([*ORDERS, bound("zeroshot", "none", [10.0, 2.0])])
+    text = table.text()
+
+    assert table.tasks == ("render", "chart")
+    assert line(text, "zeroshot", 0) == ["10.00", "2.00", "6.00"]
+    assert line(text, "ewc", 0) == ["55.00 ± 7.07", "77.50 ± 17.68", "66.25 ± 12.37"]
+    assert line(text, "ewc", 1) == ["45.00 ± 7.07", "75.00 ± 21.21", "60.00 ± 7.07"]
+    assert line(text, "ewc", 2)[4:7] == ["-12.50 ± 10.61", "25.00 ± 21.21", "2"]
+    assert (
+        "learnt in 2 orders, RC, CR; ±: sample standard deviation over seeds and orders together, n runs."
+        in (" ".join(text.split()))
+    )
+
+
+def test_json_has_the_lines_of_each_order_beside_their_mean():
+    (method,) = Table(ORDERS).to_json()["methods"]
+
+    assert [one["order"] for one in method["by_order"]] == ["RC", "CR"]
+    assert [one["figures"]["bwt"]["mean"] for one in method["by_order"]] == [-20.0, -5.0]
+    assert [one["last_i"][0]["mean"] for one in method["by_order"]] == [40.0, 50.0]
+    assert (method["n"], method["seeds"]) == (2, [0])
+    assert Table(ORDERS).to_json()["orders"] == ["RC", "CR"]
+    assert "by_order" not in Table(ORDERS[:1]).to_json()["methods"][0]
+
+
+def test_a_task_that_comes_twice_is_a_column_for_each_time_in_every_order():
+    first = ordered("ewc", "RCR", [[1.0], [1.0, 2.0], [3.0, 4.0, 5.0]])
+    second = ordered("ewc", "RRC", [[1.0], [1.0, 2.0], [6.0, 7.0, 8.0]])
+
+    assert line(Table([first, second]).text(), "ewc", 1)[:3] == ["4.50 ± 2.12", "6.00 ± 2.83", "6.00 ± 1.41"]
+
+
+def test_a_failed_order_is_named_in_the_notes_and_counts_in_no_mean():
+    failed = Row("ewc", "sequential", 0, (), error="no space left", order="CR")
+    text = Table([ORDERS[0], failed]).text()
+
+    assert line(text, "ewc", 1) == ["40.00", "90.00", "65.00"]
+    assert line(text, "ewc", 2)[6] == "1"
+    assert "seed 0, CR failed: no space left" in text
+
+
+def test_one_order_twice_is_refused():
+    with pytest.raises(DataError, match="2 runs are called 'ewc' with seed 0 and order RC"):
+        Table([ORDERS[0], ORDERS[0]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 import time
@@ -12,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from cl_zoo.errors import ClZooError, OptionError, PluginError
 from cl_zoo.names import Choice
-from cl_zoo.runs import comparison
-from cl_zoo.runs.comparison import Comparison, Result, Workers, accelerators, budget_ratios, compare
+from cl_zoo.runs import comparison, workers
+from cl_zoo.runs.comparison import Comparison, Result, accelerators, budget_ratios, compare
 from cl_zoo.runs.job import Job
-from cl_zoo.runs.progress import Bars, Lines, progress_for
+from cl_zoo.runs.plan import Planned
 from cl_zoo.runs.result import unequal_stamp
+from cl_zoo.runs.work import Work
 from cl_zoo.runs.worker import check
+from cl_zoo.runs.workers import Workers
 
 STREAM = """
 from cl_zoo.tasks import Benchmark, Sample, TaskData
@@ -43,7 +43,7 @@ def result(label: str, *, steps: int = 10, samples: int = 100, seed: int = 0) ->
 
 def stamps(*results: Result) -> dict[str, str]:
     found = budget_ratios(results)
-    return {label: unequal_stamp(ratios) if ratios else "" for (label, _), ratios in found.items()}
+    return {label: unequal_stamp(ratios) if ratios else "" for (label, _, _), ratios in found.items()}
 
 
 # Budgets
@@ -93,8 +93,8 @@ def test_what_trains_nothing_has_no_budget():
 def test_seeds_of_one_label_are_told_apart():
     found = budget_ratios([result("a"), result("a", seed=1, steps=20), result("b"), result("b", seed=1)])
 
-    assert found["a", 0] == {}
-    assert found["a", 1] == {"steps": 2.0}
+    assert found["a", 0, ""] == {}
+    assert found["a", 1, ""] == {"steps": 2.0}
 
 
 def test_what_trains_is_measured_by_the_budget_of_the_recipe(run_tiny: Callable[..., Any]):
@@ -121,6 +121,16 @@ def test_a_failed_run_stands_in_the_table_with_its_sentence(run_tiny: Callable[.
     assert [one.label for one in both.failed] == ["hide"]
     assert list(both.matrix) == [("zeroshot", 0)]
     assert "no feature encoder" in both.table().markdown()
+
+
+def test_runs_of_several_orders_are_told_apart_and_stand_in_one_table(run_tiny: Callable[..., Any]):
+    made = Comparison((run_tiny("zeroshot"), *(run_tiny("finetune", order=order) for order in ("CS", "SC"))))
+
+    assert list(made.matrices) == [("zeroshot", 0, "CS"), ("finetune", 0, "CS"), ("finetune", 0, "SC")]
+    assert made.table().orders == ("CS", "SC")
+    with pytest.raises(PluginError, match="a label and a seed have 2 matrices, one of each order"):
+        _ = made.matrix
+    assert list(Comparison(made.results[:2]).matrix) == [("zeroshot", 0), ("finetune", 0)]
 
 
 def test_stamps_reach_the_table(run_tiny: Callable[..., Any]):
@@ -150,11 +160,11 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def workers_that(monkeypatch: pytest.MonkeyPatch, install: Callable[..., Path]) -> Callable[[str], None]:
     """Replace the worker's program; `mini_stream:load` is a benchmark that loads without torch."""
     install("mini-stream", modules={"mini_stream": STREAM})
-    popen = comparison.subprocess.Popen
+    popen = workers.subprocess.Popen
 
     def replace_program(program: str) -> None:
         monkeypatch.setattr(
-            comparison.subprocess,
+            workers.subprocess,
             "Popen",
             lambda command, **settings: popen([command[0], "-c", program], **settings),
         )
@@ -164,6 +174,20 @@ def workers_that(monkeypatch: pytest.MonkeyPatch, install: Callable[..., Path]) 
 
 def job(name: str, out: Path, **changes: Any) -> Job:
     return Job((Choice(name),), "cl_zoo.testing:load_tiny", device="cpu", out=str(out), **changes)
+
+
+def run_of(one: Job, training: str, **changes: Any) -> Planned:
+    """A run of one task as it is planned; its id is its training's name."""
+    work = Work((("one", 4),), ((0,),), (("one", 8),))
+    facts = {
+        "order": "O",
+        "tasks": ("one",),
+        "ordered": True,
+        "work": work,
+        "run": training,
+        "same": training,
+    }
+    return Planned(one, **{**facts, "training": training, "ground": "here", **changes})
 
 
 @pytest.mark.parametrize("flag", ["out", "cache", "data", "features", "backbone"])
@@ -234,8 +258,9 @@ def test_a_worker_that_dies_is_replaced_and_its_log_is_kept(
         "    if job['seed'] == 1: os._exit(9)\n"
         "    print(json.dumps({'event': 'answered', 'run': '', 'facts': {}}), flush=True)\n"
     )
-    with Workers(1, [], tmp_path) as workers:
-        events = list(workers.run([job("a", tmp_path, seed=seed) for seed in range(3)], ["0", "1", "2"]))
+    with Workers(1, [], tmp_path) as served:
+        runs = [run_of(job("a", tmp_path, seed=seed), str(seed)) for seed in range(3)]
+        events = [one for one in served.run(runs) if one[1]["event"] != "progress"]
 
     assert [(place, event["event"]) for place, event in events] == [
         (0, "answered"),
@@ -282,15 +307,16 @@ def test_an_interrupted_comparison_ends_its_workers(tmp_path: Path, workers_that
     """Ctrl-C reaches the parent alone; the worker in the middle of a job is ended with it."""
     workers_that(
         "import sys, time\nfor line in sys.stdin:\n"
-        '    print(\'{"event": "progress"}\', flush=True)\n    time.sleep(60)\n'
+        '    print(\'{"event": "progress", "phase": "train"}\', flush=True)\n    time.sleep(60)\n'
     )
     started: list[Workers] = []
 
     def interrupted() -> None:
-        with Workers(2, [], tmp_path) as workers:
-            started.append(workers)
-            for _ in workers.run([job("a", tmp_path), job("b", tmp_path)], ["a", "b"]):
-                raise KeyboardInterrupt
+        with Workers(2, [], tmp_path) as served:
+            started.append(served)
+            for _, event in served.run([run_of(job(name, tmp_path), name) for name in "ab"]):
+                if event.get("phase") == "train":
+                    raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
@@ -334,71 +360,3 @@ def test_runs_are_shared_out_over_the_visible_accelerators(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     assert accelerators(device) == found
-
-
-# Progress
-
-ABOUT = {"label": "hide", "seed": 0}
-EVENTS: list[dict[str, Any]] = [
-    {**ABOUT, "event": "progress", "phase": "start", "run": "tiny-hide-s0-1", "tasks": ["colour", "side"]},
-    {**ABOUT, "event": "progress", "phase": "train", "task": "colour", "index": 0, "step": 1, "steps": 2, "terms": {"task": 2.0}},
-    {**ABOUT, "event": "progress", "phase": "train", "task": "colour", "index": 0, "step": 2, "steps": 2, "terms": {"task": 1.5, "pull": -0.0001}},
-    {**ABOUT, "event": "progress", "phase": "after_task", "task": "colour", "index": 0},
-    {**ABOUT, "event": "progress", "phase": "answer", "task": "colour", "index": 0, "cell": 0},
-    {**ABOUT, "event": "progress", "phase": "score", "waits": "waits for [Java]"},
-    {**ABOUT, "event": "finished", "last": 50.0, "seconds": 3.2},
-    {"label": "ewc", "seed": 1, "event": "failed", "message": "no [space] \x1b[31mleft"},
-]  # fmt: skip
-
-
-def test_off_a_terminal_progress_is_plain_lines():
-    written = io.StringIO()
-    with progress_for(Console(file=written, width=60), 2) as watch:
-        assert isinstance(watch, Lines)
-        for event in EVENTS:
-            watch(event)
-    lines = [line.partition("] ")[2] for line in written.getvalue().splitlines()]
-
-    assert lines == [
-        "hide, seed 0: run tiny-hide-s0-1",
-        "hide, seed 0: learnt colour in 2 steps (task 1.500, pull 0.000)",
-        "hide, seed 0: scoring; waits for [Java]",
-        "hide, seed 0: finished, Last 50.00, 3 s (1 of 2)",
-        r"ewc, seed 1: failed: no [space] \x1b[31mleft (2 of 2)",
-    ]
-    assert "\x1b" not in written.getvalue()
-
-
-def test_on_a_terminal_each_run_has_a_bar():
-    written = io.StringIO()
-    with progress_for(Console(file=written, force_terminal=True, width=120), 2) as watch:
-        assert isinstance(watch, Bars)
-        for event in EVENTS:
-            watch(event)
-
-    assert "hide, seed 0" in written.getvalue()
-    assert "finished, Last 50.00, 3 s" in written.getvalue()
-    assert r"no [space] \x1b[31mleft" in written.getvalue()
-
-
-def test_a_bar_says_what_the_scores_wait_for():
-    written = io.StringIO()
-    with progress_for(Console(file=written, force_terminal=True, width=120), 1) as watch:
-        for event in EVENTS[:6]:
-            watch(event)
-
-    assert "scoring; waits for [Java]" in written.getvalue()
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_going_on_within_a_task_is_said_and_so_is_a_checkpoint_that_is_passed_over(terminal: bool):
-    passed = "checkpoint state-1-step-40: state.json is missing; task side is learnt anew"
-    about = {**ABOUT, "event": "progress", "task": "side", "index": 1}
-    written = io.StringIO()
-    with progress_for(Console(file=written, force_terminal=terminal, width=120), 1) as watch:
-        watch(EVENTS[0])
-        watch({**about, "phase": "passed", "message": passed})
-        watch({**about, "phase": "resumed", "step": 20, "steps": 80})
-
-    assert passed in written.getvalue()
-    assert "goes on within side after step 20 of 80" in written.getvalue()

@@ -209,7 +209,9 @@ def _assumed(about: Description, limit: int | None) -> Benchmark:
         )
 
     tasks = tuple(task(source) for source in about.tasks)
-    return Benchmark(about.name, about.version, tasks, about.methods, about.backbone, "assumed", about.recipe)
+    return Benchmark(
+        about.name, about.version, tasks, about.methods, about.backbone, "assumed", about.recipe, about.orders
+    )
 
 
 def _count(about: Description, source: TaskSource, split: str, limit: int | None) -> int:
