@@ -45,8 +45,6 @@ def execute(
     Raises:
         ClZooError: the job cannot be run as described.
     """
-    from cl_zoo.engine.run import Run
-
     began = time.perf_counter()
     prepared, world = prepare(job), _world(job.device)
     backbone = prepared.load_backbone(world.device)
@@ -62,19 +60,7 @@ def execute(
         if job.preflight and not checked:
             _preflight(prepared, backbone, world, report)
         _inherit(prepared, folder, world, report)
-        running = Run(
-            prepared.plugins,
-            prepared.stream,
-            backbone,
-            prepared.recipe,
-            seed=job.seed,
-            cells=job.cells,
-            folder=folder,
-            world=world,
-            report=report,
-            trained=trained,
-            every=job.checkpoint_every,
-        )
+        running = _built(prepared, backbone, folder, world, report, trained)
         starting = time.perf_counter() - began
         running.execute()
         if trained is not None and trained.whole(len(running.lessons)):
@@ -84,6 +70,32 @@ def execute(
         if world.main:
             folder.note(facts)
     return folder, facts
+
+
+def _built(
+    prepared: Prepared,
+    backbone: Backbone,
+    folder: RunFolder,
+    world: World,
+    report: Report,
+    trained: Trained | None,
+) -> Run:
+    from cl_zoo.engine.run import Run
+
+    job = prepared.job
+    return Run(
+        prepared.plugins,
+        prepared.stream,
+        backbone,
+        prepared.recipe,
+        seed=job.seed,
+        cells=job.cells,
+        folder=folder,
+        world=world,
+        report=report,
+        trained=trained,
+        every=job.checkpoint_every,
+    )
 
 
 def _beginning(prepared: Prepared) -> dict[str, Any]:

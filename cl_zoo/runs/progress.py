@@ -18,6 +18,8 @@ from cl_zoo.runs.tracker import Tracked, Tracker
 
 EVERY = 10.0
 """Seconds between two lines of one run, those aside that say how it begins, what it waits for and how it ends."""
+ALWAYS = ("start", "inherited", "resumed", "passed")
+"""What is said of a run whenever it comes: which it is, and where it goes on."""
 
 RECKONING = 20
 """How many times as long as it takes to reckon the time that is left nobody reckons it anew."""
@@ -90,12 +92,12 @@ class Lines:
 
     def _progress(self, one: Tracked, event: dict[str, Any]) -> None:
         text, now = _state(event), self._clock()
-        always = event["phase"] == "start" or event.get("waits")
+        always = event["phase"] in ALWAYS or event.get("waits")
         if not text or not (always or now - self._said.get(one.key, 0.0) >= EVERY):
             return
         if event["phase"] == "start":
             text = f"run {event['run']}"
-        elif not event.get("waits"):
+        elif not always:
             done, steps = self._tracker.steps_of(one)
             left = one.left(self._tracker.pace, now)
             about = f"{done} of {steps} steps" if one.learns and steps else ""
@@ -162,6 +164,8 @@ class Bars:
         bar, now = self._ids[one.key], self._tracker.clock()
         done, steps = self._tracker.steps_of(one)
         left = one.left(self._tracker.pace, now)
+        if event["phase"] in ALWAYS[1:]:
+            self._print(f"{one.called}: {_state(event)}")
         state = _state(event) or self._bars.tasks[self._bars.task_ids.index(bar)].fields["state"]
         self._bars.update(
             bar, total=steps or None, completed=done, state=state, ends=None if left is None else now + left

@@ -132,6 +132,12 @@ class Tracker:
             one.goes_on(("step", task, 0), now, self.pace)
         elif phase == "after_task":
             one.goes_on(("hook", "", one.at.step), now, self.pace)
+        elif phase == "resumed":
+            one.at = At(True, event["index"], event["step"])
+            one.goes_on(("step", task, 0), now, self.pace)
+        elif phase == "inherited":
+            one.at = At(True, len(event["tasks"]))
+            one.goes_on(None, now, self.pace)
         elif phase == "taken":
             one.at = At(True, event["index"], self._steps(one, event["index"]))
             one.goes_on(None, now, self.pace)

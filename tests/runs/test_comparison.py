@@ -239,7 +239,9 @@ def test_java_starts_while_the_jobs_are_still_looked_up(
         "import json, os, sys, time\nsys.stdin.readline()\n"
         f"for _ in range(100):\n    if os.path.exists({str(java)!r}): break\n    time.sleep(0.1)\n"
         f"else: sys.exit(3)\n"
-        "print(json.dumps({'event': 'checked', 'trainings': ['0']}), flush=True)\n"
+        "about = {'order': '', 'tasks': ['colour'], 'ordered': False, 'run': None, 'same': '0', 'training': '0', 'ground': None}\n"
+        "about['work'] = {'lessons': [], 'asked': [[0]], 'tests': [['colour', 1]]}\n"
+        "print(json.dumps({'event': 'checked', 'jobs': [about]}), flush=True)\n"
         "sys.stdin.readline()\n"
         "print(json.dumps({'event': 'failed', 'message': 'enough', 'user': True}), flush=True)\n"
     )

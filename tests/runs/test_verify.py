@@ -261,7 +261,7 @@ def timeless(folder: Path) -> dict[str, Any]:
     for name in ("seconds", "hooks", "evaluation_seconds", "peak_memory_mb"):
         del ledger[name]
     files = {name: one for name, one in manifest["files"].items() if not name.endswith(".json")}
-    left_out = dict.fromkeys(("environment", "job", "seal"))
+    left_out = dict.fromkeys(("besides", "environment", "job", "seal"))
     return {**manifest, **left_out, "ledger": ledger, "files": files}
 
 

@@ -71,7 +71,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_line_fails_its_run_alone(
     found = served(f"    if job['seed'] == 1: {half}; os.kill(os.getpid(), signal.SIGKILL)\n    {ANSWERED}\n")
 
     assert [one[:2] for one in found] == [(0, "answered"), (1, "failed"), (2, "answered")]
-    assert found[1][2].startswith("its process ended by signal 9, as where memory is short; see ")
+    assert found[1][2].startswith("its process ended by signal 9 (Killed), as where memory is short; see ")
 
 
 def test_a_worker_that_is_killed_before_it_has_a_run_fails_none(
