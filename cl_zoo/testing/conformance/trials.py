@@ -178,7 +178,7 @@ def fresh_backbone(folder: Path) -> Backbone:
 
 
 def tasks(order: str = STREAM) -> tuple[TaskData, ...]:
-    """Coloured squares with short and long prompts, answers of one to three words, and samples without an image.
+    """Coloured squares with short and long prompts, answers of one to three words, samples without an image, and conversations.
 
     Nine training samples in batches of four leave a last batch of one.
     """
@@ -189,11 +189,13 @@ def tasks(order: str = STREAM) -> tuple[TaskData, ...]:
 
 
 def mixed(sample: Sample) -> Sample:
-    """The sample, longer or without its image by its number."""
+    """The sample, longer, without its image or with a turn before it by its number."""
     place = int(sample.id)
     prompt = f"Say in short and with one word .\n{sample.prompt}" if place % 2 else sample.prompt
     answer = f"a {sample.answer} square" if place % 3 == 2 else sample.answer
-    return replace(sample, prompt=prompt, answer=answer, image=None if place % 4 == 3 else sample.image)
+    before = (("Where is the square ?", "left side"),) if place % 5 == 4 else ()
+    image = None if place % 4 == 3 else sample.image
+    return replace(sample, prompt=prompt, answer=answer, image=image, before=before)
 
 
 def trial(
