@@ -26,7 +26,7 @@ from cl_zoo.errors import (
 )
 
 if TYPE_CHECKING:
-    from cl_zoo.api import compare, load, run
+    from cl_zoo.api import compare, load, load_runs, run
     from cl_zoo.backbones.backbone import Backbone
     from cl_zoo.batches import Batch, answer_losses, forward, task_loss
     from cl_zoo.data.benchmarks import Described
@@ -52,6 +52,7 @@ _HOMES = {
     "draw_rows": "processes",
     "forward": "batches",
     "load": "api",
+    "load_runs": "api",
     "open_image": "features.encoder",
     "run": "api",
     "share": "processes",
@@ -84,6 +85,7 @@ __all__ = [
     "forward",
     "hookimpl",
     "load",
+    "load_runs",
     "open_image",
     "run",
     "share",

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cl_zoo.engine.folder import IDENTITY, RunFolder
 from cl_zoo.errors import ClZooError, PluginError, full_disk_named
@@ -31,10 +31,14 @@ from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
 from cl_zoo.runs.result import Result as Result
 from cl_zoo.runs.result import load_result as load_result
+from cl_zoo.runs.tidy import as_frame, records
 from cl_zoo.runs.turns import Turns
 from cl_zoo.runs.worker import describe
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.scoring.scorer import Scorer
+
+if TYPE_CHECKING:
+    import pandas
 
 Watch = Callable[[dict[str, Any]], None]
 """Called with every event of every worker, `worker`, `label` and `seed` added."""
@@ -61,8 +65,19 @@ class Comparison:
     def table(self, scoring: str = "official") -> Table:
         """All of them in one table, by the official or the strict rules."""
         stamps = budget_stamps(self.results)
-        rows = [replace(one, stamps=stamps.get((one.label, one.seed), ())).row() for one in self.results]
+        rows = [
+            replace(one, stamps=(*one.stamps, *stamps.get((one.label, one.seed), ()))).row()
+            for one in self.results
+        ]
         return Table(rows, scoring)
+
+    def frame(self, kind: str = "runs") -> pandas.DataFrame:
+        """Tidy rows for pandas; `kind` is `runs`, `cells` (one score) or `samples` (one answer).
+
+        Raises:
+            OptionError: there is no such kind, or pandas is not installed.
+        """
+        return as_frame(records(self.results, kind))
 
 
 def compare(
