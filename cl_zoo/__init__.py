@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cl_zoo.images.kinds import Faithful
     from cl_zoo.processes import draw_rows, share, total
     from cl_zoo.recipe.recipe import Recipe
+    from cl_zoo.report.figures import plot_cka, plot_forgetting, plot_matrix, plot_pareto
     from cl_zoo.tasks import Benchmark, ImageSource, Sample, Task, TaskData
 
 _HOMES = {
@@ -54,6 +55,10 @@ _HOMES = {
     "load": "api",
     "load_runs": "api",
     "open_image": "features.encoder",
+    "plot_cka": "report.figures",
+    "plot_forgetting": "report.figures",
+    "plot_matrix": "report.figures",
+    "plot_pareto": "report.figures",
     "run": "api",
     "share": "processes",
     "task_loss": "batches",
@@ -87,6 +92,10 @@ __all__ = [
     "load",
     "load_runs",
     "open_image",
+    "plot_cka",
+    "plot_forgetting",
+    "plot_matrix",
+    "plot_pareto",
     "run",
     "share",
     "task_loss",

@@ -62,6 +62,8 @@ def report(
     _write(csv, lambda: written.as_csv(told))
     _write(latex, lambda: written.latex(told))
     _write(json_, lambda: _json(written.as_json(told, found)))
+    for file in written.figures(told, figures) if figures else ():
+        print(f"wrote {file}", file=sys.stderr)
 
 
 def _write(name: str | None, make: Callable[[], str]) -> None:

@@ -6,9 +6,11 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cl_zoo.errors import RunError
+from cl_zoo.report.figures import write_figures
 from cl_zoo.report.latex import as_latex
 from cl_zoo.report.matrices import sheets
 from cl_zoo.report.sheets import as_markdown, as_text, escaped, narrowed
@@ -89,6 +91,14 @@ def as_json(told: list[Part], found: Found) -> dict[str, Any]:
     tables = [{"title": one.title, **one.table.to_json()} for one in told]
     left = [{"run": str(one.folder), "why": one.why} for one in found.left_out]
     return {"tables": tables, "left_out": left}
+
+
+def figures(told: list[Part], folder: str) -> Iterator[Path]:
+    """Write the figures of all comparisons into a folder, which is made; yields the files."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    for number, one in enumerate(told, start=1):
+        yield from write_figures(one.table, place, f"{number}-" if len(told) > 1 else "")
 
 
 def left_out(found: Found) -> Iterator[str]:
