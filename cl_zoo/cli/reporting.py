@@ -62,6 +62,7 @@ def report(
     _write(csv, lambda: written.as_csv(told))
     _write(latex, lambda: written.latex(told))
     _write(json_, lambda: _json(written.as_json(told, found)))
+    _write(html, lambda: written.html(told, found, examples, data))
     for file in written.figures(told, figures) if figures else ():
         print(f"wrote {file}", file=sys.stderr)
 

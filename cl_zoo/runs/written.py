@@ -13,9 +13,12 @@ from cl_zoo.errors import RunError
 from cl_zoo.report.figures import write_figures
 from cl_zoo.report.latex import as_latex
 from cl_zoo.report.matrices import sheets
+from cl_zoo.report.page.content import Gallery, Run, Told
+from cl_zoo.report.page.render import render
 from cl_zoo.report.sheets import as_markdown, as_text, escaped, narrowed
 from cl_zoo.report.table import Table
 from cl_zoo.runs.comparison import Comparison
+from cl_zoo.runs.examples import examples, pictures
 from cl_zoo.runs.finding import Found
 from cl_zoo.runs.tidy import records
 
@@ -28,9 +31,11 @@ class Part:
 
     Attributes:
         title: benchmark and order: `mini, version 2: rendition → chart`.
+        name: the benchmark alone.
     """
 
     title: str
+    name: str
     table: Table
     comparison: Comparison
 
@@ -44,7 +49,7 @@ def parts(found: Found, scoring: str = "official") -> list[Part]:
     if not found.comparisons:
         told = "; ".join(str(one) for one in found.left_out)
         raise RunError(f"no finished run is there: {told}")
-    return [Part(_title(one), one.table(scoring), one) for one in found.comparisons]
+    return [Part(_title(one), _name(one), one.table(scoring), one) for one in found.comparisons]
 
 
 def text(told: list[Part], width: int | None = None) -> str:
@@ -93,6 +98,33 @@ def as_json(told: list[Part], found: Found) -> dict[str, Any]:
     return {"tables": tables, "left_out": left}
 
 
+def html(told: list[Part], found: Found, count: int = 3, data: str | None = None) -> str:
+    """The page.
+
+    Args:
+        count: examples of each task.
+        data: the folder of the benchmark's data, for the pictures of examples; default: the one that the runs were made with.
+    """
+    pages = []
+    for one in told:
+        runs = [Run(r.label, r.seed, r.manifest) for r in one.comparison.results if r.error is None]
+        pages.append(Told(one.title, one.name, one.table, runs, _gallery(one, count, data)))
+    return render(pages, [str(one) for one in found.left_out])
+
+
+def _gallery(part: Part, count: int, data: str | None) -> Gallery:
+    """Examples of the first order of a comparison."""
+    finished = [one for one in part.comparison.results if one.error is None]
+    learners = [one for one in finished if one.manifest["protocol"] == "sequential"]
+    if not learners:
+        return Gallery()
+    first = learners[0].manifest
+    shown, note = pictures(
+        examples([one for one in learners if one.manifest["tasks"] == first["tasks"]], count), first, data
+    )
+    return Gallery(shown, [lesson["name"] for lesson in first["lessons"]], note)
+
+
 def figures(told: list[Part], folder: str) -> Iterator[Path]:
     """Write the figures of all comparisons into a folder, which is made; yields the files."""
     place = Path(folder)
@@ -106,13 +138,18 @@ def left_out(found: Found) -> Iterator[str]:
     return (f"left out: {one}" for one in found.left_out)
 
 
-def _title(comparison: Comparison) -> str:
+def _name(comparison: Comparison) -> str:
+    """The benchmark: `mini, version 2`."""
     about = comparison.results[0].manifest["identity"]["benchmark"]
     version = f", version {about['version']}" if about.get("version") else ""
     limit = f", {about['limit']} samples a split" if about.get("limit") else ""
+    return f"{about['name']}{version}{limit}"
+
+
+def _title(comparison: Comparison) -> str:
     orders = dict.fromkeys(tuple(one.manifest["tasks"]) for one in comparison.results)
     order = " → ".join(next(iter(orders))) if len(orders) == 1 else f"{len(orders)} orders"
-    return f"{about['name']}{version}{limit}: {order}"
+    return f"{_name(comparison)}: {order}"
 
 
 def _underlined(title: str) -> str:

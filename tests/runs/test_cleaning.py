@@ -135,6 +135,7 @@ def test_links_are_neither_followed_nor_removed(out: Path, tmp_path: Path):
         "mini-lwf-s0-0123456789ab": "it is a link",
     }
     assert everything(outside) == {"state-1", "thesis.txt"}
+    assert link.is_symlink()
     assert not partial.exists()
 
 
