@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cl_zoo.errors import printable
 from cl_zoo.report.sheets import NOTES, Entry, Rank, Sheet
 from cl_zoo.report.table import Table
 
@@ -49,7 +50,7 @@ def as_latex(table: Table, caption: str = "") -> str:
 
 def escaped(text: str) -> str:
     """Text that LaTeX prints as it is, on one line."""
-    return "".join(SIGNS.get(sign, sign) for sign in " ".join(text.split()))
+    return "".join(SIGNS.get(sign, sign) for sign in " ".join(printable(text).split()))
 
 
 def _environment(sheet: Sheet, caption: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from cl_zoo.runs.execute import TRAINED
 from cl_zoo.runs.faults import LOGS
 from cl_zoo.runs.listing import DAMAGED, is_run, look
 from cl_zoo.runs.result import Result, load_result
+from cl_zoo.runs.tidy import records
 
 OWN = ("stack", "sources", "probes")
 """Parts of an identity that belong to a method and not to the setting that all methods share."""
@@ -154,8 +155,11 @@ def _read(folder: Path) -> Result:
         raise RunError(f"not finished, {far}{work}")
     try:
         result = load_result(folder)
-        result.row()  # compares answers with their list
-        canonical(result.manifest["identity"]["benchmark"])
+        one = Comparison((result,))
+        one.table()  # compares answers with their list
+        for kind in ("runs", "cells"):
+            list(records(one.results, kind))
+        stream_of(result.manifest)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, ClZooError):
             raise
@@ -235,8 +239,8 @@ def _short(value: Any) -> str:
 
 def _once(results: Sequence[Result]) -> list[Result]:
     """Labels that still stand for two runs of one seed get the end of the run's id."""
-    counts = Counter((one.label, one.seed) for one in results)
-    doubled = {label for (label, _), count in counts.items() if count > 1}
+    counts = Counter((one.label, one.seed, stream_of(one.manifest)) for one in results)
+    doubled = {label for (label, _, _), count in counts.items() if count > 1}
     return [
         replace(one, label=f"{one.label} {{{one.manifest['id'][-12:]}}}") if one.label in doubled else one
         for one in results

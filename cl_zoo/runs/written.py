@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_zoo.errors import RunError
+from cl_zoo.errors import RunError, printable
 from cl_zoo.report.figures import write_figures
 from cl_zoo.report.latex import as_latex
 from cl_zoo.report.matrices import sheets
@@ -147,9 +147,10 @@ def _name(comparison: Comparison) -> str:
 
 
 def _title(comparison: Comparison) -> str:
+    """Benchmark and order, fit for a terminal."""
     orders = dict.fromkeys(tuple(one.manifest["tasks"]) for one in comparison.results)
     order = " → ".join(next(iter(orders))) if len(orders) == 1 else f"{len(orders)} orders"
-    return f"{_name(comparison)}: {order}"
+    return printable(f"{_name(comparison)}: {order}")
 
 
 def _underlined(title: str) -> str:

@@ -111,6 +111,25 @@ def test_one_run_has_no_interval_and_several_have(tmp_path: Path):
     assert interval(Estimate(1.0, 1)) == ""
 
 
+@pytest.mark.parametrize(("cells", "scores"), [("last", ([], [25, 75])), ("full", ([100, 0], [25, 75]))])
+def test_runs_that_measured_fewer_or_more_cells_have_a_page(
+    tmp_path: Path, cells: str, scores: list[list[int]]
+):
+    write_run(tmp_path, "ewc", scores=scores, cells=cells)
+
+    text = page(tmp_path)
+
+    Tags(text)
+    assert text.count('class="none"') == (2 if cells == "last" else 0)
+    assert ("100</td>" in text) == (cells == "full")
+
+
+def test_a_comparison_of_bounds_alone_has_a_page(tmp_path: Path):
+    write_run(tmp_path, "zeroshot", scores=([25, 50],), protocol="none")
+
+    assert "None: no run of tasks learnt one after the other" in page(tmp_path)
+
+
 # Charts
 
 

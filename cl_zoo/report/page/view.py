@@ -65,7 +65,9 @@ def section(told: Told, number: int) -> dict[str, Any]:
     """All that the template needs for one comparison."""
     table = told.table
     places = {method.label: place for place, method in enumerate(_learners(table))}
-    heat = [_heat(one) for one in means(table)]
+    matrices = list(means(table))
+    several = len({one.tasks for one in matrices}) > 1
+    heat = [_heat(one, several) for one in matrices]
     return {
         "key": f"c{number}",
         "title": told.title,
@@ -196,8 +198,8 @@ def _memory(value: Estimate | None) -> str:
     return f"{value.mean / 1000:.2f} GB" if value.mean >= 1000 else f"{value.mean:.0f} MB"
 
 
-def _heat(one: Mean) -> dict[str, Any]:
-    """A matrix with the colours of its cells."""
+def _heat(one: Mean, several: bool) -> dict[str, Any]:
+    """A matrix with the colours of its cells, and its order where there are several."""
     lines = []
     for stage, cells in zip(one.stages, one.cells, strict=True):
         line: list[tuple[str, str, str, str] | None] = []
@@ -210,7 +212,8 @@ def _heat(one: Mean) -> dict[str, Any]:
             text = "100" if cell.mean >= 99.95 else f"{cell.mean:.1f}"
             line.append((text, colours.as_hex(ground), ink, f"{cell.mean:.2f} {interval(cell)}".strip()))
         lines.append((stage.removeprefix("after "), line))
-    return {"label": one.label, "tasks": one.tasks, "lines": lines, "stream": one.protocol == SEQUENTIAL}
+    about = {"label": one.label, "tasks": one.tasks, "order": " → ".join(one.tasks) if several else ""}
+    return {**about, "lines": lines, "stream": one.protocol == SEQUENTIAL}
 
 
 def _budget(told: Told) -> dict[str, Any]:
