@@ -181,7 +181,7 @@ def write_figures(told: Table | HasTable, folder: Path, prefix: str = "") -> Ite
             drawn.append((f"matrix-{_slug(method.label)}", plot_matrix(table, method.label)))
             if any(pairs(row) for row in method.finished):
                 drawn.append((f"cka-{_slug(method.label)}", plot_cka(table, method.label)))
-    for name, axes in drawn:
+    for name, (_, axes) in zip(_distinct([name for name, _ in drawn]), drawn, strict=True):
         for ending in FORMATS:
             file = folder / f"{prefix}{name}.{ending}"
             about = {"Date": None} if ending == "svg" else {}
@@ -240,6 +240,11 @@ def _rgba(shade: str) -> tuple[float, ...]:
 def _ordered(layers: dict[int, float]) -> tuple[list[int], list[float]]:
     places = sorted(layers)
     return places, [layers[place] for place in places]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names of files; one that comes again is numbered."""
+    return [f"{name}-{k}" if (k := names[: n + 1].count(name)) > 1 else name for n, name in enumerate(names)]
 
 
 def _slug(text: str) -> str:

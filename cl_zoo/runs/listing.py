@@ -15,7 +15,7 @@ from typing import Any
 from cl_zoo.engine.folder import IDENTITY, MANIFEST, read_identity, read_manifest
 from cl_zoo.engine.states import states_in
 from cl_zoo.errors import OptionError, RunError, printable
-from cl_zoo.report.sheets import Entry, Line, Section, Sheet, as_text
+from cl_zoo.report.sheets import NOTES, Entry, Line, Section, Sheet, as_text
 
 PARTIAL, DAMAGED = ".partial", ".damaged"
 NAMED = re.compile(r".+-s(?P<seed>\d+)-[0-9a-f]{12}")
@@ -166,8 +166,8 @@ def text(runs: list[Listed]) -> str:
             one.words,
         )
         lines.append(Line(printable(one.folder.name), tuple(Entry(printable(value)) for value in values)))
-    columns = ("Label", "Seed", "Order", "Size", "Age", "Notes")
-    told = as_text(Sheet(columns, (Section("", tuple(lines)),))).replace("Notes", "State", 1)
+    columns = ("Label", "Seed", "Order", "Size", "Age", NOTES)  # sentences stand left under this name
+    told = as_text(Sheet(columns, (Section("", tuple(lines)),))).replace(NOTES, "State", 1)
     legend = [
         f"order {n} of {printable(name)}: {printable(','.join(order))}"
         for n, (name, order) in enumerate(orders, start=1)

@@ -85,7 +85,9 @@ def test_an_unknown_method_is_named_with_the_known_ones(table: Table):
 
 def test_all_figures_are_written(table: Table, tmp_path: Path):
     files = {file.name for file in write_figures(table, tmp_path)}
+    again = Table([row("a b", [[50.0], [50.0, 50.0]]), row("a[b]", [[50.0], [50.0, 50.0]])])
 
+    assert {"matrix-a_b.png", "matrix-a_b-2.png"} <= {file.name for file in write_figures(again, tmp_path)}
     names = ["cka-ewc", "forgetting", "matrix-ewc", "matrix-hide", "matrix-zeroshot"]
     names += ["pareto-seconds", "pareto-stored", "pareto-trained"]
     assert files == {f"{name}.{ending}" for name in names for ending in ("png", "svg")}

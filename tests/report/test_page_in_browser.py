@@ -216,6 +216,13 @@ def test_the_focus_is_seen_and_the_first_stop_skips_to_the_results(browser: Any,
             assert style == ["solid", "3px"]
 
 
+def test_only_what_has_to_be_scrolled_is_a_stop_for_the_keyboard(browser: Any, file: Path):
+    stops = "[...document.querySelectorAll('.scroll')].filter((one) => one.tabIndex === 0).length"
+    with Opened(browser, file) as page, Opened(browser, file, 360) as small:
+        assert page.evaluate(stops) < small.evaluate(stops)
+        assert small.query_selector(".view:not([hidden]) .scroll").get_attribute("tabindex") == "0"
+
+
 def test_a_method_is_brought_out_in_the_charts(browser: Any, file: Path):
     with Opened(browser, file) as page:
         page.locator(".keys button", has_text="ewc").click()

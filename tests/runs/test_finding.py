@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,11 @@ def test_in_python_runs_are_loaded_and_become_frames(tmp_path: Path):
     assert samples.groupby("seed").forgotten.sum().tolist() == [6, 4]  # two rows, one for each answer
     with pytest.raises(OptionError, match="did you mean 'cells'"):
         comparison.frame("cell")
+
+
+def test_a_frame_without_pandas_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_run(tmp_path, "ewc")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+
+    with pytest.raises(OptionError, match=r"install it with `pip install 'cl-zoo\[report\]'`"):
+        cl_zoo.load_runs(tmp_path).comparisons[0].frame()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cl_zoo.errors import printable
 from cl_zoo.report import colours
 from cl_zoo.report.estimates import Estimate, estimate
 from cl_zoo.report.matrices import Mean, means
@@ -135,7 +136,7 @@ def _summary(told: Told, places: Mapping[str, int]) -> Sorted:
 def _by_task(table: Table, places: Mapping[str, int]) -> Iterator[Sorted]:
     """Last and Avg of each task."""
     ranks = _ranks(table.sheets[0].columns, table.sheets[0].sections)
-    names = (*distinct(list(table.tasks)), "Mean")
+    names = (*distinct([printable(task) for task in table.tasks]), "Mean")
     for name, per_task, mean in (("Last", "last_i", "last"), ("Avg", "avg_i", "avg")):
         lines = []
         for method in table.methods:

@@ -1,5 +1,15 @@
 "use strict";
 document.documentElement.classList.add("js");
+
+// What does not need scrolling is no stop for the keyboard.
+const reach = () => {
+  for (const one of document.querySelectorAll(".scroll")) {
+    if (one.scrollWidth > one.clientWidth + 1) one.setAttribute("tabindex", "0");
+    else one.removeAttribute("tabindex");
+  }
+};
+addEventListener("resize", reach);
+
 for (const article of document.querySelectorAll(".comparison")) {
   const live = article.querySelector(".live");
   const say = (text) => { live.textContent = text; };
@@ -10,6 +20,7 @@ for (const article of document.querySelectorAll(".comparison")) {
   const show = (which) => {
     for (const view of views) view.hidden = view.dataset.view !== which;
     for (const one of choices) one.setAttribute("aria-pressed", String(one.dataset.view === which));
+    reach();
   };
   for (const one of choices) one.addEventListener("click", () => { show(one.dataset.view); say(one.textContent + " is shown"); });
   show("0");
