@@ -26,7 +26,7 @@ from cl_zoo.errors import (
 )
 
 if TYPE_CHECKING:
-    from cl_zoo.api import compare, load, run
+    from cl_zoo.api import compare, load, load_runs, run
     from cl_zoo.backbones.backbone import Backbone
     from cl_zoo.batches import Batch, answer_losses, forward, task_loss
     from cl_zoo.data.benchmarks import Described
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cl_zoo.images.kinds import Faithful
     from cl_zoo.processes import draw_rows, share, total
     from cl_zoo.recipe.recipe import Recipe
+    from cl_zoo.report.figures import plot_cka, plot_forgetting, plot_matrix, plot_pareto
     from cl_zoo.tasks import Benchmark, ImageSource, Sample, Task, TaskData
 
 _HOMES = {
@@ -52,7 +53,12 @@ _HOMES = {
     "draw_rows": "processes",
     "forward": "batches",
     "load": "api",
+    "load_runs": "api",
     "open_image": "features.encoder",
+    "plot_cka": "report.figures",
+    "plot_forgetting": "report.figures",
+    "plot_matrix": "report.figures",
+    "plot_pareto": "report.figures",
     "run": "api",
     "share": "processes",
     "task_loss": "batches",
@@ -84,7 +90,12 @@ __all__ = [
     "forward",
     "hookimpl",
     "load",
+    "load_runs",
     "open_image",
+    "plot_cka",
+    "plot_forgetting",
+    "plot_matrix",
+    "plot_pareto",
     "run",
     "share",
     "task_loss",

@@ -1,4 +1,4 @@
-"""The Python interface: `run`, `compare` and `load`."""
+"""The Python interface: `run`, `compare`, `load` and `load_runs`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cl_zoo.runs.comparison import Comparison, Result, Told, Watch, load_result
 from cl_zoo.runs.comparison import compare as run_all
 from cl_zoo.runs.comparison import plan as plan_all
 from cl_zoo.runs.execute import execute
+from cl_zoo.runs.finding import Found, find_runs
 from cl_zoo.runs.grid import Vary, orders_of, varied
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
@@ -181,6 +182,21 @@ def load(
         RunError: it has no readable manifest.
     """
     return load_result(Path(run_folder), backbone=backbone, features=features, device=device, trust=trust)
+
+
+def load_runs(*places: str | Path) -> Found:
+    """All runs in some folders, for tables, frames and figures; nothing is computed anew.
+
+    Args:
+        places: folders of runs, of folders of runs, runs themselves, or patterns: `"runs"`, `"runs/mini-hide-*"`.
+
+    Returns:
+        A `Comparison` for each benchmark and order, and the unfinished and damaged runs by name.
+
+    Raises:
+        OptionError: no run is there.
+    """
+    return find_runs(places)
 
 
 def _all_used(options: Options, jobs: Sequence[Job]) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from cl_zoo._version import __version__
-from cl_zoo.cli import answers, data, looking, models, verifying
+from cl_zoo.cli import answers, data, looking, models, reporting, verifying
 from cl_zoo.cli.flags import (
     AsJson,
     AsMarkdown,
@@ -231,6 +231,9 @@ for name, command in (
     ("predict", models.predict),
     ("export", models.export),
     ("verify", verifying.verify),
+    ("report", reporting.report),
+    ("runs", reporting.runs),
+    ("clean", reporting.clean),
 ):
     app.command(name)(command)
 app.add_typer(data.app)

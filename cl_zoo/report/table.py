@@ -186,6 +186,11 @@ class Table:
         return len(self.orders) > 1
 
     @property
+    def sheets(self) -> tuple[Sheet, ...]:
+        """What `text` and `markdown` print: scores by task, then the summary."""
+        return self._sheets
+
+    @property
     def _probed(self) -> str:
         """A line of what probes measured, the first of each method."""
         parts = []

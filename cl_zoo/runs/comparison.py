@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cl_zoo.engine.folder import IDENTITY, RunFolder
 from cl_zoo.errors import ClZooError, PluginError, full_disk_named
@@ -27,10 +27,14 @@ from cl_zoo.runs.manifest import finish
 from cl_zoo.runs.plan import Plan, Planned, planned
 from cl_zoo.runs.result import Result as Result
 from cl_zoo.runs.result import load_result as load_result
+from cl_zoo.runs.tidy import as_frame, records
 from cl_zoo.runs.worker import describe
 from cl_zoo.runs.workers import Workers
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.scoring.scorer import Scorer
+
+if TYPE_CHECKING:
+    import pandas
 
 Watch = Callable[[dict[str, Any]], None]
 """Called with every event of every worker, `worker`, `label`, `seed` and `order` added."""
@@ -79,6 +83,14 @@ class Comparison:
         ratios = budget_ratios(self.results)
         rows = [replace(one, unequal=ratios.get(one.key, {})).row() for one in self.results]
         return Table(rows, scoring)
+
+    def frame(self, kind: str = "runs") -> pandas.DataFrame:
+        """Tidy rows for pandas; `kind` is `runs`, `cells` (one score) or `samples` (one answer).
+
+        Raises:
+            OptionError: there is no such kind, or pandas is not installed.
+        """
+        return as_frame(records(self.results, kind))
 
 
 def plan(jobs: Sequence[Job], *, processes: int | None = None) -> Plan:

@@ -32,6 +32,7 @@ class Result:
     Attributes:
         manifest: everything known about it; empty where it failed.
         folder: where it lies.
+        stamps: what else a reader of its row has to know, from whoever put it beside others.
         unequal: budgets in which it differs from the comparison that it stands in, and how many times.
         places: arguments of `restore`: where the weights are now, on which device it answers, and whose code is trusted.
         order: letters of its tasks; empty for a run from before they were written down.
@@ -45,6 +46,7 @@ class Result:
     error: str | None = None
     user_error: bool = False
     unequal: Mapping[str, float] = field(default_factory=dict)
+    stamps: tuple[str, ...] = ()
     places: Mapping[str, Any] = field(default_factory=dict)
     order: str = ""
     ordered: bool = True
@@ -167,6 +169,7 @@ class Result:
         yield from (f"{', '.join(tasks)}: {note}" for note, tasks in misleads.get("notes", {}).items())
         if self.unequal:
             yield unequal_stamp(self.unequal)
+        yield from self.stamps
 
     def _marks(self) -> dict[str, Any]:
         """The same for programs, by kind, and what is said before a run starts."""

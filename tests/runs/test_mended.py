@@ -27,7 +27,9 @@ SETTINGS: dict[str, Any] = {"device": "cpu", "preflight": False}
 WRONG = {"image": "lost.png"}
 """What is wrong with a record of the third task until it is mended."""
 
-PASSING = "seconds besides evaluation_seconds hooks peak_memory_mb taken data job environment files seal".split()
+PASSING = (
+    "seconds besides evaluation_seconds hooks peak_memory_mb taken data job environment files seal".split()
+)
 """What differs in two manifests, or notes of a state, of one result."""
 
 

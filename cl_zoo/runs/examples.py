@@ -1,0 +1,183 @@
+"""A few samples of each task with their picture and what every method answered after each task, first those that most methods forgot.
+
+Pictures come from the benchmark where its data are at hand and are those that the runs were made on. A benchmark is loaded when it is an
+installed one or when the user names its data: what a run's folder names is not run for that alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cl_zoo.data.benchmarks import load_benchmark
+from cl_zoo.errors import ClZooError, no_file
+from cl_zoo.images.kinds import as_rgb, faithfully
+from cl_zoo.names import BENCHMARKS, installed
+from cl_zoo.runs.answered import Asked, answered
+from cl_zoo.runs.result import Result
+from cl_zoo.tasks import Benchmark, ImageSource, TaskData
+
+SIDE = 144
+"""Pixels of a thumbnail's longer side."""
+
+LONGEST = 400
+"""Signs of a question or an answer that are shown."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one method answered: by stage an answer and its score, `None` where it was not asked."""
+
+    label: str
+    answers: tuple[dict[str, Any] | None, ...]
+    forgotten: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test sample.
+
+    Attributes:
+        place: in the task's test split.
+        picture: a data URI; empty where there is none at hand.
+        said: of each method.
+    """
+
+    task: str
+    place: int
+    question: str
+    expected: str
+    said: tuple[Said, ...]
+    picture: str = ""
+
+    @property
+    def first(self) -> int:
+        """The stage at which it was asked for the first time."""
+        asked = [n for one in self.said for n, said in enumerate(one.answers) if said is not None]
+        return min(asked, default=0)
+
+    @property
+    def forgotten(self) -> int:
+        """How many methods were right on it and are wrong now."""
+        return sum(one.forgotten for one in self.said)
+
+
+def examples(results: Sequence[Result], count: int) -> list[Example]:
+    """Examples of one order of tasks, without pictures: of every label the run of its lowest seed.
+
+    Args:
+        results: finished runs of one stream; those whose samples have no scores on disk are left out.
+        count: for each task.
+    """
+    first: dict[str, Result] = {}
+    for one in sorted(results, key=lambda one: one.seed):
+        if _scored(one):
+            first.setdefault(one.label, one)
+    asked: dict[tuple[int, int], dict[str, Asked]] = {}
+    for one in results:
+        if first.get(one.label) is one and one.folder is not None and count:
+            for sample in answered(one.folder):
+                asked.setdefault((sample.task_place, sample.about["place"]), {})[one.label] = sample
+    made = [_example(by_label, len(results[0].manifest["lessons"])) for by_label in asked.values()]
+    places: dict[int, list[Example]] = {}
+    for (task, _), example in zip(asked, made, strict=True):
+        places.setdefault(task, []).append(example)
+    return [
+        one
+        for task in sorted(places)
+        for one in sorted(places[task], key=lambda one: (-one.forgotten, one.place))[:count]
+    ]
+
+
+def pictures(
+    found: Sequence[Example], manifest: Mapping[str, Any], data: str | None = None
+) -> tuple[list[Example], str]:
+    """The examples with their thumbnails, and why there are none, where there are none.
+
+    Args:
+        manifest: of one of the runs.
+        data: the folder of the benchmark's data; default: the one that the run was made with.
+    """
+    if not found:
+        return [], ""
+    try:
+        tasks = _tasks(manifest, data)
+    except ClZooError as error:
+        return list(found), f"Pictures are not shown: {error}."
+    shown = []
+    for one in found:
+        split = tasks[one.task].test
+        image = split[one.place].image if one.place < len(split) else None
+        shown.append(Example(one.task, one.place, one.question, one.expected, one.said, thumbnail(image)))
+    return shown, ""
+
+
+def thumbnail(image: ImageSource | None) -> str:
+    """A small picture as a data URI; empty where there is none or it cannot be read."""
+    try:
+        if isinstance(image, Path):
+            if no_file(image):
+                return ""
+            with Image.open(image) as opened:
+                small = as_rgb(opened, faithful=faithfully(image))
+        elif image is not None:
+            small = as_rgb(image)
+        else:
+            return ""
+        small.thumbnail((SIDE, SIDE))
+        held = io.BytesIO()
+        small.save(held, "JPEG", quality=82)
+    except Exception:  # Pillow's readers raise whatever a broken file leads them to
+        return ""
+    return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"
+
+
+def _tasks(manifest: Mapping[str, Any], data: str | None) -> dict[str, TaskData]:
+    """The tasks of the very data that a run was made on, by name.
+
+    Raises:
+        ClZooError: they are not at hand.
+    """
+    job, about = manifest["job"], manifest["identity"]["benchmark"]
+    name = str(job["benchmark"])
+    known = {one.name for one in installed(BENCHMARKS)}
+    if name.partition("[")[0] not in known:
+        raise ClZooError(f"{name} is no installed benchmark, and a run's folder runs no code")
+    benchmark: Benchmark = load_benchmark(name, data or job.get("data"))
+    if benchmark.data_hash != about["data"] or benchmark.version != about["version"]:
+        raise ClZooError(f"the data of {name} that are here are not those that the runs were made on")
+    return {task.name: task for task in benchmark.tasks}
+
+
+def _scored(result: Result) -> bool:
+    """Whether the score of every answer is on disk, so that none has to be made."""
+    folder = result.folder
+    return folder is not None and all(
+        (folder / "scores" / f"{cell}.jsonl").is_file() for cell in result.manifest["scores"]
+    )
+
+
+def _example(asked: Mapping[str, Asked], stages: int) -> Example:
+    one = next(iter(asked.values()))
+    expected = one.expected if isinstance(one.expected, str) else " | ".join(one.expected or ())
+    said = tuple(
+        Said(label, tuple(_by_stage(sample, stages)), sample.forgotten) for label, sample in asked.items()
+    )
+    return Example(one.task, one.about["place"], _cut(one.question), _cut(expected), said)
+
+
+def _by_stage(sample: Asked, stages: int) -> Iterator[dict[str, Any] | None]:
+    by_stage = {said["stage"]: said for said in sample.answers}
+    for stage in range(stages):
+        said = by_stage.get(stage)
+        yield {"answer": _cut(said["answer"]), "score": said["score"]} if said else None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1].rstrip()}…"

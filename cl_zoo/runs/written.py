@@ -1,0 +1,157 @@
+"""What is written of runs that are there already: tables and matrices as text, Markdown, LaTeX, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl_zoo.errors import RunError, printable
+from cl_zoo.report.figures import write_figures
+from cl_zoo.report.latex import as_latex
+from cl_zoo.report.matrices import sheets
+from cl_zoo.report.page.content import Gallery, Run, Told
+from cl_zoo.report.page.render import render
+from cl_zoo.report.sheets import as_markdown, as_text, escaped, narrowed
+from cl_zoo.report.table import Table
+from cl_zoo.runs.comparison import Comparison
+from cl_zoo.runs.examples import examples, pictures
+from cl_zoo.runs.finding import Found
+from cl_zoo.runs.tidy import records
+
+MATRICES = "Scores on each task after each task"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison as it is reported.
+
+    Attributes:
+        title: benchmark and order: `mini, version 2: rendition → chart`.
+        name: the benchmark alone.
+    """
+
+    title: str
+    name: str
+    table: Table
+    comparison: Comparison
+
+
+def parts(found: Found, scoring: str = "official") -> list[Part]:
+    """The comparisons with their tables and titles.
+
+    Raises:
+        RunError: no run is finished.
+    """
+    if not found.comparisons:
+        told = "; ".join(str(one) for one in found.left_out)
+        raise RunError(f"no finished run is there: {told}")
+    return [Part(_title(one), _name(one), one.table(scoring), one) for one in found.comparisons]
+
+
+def text(told: list[Part], width: int | None = None) -> str:
+    """Tables and matrices as plain text, under titles where there are several comparisons."""
+    return "\n".join(
+        f"{_underlined(one.title) if len(told) > 1 else ''}{one.table.text(width)}\n{matrices(one.table, width)}"
+        for one in told
+    )
+
+
+def matrices(table: Table, width: int | None = None) -> str:
+    """The accuracy matrices as plain text."""
+    narrow = [as_text(part) for sheet in sheets(table) for part in narrowed(sheet, width)]
+    return "\n".join([f"{MATRICES}:\n", *narrow])
+
+
+def markdown(told: list[Part]) -> str:
+    """Tables and matrices as Markdown, a heading for each comparison."""
+    pieces = []
+    for one in told:
+        pieces += [f"# {escaped(one.title)}\n", one.table.markdown(), f"## {MATRICES}\n"]
+        pieces += [as_markdown(sheet) for sheet in sheets(one.table)]
+    return "\n".join(pieces)
+
+
+def latex(told: list[Part]) -> str:
+    """The tables as LaTeX."""
+    return "\n".join(as_latex(one.table, one.title) for one in told)
+
+
+def as_csv(told: list[Part], kind: str = "cells") -> str:
+    """Tidy rows, one for each run and cell; columns that only some runs have are empty in the others."""
+    rows = [row for one in told for row in records(one.comparison.results, kind)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def as_json(told: list[Part], found: Found) -> dict[str, Any]:
+    """What `--json` of `compare` prints for each comparison, and the runs that are in none."""
+    tables = [{"title": one.title, **one.table.to_json()} for one in told]
+    left = [{"run": str(one.folder), "why": one.why} for one in found.left_out]
+    return {"tables": tables, "left_out": left}
+
+
+def html(told: list[Part], found: Found, count: int = 3, data: str | None = None) -> str:
+    """The page.
+
+    Args:
+        count: examples of each task.
+        data: the folder of the benchmark's data, for the pictures of examples; default: the one that the runs were made with.
+    """
+    pages = []
+    for one in told:
+        runs = [Run(r.label, r.seed, r.manifest) for r in one.comparison.results if r.error is None]
+        pages.append(Told(one.title, one.name, one.table, runs, _gallery(one, count, data)))
+    return render(pages, [str(one) for one in found.left_out])
+
+
+def _gallery(part: Part, count: int, data: str | None) -> Gallery:
+    """Examples of the first order of a comparison."""
+    finished = [one for one in part.comparison.results if one.error is None]
+    learners = [one for one in finished if one.manifest["protocol"] == "sequential"]
+    if not learners:
+        return Gallery()
+    first = learners[0].manifest
+    shown, note = pictures(
+        examples([one for one in learners if one.manifest["tasks"] == first["tasks"]], count), first, data
+    )
+    return Gallery(shown, [lesson["name"] for lesson in first["lessons"]], note)
+
+
+def figures(told: list[Part], folder: str) -> Iterator[Path]:
+    """Write the figures of all comparisons into a folder, which is made; yields the files."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    for number, one in enumerate(told, start=1):
+        yield from write_figures(one.table, place, f"{number}-" if len(told) > 1 else "")
+
+
+def left_out(found: Found) -> Iterator[str]:
+    """A line for each run that no table shows."""
+    return (f"left out: {one}" for one in found.left_out)
+
+
+def _name(comparison: Comparison) -> str:
+    """The benchmark: `mini, version 2`."""
+    about = comparison.results[0].manifest["identity"]["benchmark"]
+    version = f", version {about['version']}" if about.get("version") else ""
+    limit = f", {about['limit']} samples a split" if about.get("limit") else ""
+    return f"{about['name']}{version}{limit}"
+
+
+def _title(comparison: Comparison) -> str:
+    """Benchmark and order, fit for a terminal."""
+    orders = dict.fromkeys(tuple(one.manifest["tasks"]) for one in comparison.results)
+    order = " → ".join(next(iter(orders))) if len(orders) == 1 else f"{len(orders)} orders"
+    return printable(f"{_name(comparison)}: {order}")
+
+
+def _underlined(title: str) -> str:
+    return f"{title}\n{'=' * len(title)}\n\n"
