@@ -265,14 +265,14 @@ def test_two_processes_go_on_within_a_task_each_where_it_stood(tiny_folder: Path
         return launch(WITHIN, tmp_path, 2, *arguments)
 
     start("whole", 0)
-    start("stopped", 2)
-    place = tmp_path / "stopped/run.partial/state-1-step-2"
+    start("stopped", 1)  # of three steps; in the last one the second process has nothing
+    place = tmp_path / "stopped/run.partial/state-1-step-1"
     told = json.loads((place / "state.json").read_text())["plugins"]
     assert told["0"]["generators"] != told["1"]["generators"]
     assert told["0"]["plugins"] != told["1"]["plugins"]
     resumed = start("stopped", 0)
 
-    assert sorted(resumed.splitlines()) == ["rank 0 resumed 2", "rank 1 resumed 2"]
+    assert sorted(resumed.splitlines()) == ["rank 0 resumed 1", "rank 1 resumed 1"]
     (one, answers, _), (other, again, _) = (outcome(tmp_path / name) for name in ("whole", "stopped"))
     assert answers == again
     assert all(torch.equal(weight, other[name]) for name, weight in one.items())
