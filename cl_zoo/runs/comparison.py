@@ -110,7 +110,7 @@ def _score(job: Job, event: dict[str, Any], scorer: Scorer) -> tuple[dict[str, A
     try:
         if event["facts"]:
             identity = json.loads((root / f"{event['run']}.partial" / IDENTITY).read_text(encoding="utf-8"))
-            folder = RunFolder(root, event["run"], identity, keep=job.keep_states == "all")
+            folder = RunFolder(root, event["run"], identity, keep=job.keeps_all)
             with full_disk_named(root):
                 finish(folder, event["facts"], scorer)
         result = load_result(root / event["run"], trust=job.names)

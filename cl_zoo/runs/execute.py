@@ -48,8 +48,7 @@ def execute(
     backbone = prepared.load_backbone(world.device)
     identity = identify(prepared, backbone)
     run = run_id(identity, job.label, job.seed)
-    keep, data = job.keep_states == "all", prepared.data_folders
-    folder = RunFolder(Path(job.out), run, identity, keep=keep, data=data)
+    folder = RunFolder(Path(job.out), run, identity, keep=job.keeps_all, data=prepared.data_folders)
     trained = _trained(prepared, identity, training)
     name, tasks = trained and trained.folder.name, [task.name for task in prepared.stream]
     report(phase="start", run=run, label=job.label, seed=job.seed, tasks=tasks, trained=name)
