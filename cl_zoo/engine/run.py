@@ -256,7 +256,7 @@ class Run:
     def _restore(self) -> int:
         """Go on from the newest checkpoint; returns how many tasks are done.
 
-        Lost answers are made again by the model that made them: in an earlier row from a state that was kept, or by learning once more.
+        Lost answers are made again by the model that made them, from a state that was kept or by learning once more.
         """
         found = self.folder.load_state(str(self.backbone.device))
         if found is None:
@@ -264,7 +264,7 @@ class Run:
         done, protocol, tasks = int(found[2]["done"]), self.plugins.protocol, len(self.stream)
         lost = self.folder.lost({row: cells_of_row(self.cells, protocol, row, tasks) for row in range(done)})
         kept = [number(state) for state in states_in(self.folder.partial)]
-        for row, state, places in ways_back((row for row in lost if row < done - 1), kept):
+        for row, state, places in ways_back(lost, kept):
             if state:
                 earlier = read_state_in(self.folder.partial / f"state-{state}", str(self.backbone.device))
                 put_back(earlier, self.plugins, self.model, self.backbone, self.folder.partial)
@@ -275,8 +275,6 @@ class Run:
         self.ledger = Ledger.from_json(notes["ledger"])
         self.plugins.seconds.update(self.ledger.hooks)
         self.measured = notes["measured"]
-        if done - 1 in lost:
-            self._answer_again(done - 1, lost[done - 1])
         if lost and self.world.main:
             self.folder.list_again(done)
         return done

@@ -203,7 +203,7 @@ def _score(one: Planned, event: dict[str, Any], scorer: Scorer) -> tuple[dict[st
             identity = json.loads(Path(f"{folder}.partial", IDENTITY).read_text(encoding="utf-8"))
             with full_disk_named(root):
                 finish(
-                    RunFolder(root, event["run"], identity, keep=one.job.keep_states == "all"),
+                    RunFolder(root, event["run"], identity, keep=one.job.keeps_all),
                     event["facts"],
                     scorer,
                 )

@@ -50,8 +50,7 @@ def execute(
     backbone = prepared.load_backbone(world.device)
     identity = identify(prepared, backbone)
     run = run_id(identity, job.label, job.seed)
-    keep, data = job.keep_states == "all", prepared.data_folders
-    folder = RunFolder(Path(job.out), run, identity, keep=keep, data=data)
+    folder = RunFolder(Path(job.out), run, identity, keep=job.keeps_all, data=prepared.data_folders)
     trained = _trained(prepared, identity, training)
     report(phase="start", run=run, trained=trained and trained.folder.name, **_beginning(prepared))
     with logged(Path(job.out) / LOGS / f"{run}.log"), folder if world.main else folder.reading():

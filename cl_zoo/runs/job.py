@@ -86,6 +86,11 @@ class Job:
         return "+".join(choice.label for choice in self.choices if not choice.probe)
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether all states stay."""
+        return self.keep_states == "all"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What was named by whoever asked for the run, and is trusted therefore."""
         return (*(choice.name for choice in self.choices), *([self.backbone] if self.backbone else []))

@@ -12,6 +12,7 @@ from typing import Any
 
 from cl_zoo.engine.files import LIST, Entry, damage, write_json
 from cl_zoo.engine.folder import IDENTITY, MANIFEST, locked, read_identity, read_manifest
+from cl_zoo.engine.inherited import number, ways_back
 from cl_zoo.engine.states import read_list, states_in, steps_in, write_list
 from cl_zoo.errors import ClZooError, RunError, first_line
 from cl_zoo.runs.manifest import score_cells, scored
@@ -224,12 +225,14 @@ def _take_out(folder: Path, damaged: Sequence[str], away: Path) -> str:
         listed = read_list(state) or {"files": {}, "run": {}}
         kept = {name: one for name, one in listed["run"].items() if name not in answers}
         write_list(state, listed["files"], kept)
-    done = int(left[-1].name.removeprefix("state-")) if left else 0
+    done = number(left[-1]) if left else 0
     if not left or newest not in left:
         return f"learns from task {done + 1} on"
-    rows = [int(name.removeprefix("answers/").partition("-")[0]) for name in answers if name]
-    earlier = max((row + 1 for row in rows if row < done - 1), default=0)
-    learns = f"learns tasks 1 to {earlier} once more, " if earlier else ""
+    rows = {int(name.removeprefix("answers/").partition("-")[0]) for name in answers}
+    again = [place + 1 for *_, places in ways_back(rows, list(map(number, left))) for place in places]
+    whole = again and again == list(range(again[0], again[-1] + 1))
+    named = f"{again[0]} to {again[-1]}" if whole else ", ".join(map(str, again))
+    learns = f"learns tasks {named} once more, " if again else ""
     made = f"makes {len(answers)} answer files anew and " if answers else ""
     return f"{learns}{made}goes on after task {done}"
 

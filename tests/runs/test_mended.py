@@ -20,7 +20,7 @@ from cl_zoo.engine.run import Run
 from cl_zoo.export.writing import export
 from cl_zoo.runs.answered import answered as answered_in
 from cl_zoo.runs.progress import progress_for
-from cl_zoo.runs.verify import verify
+from cl_zoo.runs.verify import repair, verify
 from cl_zoo.scoring.scorer import Scorer
 
 SETTINGS: dict[str, Any] = {"device": "cpu", "preflight": False}
@@ -312,6 +312,25 @@ def test_other_options_of_answering_take_nothing_over(benchmark: Path, tmp_path:
     _, events = run(benchmark, tmp_path, "hide[coefficient=0.2]", order="C")
 
     assert told(events) == ""
+
+
+def test_a_repaired_run_makes_an_answer_again_from_the_state_that_was_kept(
+    whole: Path, runs: Path, benchmark: Path
+):
+    """And a damaged state that is not the newest costs nothing."""
+    folder = runs / whole.name
+    for name in ("answers/1-0.jsonl", "state-1/model.safetensors"):
+        (folder / name).write_bytes(b"damaged")
+    with Scorer() as scorer:
+        sentence = repair(verify(folder, scorer))
+
+    found, events = run(benchmark, runs, keep_states="all")
+
+    assert sentence.endswith(
+        "the command that made the run makes 1 answer files anew and goes on after task 3"
+    )
+    assert (learnt(events), answered(events)) == ([], ["1-0"])
+    assert lasting(found) == {k: v for k, v in lasting(whole).items() if not k.startswith("state-1/")}
 
 
 def test_a_run_from_before_identities_had_chains_is_read_as_ever(
