@@ -239,10 +239,15 @@ def print_plan(plan: Any, *, as_json: bool) -> None:
     """What a comparison would run, as a table or as JSON on standard output."""
     from cl_zoo.report.sheets import as_text
 
+    forecast = plan.forecast()
+    if forecast.seconds is None:
+        from cl_zoo.planning.forecast.unmeasured import by_shapes
+
+        forecast = by_shapes(plan) or forecast
     if as_json:
-        print_json(plan.to_json())
+        print_json(plan.to_json(forecast))
     else:
-        print(f"{as_text(plan.sheet())}\n{plan}\n{plan.forecast()}")
+        print(f"{as_text(plan.sheet(forecast))}\n{plan}\n{forecast}")
 
 
 def print_json(value: Any) -> None:

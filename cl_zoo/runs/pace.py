@@ -69,6 +69,10 @@ class Pace:
         found = next((key for key in _keys(kind, task, name) if key in self._sums), None)
         return None if found is None else self._sums[found][0] / self._sums[found][1]
 
+    def knows(self, name: Name) -> bool:
+        """Whether something was measured of the run's own plugins, with whatever options."""
+        return any((kind, "plugins", name[1]) in self._sums for kind in NEEDED)
+
     def seconds(self, parts: Iterable[Part], name: Name) -> float | None:
         """What the parts of a run will take together; `None` where something that matters was never measured."""
         total = 0.0

@@ -138,9 +138,11 @@ class Plan:
         """How long what is left may take, by the finished runs of the same machine in the folder of the runs."""
         pace, count = self.pace
         each = [pace.seconds(one.work.left(one.at, learns=self.learns(one)), one.name) for one in self.left]
-        return Forecast(tuple(each), count, self._ended(each))
+        unknown = dict.fromkeys(one.job.label for one in self.left if not pace.knows(one.name))
+        return Forecast(tuple(each), count, self.until(each), tuple(unknown))
 
-    def _ended(self, each: Sequence[float | None]) -> float | None:
+    def until(self, each: Sequence[float | None]) -> float | None:
+        """Seconds until the last of the runs that are left has ended, by those of each; `None` where one is."""
         known = [seconds for seconds in each if seconds is not None]
         if len(known) < len(each):
             return None
@@ -148,9 +150,8 @@ class Plan:
         behind = [None if self.learns(one) else places[id(self.learners[one.training])] for one in self.left]
         return together(known, behind, self.processes)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, forecast: Forecast) -> dict[str, Any]:
         """Plain data: every run with what there is of it, and the forecast in seconds."""
-        forecast = self.forecast()
         seconds = {id(one): value for one, value in zip(self.left, forecast.each, strict=True)}
         runs = [
             {
@@ -170,7 +171,12 @@ class Plan:
             for one in self.runs
         ]
         totals = {"asked": self.asked, "orders": list(self.orders), "steps": self.steps}
-        told = {"seconds": forecast.seconds, "measured_on": forecast.count, "processes": self.processes}
+        told = {
+            "seconds": forecast.seconds,
+            "measured_on": forecast.count,
+            "unknown": list(forecast.unknown),
+            "processes": self.processes,
+        }
         return {**totals, "forecast": told, "runs": runs}
 
     def _learner(self, one: Planned) -> str | None:
@@ -182,9 +188,8 @@ class Plan:
         """A run in words: `hide, seed 0`, with its order where there are several."""
         return called(*one.key, several=len(self.orders) > 1 and one.ordered)
 
-    def sheet(self) -> Sheet:
+    def sheet(self, forecast: Forecast) -> Sheet:
         """A line for each run."""
-        forecast = self.forecast()
         seconds = {id(one): value for one, value in zip(self.left, forecast.each, strict=True)}
         lines = []
         for one in self.runs:
@@ -225,19 +230,26 @@ class Forecast:
         each: seconds of each run that is left; `None` where nothing like it was measured.
         count: finished runs of the same machine that it rests on.
         seconds: until the last has ended; `None` where one of `each` is.
+        unknown: labels of which nothing was measured; they are taken to be as fast as the others.
+        by: what it rests on, in words, where that is no finished run.
     """
 
     each: tuple[float | None, ...]
     count: int
     seconds: float | None
+    unknown: tuple[str, ...] = ()
+    by: str = ""
 
     def __str__(self) -> str:
         if not self.each:
             return "nothing is left to do"
         if self.seconds is None:
             return "no forecast of time: no run of this kind was finished on this machine yet"
+        if self.by:
+            return f"about {duration(self.seconds)}, {self.by}"
         runs = f"{self.count} finished {_s('run', self.count)}"
-        return f"about {duration(self.seconds)}, by what {runs} took on this machine"
+        taken = f" ({', '.join(self.unknown)} taken to be as fast)" if self.unknown else ""
+        return f"about {duration(self.seconds)}, by what {runs} took on this machine{taken}"
 
 
 def planned(jobs: Sequence[Job], facts: Sequence[Mapping[str, Any]], processes: int) -> Plan:

@@ -70,5 +70,6 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(cli: Callable[..., Any], tmp
     assert plan["orders"] == ["CS", "SC"]
     assert len(plan["runs"]) == 9, "zeroshot is one run for both orders and seeds"
     assert sum(one["learns"] for one in plan["runs"] if one["label"] != "zeroshot") == 4
-    assert plan["forecast"] == {"seconds": None, "measured_on": 0, "processes": 1}
+    assert plan["forecast"]["seconds"] is None
+    assert plan["forecast"]["processes"] == 1
     assert not list(tmp_path.glob("tiny-*"))

@@ -69,7 +69,7 @@ def test_another_limit_or_other_cells_are_other_runs(tmp_path: Path) -> None:
 
 def test_runs_that_differ_in_what_answers_read_take_over_one_training(tmp_path: Path) -> None:
     made = plan(tmp_path, ["hide[coefficient=0.3]", "hide", "finetune"])
-    by_label = {one["label"]: one for one in made.to_json()["runs"]}
+    by_label = {one["label"]: one for one in made.to_json(made.forecast())["runs"]}
 
     assert [by_label[label]["learns"] for label in ("hide[coefficient=0.3]", "hide", "finetune")] == [
         True,
@@ -78,7 +78,7 @@ def test_runs_that_differ_in_what_answers_read_take_over_one_training(tmp_path: 
     ]
     assert by_label["hide"]["shares"] == "hide[coefficient=0.3], seed 0"
     assert made.steps == 2 * by_label["finetune"]["steps"]
-    assert "training of hide[coefficient=0.3], seed 0" in as_text(made.sheet())
+    assert "training of hide[coefficient=0.3], seed 0" in as_text(made.sheet(made.forecast()))
 
 
 # What is there
@@ -175,6 +175,23 @@ def test_a_finished_run_foretells_itself(tmp_path: Path) -> None:
     assert count == 1
     assert pace.seconds(WORK.left(), NAME) == pytest.approx(2 + 30 + 3 + 4 + 0.5)
     assert pace.seconds(WORK.left(learns=False), NAME) == pytest.approx(2 + 4 + 0.5)
+
+
+def test_what_was_never_measured_is_named_in_the_forecast(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest()))
+    here = ground(manifest()["identity"], manifest()["environment"])
+    runs = [
+        Planned(
+            Job(tuple(parse_stack(label)), "tiny", out=str(tmp_path)),
+            *("CS", ("colour", "side"), True, WORK, None, label, label, here),
+        )
+        for label in ("hide[alpha=1]", "ewc")
+    ]
+
+    assert str(Plan(tuple(runs), 2, 1).forecast()) == (
+        "about 79 s, by what 1 finished run took on this machine (ewc taken to be as fast)"
+    )
 
 
 def test_runs_of_another_machine_or_version_foretell_nothing(tmp_path: Path) -> None:
