@@ -20,6 +20,7 @@ from cl_zoo.errors import ClZooError, no_file
 from cl_zoo.images.kinds import as_rgb, faithfully
 from cl_zoo.names import BENCHMARKS, installed
 from cl_zoo.runs.answered import Asked, answered
+from cl_zoo.runs.chain import data_of
 from cl_zoo.runs.result import Result
 from cl_zoo.tasks import Benchmark, ImageSource, TaskData
 
@@ -150,9 +151,13 @@ def _tasks(manifest: Mapping[str, Any], data: str | None) -> dict[str, TaskData]
     if name.partition("[")[0] not in known:
         raise ClZooError(f"{name} is no installed benchmark, and a run's folder runs no code")
     benchmark: Benchmark = load_benchmark(name, data or job.get("data"))
-    if benchmark.data_hash != about["data"] or benchmark.version != about["version"]:
+    tasks = benchmark.stream(",".join(about.get("order", ())) or None, about.get("limit"))
+    here = {task.name: data_of(benchmark, task).asked for task in tasks}
+    asked = {task: one["asked"] for task, one in about.get("tests", {}).items()}
+    same = here == asked if asked else benchmark.data_hash == about["data"]
+    if not same or benchmark.version != about["version"]:
         raise ClZooError(f"the data of {name} that are here are not those that the runs were made on")
-    return {task.name: task for task in benchmark.tasks}
+    return {task.name: task for task in tasks}
 
 
 def _scored(result: Result) -> bool:

@@ -92,7 +92,8 @@ class Lines:
 
     def _progress(self, one: Tracked, event: dict[str, Any]) -> None:
         text, now = _state(event), self._clock()
-        always = event["phase"] in ALWAYS or event.get("waits")
+        learnt = event["phase"] == "train" and event["step"] == event["steps"] and self._tracker.runs == 1
+        always = event["phase"] in ALWAYS or event.get("waits") or learnt
         if not text or not (always or now - self._said.get(one.key, 0.0) >= EVERY):
             return
         if event["phase"] == "start":
