@@ -239,7 +239,7 @@ def _short(value: Any) -> str:
 
 def _once(results: Sequence[Result]) -> list[Result]:
     """Labels that still stand for two runs of one seed get the end of the run's id."""
-    counts = Counter((one.label, one.seed, stream_of(one.manifest)) for one in results)
+    counts = Counter((one.label, one.seed, tuple(one.manifest["tasks"])) for one in results)
     doubled = {label for (label, _, _), count in counts.items() if count > 1}
     return [
         replace(one, label=f"{one.label} {{{one.manifest['id'][-12:]}}}") if one.label in doubled else one
