@@ -63,8 +63,9 @@ def report(
     _write(latex, lambda: written.latex(told))
     _write(json_, lambda: _json(written.as_json(told, found)))
     _write(html, lambda: written.html(told, found, examples, data))
-    for file in written.figures(told, figures) if figures else ():
-        print(f"wrote {file}", file=sys.stderr)
+    if figures:
+        count = sum(1 for _ in written.figures(told, figures))
+        print(f"wrote {count} files to {figures}", file=sys.stderr)
 
 
 def _write(name: str | None, make: Callable[[], str]) -> None:

@@ -1,7 +1,7 @@
 """Figures of finished runs with matplotlib, which is imported when one is drawn: scores, forgetting, cost, likeness of layers.
 
 Each function takes a `Table` or what has one (`cl_zoo.load_runs("runs").comparisons[0]`, a `Result`), draws on the given axes or on
-new ones, and returns the axes; `axes.figure.savefig("scores.png")` writes them.
+new ones, and returns the axes; `axes.figure.savefig("scores.png", bbox_inches="tight")` writes them, with the names beside them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ COSTS = {"trained": "Parameters trained per task", "stored": "Parameters stored"
 
 MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
 FORMATS = ("png", "svg")
+
+NAMES = 20
+"""Methods in a column of a legend."""
 
 
 class HasTable(Protocol):
@@ -211,7 +214,7 @@ def _axes(width: float, height: float) -> Any:
     """New axes on a figure of their own, which no window and no global list holds."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained").add_subplot()
+    return Figure(figsize=(width, height)).add_subplot()
 
 
 def _plain(axes: Axes) -> Axes:
@@ -219,7 +222,8 @@ def _plain(axes: Axes) -> Axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    columns = -(-len(axes.get_legend_handles_labels()[1]) // NAMES) or 1
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, ncols=columns)
     return axes
 
 

@@ -28,7 +28,7 @@ def last(table: Table, places: Mapping[str, int]) -> Forest | None:
         if value is not None:
             place = places.get(method.label, len(places) + n)
             found.append((method.label, place, method.protocol != SEQUENTIAL, value))
-    about = "Mean of the final scores of all tasks, with its interval over the seeds"
+    about = "Mean of the final scores of all tasks, with its interval"
     return forest("Last", about, found) if found else None
 
 

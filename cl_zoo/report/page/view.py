@@ -67,13 +67,16 @@ def section(told: Told, number: int) -> dict[str, Any]:
     table = told.table
     places = {method.label: place for place, method in enumerate(_learners(table))}
     matrices = list(means(table))
-    several = len({one.tasks for one in matrices}) > 1
+    orders = dict.fromkeys(one.tasks for one in matrices if one.protocol == SEQUENTIAL)
+    several = len(orders) > 1
     heat = [_heat(one, several) for one in matrices]
     return {
         "key": f"c{number}",
         "title": told.title,
         "name": told.name,
         "tasks": table.tasks,
+        "orders": list(orders),
+        "over": "seeds and orders" if several else "the seeds",
         "tables": [_summary(told, places), *_by_task(table, places)],
         "legend": (STRICT if table.scoring == "strict" else "") + LEGEND,
         "strict": table.scoring == "strict",
