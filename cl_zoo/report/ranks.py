@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.report.rows import SEQUENTIAL, Method
+from cl_zoo.report.rows import SEQUENTIAL, Method, Row
 
 if TYPE_CHECKING:
-    from cl_zoo.statistics.measured import Drawn, Figure
+    from cl_zoo.statistics.measured import Drawn, Figure, Measured
     from cl_zoo.statistics.pairs import Pair
     from cl_zoo.statistics.spread import Spread
 
@@ -21,7 +21,8 @@ class Ranks:
     """Statistics of the methods of a table, each computed when it is asked for.
 
     Args:
-        methods: with the scores of their runs (`Row.scores`); the bounds have intervals and take part in no rank.
+        methods: the bounds have intervals and take part in no rank. What a run's samples scored is asked of `Row.scores`; where nobody
+            knows, there are its cells alone.
     """
 
     def __init__(self, methods: Sequence[Method]) -> None:
@@ -34,9 +35,9 @@ class Ranks:
         from cl_zoo.statistics.measured import draw
 
         labels = [method.label for method in self._methods for _ in method.finished]
-        runs = [row.scores for method in self._methods for row in method.finished]
+        runs = [_measured(row) for method in self._methods for row in method.finished]
         found: dict[str, list[Drawn]] = {method.label: [] for method in self._methods}
-        for label, one in zip(labels, draw([run for run in runs if run is not None]), strict=True):
+        for label, one in zip(labels, draw(runs), strict=True):
             found[label].append(one)
         return found
 
@@ -44,15 +45,15 @@ class Ranks:
         """A method's figure with its interval: a name in `FIGURES`, or `last:TASK`, `avg:TASK`."""
         from cl_zoo.statistics.spread import spread
 
-        return spread(self._drawn[label], _figure(figure)) if self._known and label in self._drawn else None
+        return spread(self._drawn[label], _figure(figure)) if label in self._drawn else None
 
     def pairs(self, figure: str) -> list[Pair]:
         """Tests of all pairs of methods that learn the tasks one after the other."""
         from cl_zoo.statistics.pairs import all_pairs
 
         if figure not in self._pairs:
-            found = {label: self._drawn[label] for label in self._learners} if self._known else {}
-            self._pairs[figure] = all_pairs(found, _figure(figure))
+            learners = {label: self._drawn[label] for label in self._learners}
+            self._pairs[figure] = all_pairs(learners, _figure(figure))
         return self._pairs[figure]
 
     def marked(self, figure: str, means: Mapping[str, float]) -> tuple[set[str], set[str]]:
@@ -90,11 +91,18 @@ class Ranks:
     def _learners(self) -> list[str]:
         return [method.label for method in self._methods if method.protocol == SEQUENTIAL]
 
-    @cached_property
-    def _known(self) -> bool:
-        """Whether all runs have scores that statistics can take."""
-        rows = [row for method in self._methods for row in method.finished]
-        return bool(rows) and all(row.scores is not None for row in rows)
+
+def _measured(row: Row) -> Measured:
+    """The scores that the table shows of a run."""
+    import numpy as np
+
+    from cl_zoo.statistics.measured import Measured
+
+    if row.scores is not None:
+        return row.scores(row.scoring)
+    scores = row.shown.scores if row.shown else ()
+    cells = np.array([[np.nan if one is None else one for one in line] for line in scores])
+    return Measured(row.tasks, row.seed, cells)
 
 
 def _figure(name: str) -> Figure:

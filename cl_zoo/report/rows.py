@@ -18,6 +18,9 @@ SEQUENTIAL = "sequential"
 NOTED = {"empty": "empty answers", "form": "wrong in form alone"}
 """Keys of a score, with the words of a stamp that names the tasks of which it is much."""
 
+RowKey = tuple[str, int, str, tuple[str, ...]]
+"""Label, seed, letters of the order, and tasks of a run."""
+
 PerTask = Literal["avg_i", "last_i"]
 """The figures of a matrix that have one value for each task."""
 
@@ -43,7 +46,9 @@ class Row:
         answers: of each cell, by `stage-place`, what a reader has to know of its answers: `empty`, `form`, `notes`.
         measured: of each task learnt, what methods and probes measured.
         probes: names of the plugins that only measure.
-        scores: the same scores with those of each test sample, for statistics; those that the table shows.
+        scores: asked with a scoring, the same scores with those of each test sample, for statistics.
+        flops: of all training, by the ledger's rule.
+        memory: peak memory in MB.
         order: letters of the tasks; empty where nobody wrote them down.
     """
 
@@ -63,7 +68,9 @@ class Row:
     answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     measured: Sequence[Mapping[str, float]] = ()
     probes: Sequence[str] = ()
-    scores: Measured | None = None
+    scores: Callable[[str], Measured] | None = field(default=None, compare=False, repr=False)
+    flops: float | None = None
+    memory: float | None = None
     order: str = ""
 
     def __post_init__(self) -> None:
@@ -81,7 +88,7 @@ class Row:
         return self.strict if self.scoring == "strict" and self.strict else self.matrix
 
     @property
-    def key(self) -> tuple[str, int, str, tuple[str, ...]]:
+    def key(self) -> RowKey:
         """What tells it from all other runs of a table."""
         return self.label, self.seed, self.order, self.tasks
 
@@ -176,3 +183,15 @@ class Method:
 def task_columns(tasks: Sequence[str]) -> list[tuple[str, int]]:
     """Tasks by name and by how often the name has come before: what a column of a table is about, in whatever order they were learnt."""
     return [(name, tasks[:place].count(name)) for place, name in enumerate(tasks)]
+
+
+def forward_transfer(rows: Sequence[Row]) -> dict[RowKey, float | None]:
+    """FWT of each run against the untouched model among them, that of its own seed first; `None` where cells above the diagonal are missing."""
+    untouched = [row for row in rows if row.protocol == "none" and row.shown is not None]
+    found: dict[RowKey, float | None] = {}
+    for row in rows:
+        if row.protocol == SEQUENTIAL and row.shown is not None and untouched:
+            own = [one for one in untouched if one.seed == row.seed]
+            zero = (own or untouched)[0]
+            found[row.key] = row.shown.fwt([zero.of_task("last_i", one) for one in task_columns(row.tasks)])
+    return found

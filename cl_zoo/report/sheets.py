@@ -86,6 +86,23 @@ def seconds(value: Estimate | None) -> str:
     return f"{value.mean:.0f}" if value.mean >= 100 else f"{value.mean:.1f}"
 
 
+def flops(value: Estimate | None) -> str:
+    """A number of floating-point operations: `1.2 T`."""
+    if value is None:
+        return UNKNOWN
+    units = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
+    return next(
+        (f"{value.mean / one:.1f} {unit}" for one, unit in units if value.mean >= one), f"{value.mean:.0f}"
+    )
+
+
+def memory(value: Estimate | None) -> str:
+    """Peak memory: `910 MB`, `1.21 GB`."""
+    if value is None:
+        return UNKNOWN
+    return f"{value.mean / 1000:.2f} GB" if value.mean >= 1000 else f"{value.mean:.0f} MB"
+
+
 def measure(value: Estimate) -> str:
     """A measurement of whatever size, in four digits: `0.9812`, `1.2e-05`, `± 0.01` behind it where there are several seeds."""
     return f"{value.mean:.4g}" + ("" if value.std is None else f" ± {value.std:.2g}")

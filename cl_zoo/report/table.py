@@ -22,12 +22,12 @@ from rich.text import Text
 
 from cl_zoo.errors import DataError, OptionError, nearest, printable
 from cl_zoo.report.estimates import Estimate
-from cl_zoo.report.rows import SEQUENTIAL, Method, PerTask, Row, task_columns
+from cl_zoo.report.ranks import Ranks
+from cl_zoo.report.rows import SEQUENTIAL, Method, PerTask, Row, RowKey, forward_transfer, task_columns
 from cl_zoo.report.sheets import (
     NOTES,
     Entry,
     Line,
-    Rank,
     Section,
     Sheet,
     as_markdown,
@@ -35,7 +35,9 @@ from cl_zoo.report.sheets import (
     as_text,
     distinct,
     escaped,
+    flops,
     measure,
+    memory,
     narrowed,
     parameters,
     score,
@@ -53,6 +55,9 @@ FIGURES = {
 }
 """The figures of the summary, name of the property and heading."""
 
+COSTS = ("FLOPs", "Seconds", "Memory")
+"""What a run took: floating-point operations of its training, wall-clock time, peak memory."""
+
 SCORINGS = ("official", "strict")
 """Which scores a table shows."""
 
@@ -66,6 +71,13 @@ LEGEND = (
     "Immediate: mean score right after learning. MAA: mean over the stages of the mean over the tasks seen. "
     "BWT: mean change since learning, over all tasks. "
     "Forgetting: mean of the best earlier score minus the final one, over all tasks but the last."
+)
+
+TRANSFER = " FWT: mean score before learning minus the untouched model's, over all tasks but the first."
+
+MARKED = (
+    " Bold: the best and all that cannot be told from it by paired tests over orders, seeds and test samples (Holm, 5 %); "
+    "underlined or in italics: the next."
 )
 
 
@@ -114,6 +126,11 @@ class Table:
             for key in ordered
         )
 
+    @cached_property
+    def ranks(self) -> Ranks:
+        """Intervals and tests of its figures, and who is marked."""
+        return Ranks(self.methods)
+
     def rich(self, width: int | None = None) -> Group:
         """For a terminal; `width` as for `text`."""
         parts: list[RenderableType] = []
@@ -154,13 +171,17 @@ class Table:
         for row in self.rows:
             both = {"matrix": row.matrix, "strict": row.strict}
             matrices = {name: matrix.to_json() if matrix else None for name, matrix in both.items()}
-            runs.append({**asdict(row), **matrices, "figures": row.figures()})
+            about = asdict(replace(row, scores=None))
+            del about["scores"]
+            figures = {**row.figures(), "fwt": self._fwt.get(row.key)}
+            runs.append({**about, **matrices, "figures": figures})
         methods = []
         for method in self.methods:
             orders = [{"order": one.rows[0].order, **self._plain(one)} for one in method.by_order]
             split = {"by_order": orders} if self._several else {}
             about = {"label": method.label, "protocol": method.protocol}
-            methods.append({**about, **self._plain(method), **split})
+            spreads = {"intervals": {name: self._interval(method, name) for name in FIGURES}}
+            methods.append({**about, **self._plain(method), **spreads, **split})
         return {
             "metrics_version": METRICS_VERSION,
             "scoring": self.scoring,
@@ -168,7 +189,19 @@ class Table:
             "orders": list(self.orders),
             "runs": runs,
             "methods": methods,
+            "tests": {"figure": "last", "pairs": self.ranks.to_json("last")},
         }
+
+    def _interval(self, method: Method, figure: str) -> dict[str, Any] | None:
+        """What is known of a figure beyond its mean: 95 % over orders, seeds and test samples."""
+        found = self.ranks.interval(method.label, figure)
+        if found is None:
+            return None
+        return {"low": found.low, "high": found.high, "units": found.units, "sampled": found.sampled}
+
+    @cached_property
+    def _fwt(self) -> dict[RowKey, float | None]:
+        return forward_transfer(self.rows)
 
     def _plain(self, method: Method) -> dict[str, Any]:
         """What `to_json` says of some runs."""
@@ -204,14 +237,19 @@ class Table:
     def _legend(self) -> str:
         seeds = any(len(method.finished) > 1 for method in self.methods)
         strict = STRICT if self.scoring == "strict" else ""
+        legend = strict + LEGEND + (TRANSFER if self._transfers else "") + (MARKED if self._marks else "")
         if not self._several:
-            return strict + LEGEND + (" ±: sample standard deviation over the seeds." if seeds else "")
+            return legend + (" ±: sample standard deviation over the seeds." if seeds else "")
         orders = (
             f" The tasks were learnt in {len(self.orders)} orders, {', '.join(map(printable, self.orders))}; "
         )
-        return (
-            strict + LEGEND + orders + "±: sample standard deviation over seeds and orders together, n runs."
-        )
+        return legend + orders + "±: sample standard deviation over seeds and orders together, n runs."
+
+    @property
+    def _marks(self) -> bool:
+        """Whether anything is marked."""
+        sections = [section for sheet in self._sheets for section in sheet.sections]
+        return any(entry.rank for section in sections for line in section.lines for entry in line.entries)
 
     @cached_property
     def _sheets(self) -> tuple[Sheet, Sheet]:
@@ -227,38 +265,58 @@ class Table:
             (*distinct([printable(task) for task in self.tasks]), "Mean"),
             tuple(block for block in blocks if block.lines),
         )
-        columns = (
-            *FIGURES.values(),
-            *(["n"] if self._several else []),
-            "Trained",
-            "Stored",
-            "Seconds",
-            NOTES,
-        )
+        transfer = ["FWT"] if self._transfers else []
+        count = ["n"] if self._several else []
+        columns = (*FIGURES.values(), *transfer, *count, "Trained", "Stored", *COSTS, NOTES)
         return scores, Sheet(columns, (Section(mark.removeprefix(", "), self._summary()),))
 
     def _block(self, methods: Sequence[Method], per_task: PerTask, mean: str) -> tuple[Line, ...]:
         """A line for each method: the tasks, then their mean."""
         columns = [
-            _ranked(methods, [m.per_task(per_task, i) for m in methods]) for i in range(len(self.tasks))
+            self._ranked(methods, [m.per_task(per_task, i) for m in methods], f"{mean}:{task}")
+            for i, task in enumerate(self.tasks)
         ]
-        means = _ranked(methods, [m.figure(mean) for m in methods])
+        means = self._ranked(methods, [m.figure(mean) for m in methods], mean)
         columns.append([e if m.finished else Entry("failed") for m, e in zip(methods, means, strict=True)])
         return _lines(methods, columns)
 
     def _summary(self) -> tuple[Line, ...]:
         """A line for each method: the figures, what they cost, notes."""
         methods = self.methods
-        columns = [
-            _ranked(methods, [m.figure(name) for m in methods], name == "forgetting") for name in FIGURES
-        ]
+        columns = [self._ranked(methods, [m.figure(name) for m in methods], name) for name in FIGURES]
+        if self._transfers:
+            columns.append([Entry(score(m.over_seeds(lambda row: self._fwt.get(row.key)))) for m in methods])
         if self._several:
             columns.append([Entry(str(len(m.finished))) for m in methods])
         columns.append([Entry(parameters(m.over_seeds(lambda row: row.trained))) for m in methods])
         columns.append([Entry(parameters(m.over_seeds(lambda row: row.stored))) for m in methods])
+        columns.append([Entry(flops(m.over_seeds(lambda row: row.flops))) for m in methods])
         columns.append([Entry(seconds(m.over_seeds(lambda row: row.seconds))) for m in methods])
+        columns.append([Entry(memory(m.over_seeds(lambda row: row.memory))) for m in methods])
         columns.append([Entry(printable(m.notes)) for m in methods])
         return _lines(methods, columns)
+
+    @property
+    def _transfers(self) -> bool:
+        """Whether the cells above the diagonal of some run were measured, and the untouched model's."""
+        return any(value is not None for value in self._fwt.values())
+
+    def _ranked(
+        self, methods: Sequence[Method], values: Sequence[Estimate | None], figure: str
+    ) -> list[Entry]:
+        """The entries of a column, marked by tests among the methods that learn the tasks one after the other.
+
+        Args:
+            figure: as `Ranks.marked` takes it. A task that comes twice has no marks.
+        """
+        pairs = list(zip(methods, values, strict=True))
+        means = {m.label: v.mean for m, v in pairs if v is not None and m.protocol == SEQUENTIAL}
+        once = self.tasks.count(figure.partition(":")[2]) < 2
+        best, second = self.ranks.marked(figure, means) if len(means) > 1 and once else (set(), set())
+        return [
+            Entry(score(v), "best" if m.label in best else "second" if m.label in second else "")
+            for m, v in pairs
+        ]
 
 
 def known_scoring(name: str) -> str:
@@ -279,28 +337,6 @@ def _lines(methods: Sequence[Method], columns: Sequence[Sequence[Entry]]) -> tup
     return tuple(
         Line(printable(m.label), tuple(column[n] for column in columns)) for n, m in enumerate(methods)
     )
-
-
-def _ranked(
-    methods: Sequence[Method], values: Sequence[Estimate | None], lowest: bool = False
-) -> list[Entry]:
-    """The entries of a column, ranked among the methods that learn the tasks one after the other.
-
-    Values that are printed alike share a rank; a single value has none.
-    """
-    shown = [
-        None if v is None or m.protocol != SEQUENTIAL else round(v.mean, 2)
-        for m, v in zip(methods, values, strict=True)
-    ]
-    rivals = [number for number in shown if number is not None]
-    places: tuple[Rank, ...] = ("best", "second")
-    ranks = (
-        dict(zip(sorted(set(rivals), reverse=not lowest), places, strict=False)) if len(rivals) > 1 else {}
-    )
-    return [
-        Entry(score(value), "" if number is None else ranks.get(number, ""))
-        for value, number in zip(values, shown, strict=True)
-    ]
 
 
 def _plain(value: Estimate | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cl_zoo.engine.folder import check_answers, read_manifest
 from cl_zoo.errors import PluginError
@@ -15,8 +15,12 @@ from cl_zoo.report.rows import NOTED, Row
 from cl_zoo.report.table import Table
 from cl_zoo.runs.remarks import marks
 from cl_zoo.runs.restore import Restored, restore
+from cl_zoo.runs.samples import measured
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.tasks import ImageSource
+
+if TYPE_CHECKING:
+    from cl_zoo.statistics.measured import Measured
 
 MANY = 5.0
 """Percent of a task's last answers from which a note says that they are empty, or wrong in form alone."""
@@ -158,7 +162,16 @@ class Result:
             measured=self.manifest.get("measured", ()),
             probes=tuple(one["name"] for one in self.manifest["identity"].get("probes", ())),
             order=self.order,
+            scores=self._scores,
+            flops=sum(task.get("flops", 0.0) for task in self.ledger["tasks"]) or None,
+            memory=self.ledger.get("peak_memory_mb"),
         )
+
+    def _scores(self, scoring: str) -> Measured:
+        """Its scores with those of each sample, by the official or the strict rules."""
+        strict = scoring == "strict" and "strict" in self.manifest
+        matrix, key = (self.strict, "strict") if strict else (self.matrix, "score")
+        return measured(self.manifest, matrix, self.folder, key)
 
     def _stamps(self) -> Iterator[str]:
         """What a reader of its row has to know; a variant is named so that no reader has to know the default."""

@@ -15,8 +15,9 @@ from cl_zoo.statistics.measured import Measured
 def row(label: str, seed: int, value: float, protocol: str = "sequential", scores: bool = True) -> Row:
     stages = 2 if protocol == "sequential" else 1
     cells = np.full((stages, 2), value)
-    measured = Measured(("a", "b"), seed, cells) if scores else None
-    return Row(label, protocol, seed, ("a", "b"), Matrix.from_rows(cells.tolist()), scores=measured)
+    measured = Measured(("a", "b"), seed, cells)
+    told = (lambda scoring: measured) if scores else None
+    return Row(label, protocol, seed, ("a", "b"), Matrix.from_rows(cells.tolist()), scores=told)
 
 
 def ranks(**values: tuple[float, ...]) -> Ranks:
@@ -46,11 +47,14 @@ def test_bounds_have_intervals_and_no_rank():
     assert found.pairs("last") == []
 
 
-def test_runs_without_scores_of_their_own_have_no_statistics():
-    found = Ranks(Table([row("one", 0, 60.0), row("two", 0, 70.0, scores=False)]).methods)
+def test_runs_of_which_no_samples_are_known_are_compared_by_their_cells():
+    rows = [row("one", seed, 60.0 + seed, scores=False) for seed in range(3)]
+    rows += [row("two", seed, 70.0 + seed, scores=False) for seed in range(3)]
+    found = Ranks(Table(rows).methods)
 
-    assert found.interval("one", "last") is None
-    assert found.to_json() == []
+    assert found.interval("one", "last").sampled is False
+    assert found.pairs("last")[0].told_apart
+    assert Ranks(Table([row("one", 0, 60.0, scores=False), row("two", 0, 70.0)]).methods).to_json() == []
 
 
 def test_a_test_tells_how_many_seeds_its_difference_would_need():

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -37,6 +38,8 @@ HIDE = sequential(
     stored=640_000,
     seconds=155.4,
     stamps=("unequal: steps ×2",),
+    flops=1.5e12,
+    memory=910.4,
 )
 EWC = sequential("ewc", [[80.0], [50.0, 70.0]], trained=180_224, stored=180_224, seconds=60.0)
 BOUNDS = [bound("multitask", "joint", [91.0, 92.0]), bound("zeroshot", "none", [10.0, 2.0])]
@@ -55,12 +58,12 @@ Last
   finetune                 40.00  90.00  65.00
   hide[variant=released]   65.50  88.00  76.75
 
-                            Avg   Last  Immediate    MAA     BWT  Forgetting  Trained  Stored  Seconds  Notes
--------------------------------------------------------------------------------------------------------------
-  zeroshot                    –   6.00          –      –       –           –        –       –        –
-  multitask                   –  91.50          –      –       –           –        –       –        –
-  finetune                75.00  65.00      85.00  72.50  -20.00       40.00   0.18 M  0.18 M     55.3
-  hide[variant=released]  80.38  76.75      84.00  78.38   -7.25       14.50   0.18 M  0.64 M      155  unequal: steps ×2
+                            Avg   Last  Immediate    MAA     BWT  Forgetting  Trained  Stored  FLOPs  Seconds  Memory  Notes
+----------------------------------------------------------------------------------------------------------------------------
+  zeroshot                    –   6.00          –      –       –           –        –       –      –        –       –
+  multitask                   –  91.50          –      –       –           –        –       –      –        –       –
+  finetune                75.00  65.00      85.00  72.50  -20.00       40.00   0.18 M  0.18 M      –     55.3       –
+  hide[variant=released]  80.38  76.75      84.00  78.38   -7.25       14.50   0.18 M  0.64 M  1.5 T      155  910 MB  unequal: steps ×2
 
 Avg: mean over the tasks"""
 
@@ -95,23 +98,52 @@ def test_blocks_without_a_method_are_left_out():
     assert "Last" not in only_bounds
 
 
+def three(row: Row) -> list[Row]:
+    """The row with three seeds, a tenth of a point apart."""
+    assert row.matrix is not None
+    moved = [
+        [[None if one is None else one + seed / 10 for one in line] for line in row.matrix.scores]
+        for seed in (-1, 0, 1)
+    ]
+    return [replace(row, seed=seed, matrix=Matrix.from_rows(rows)) for seed, rows in enumerate(moved)]
+
+
 def test_markdown_marks_the_best_sequential_value_bold_and_the_second_italic():
     """Bounds are higher everywhere and are not marked; the least forgetting is the best."""
-    markdown = Table([*BOUNDS, FINETUNE, HIDE, EWC]).markdown()
+    markdown = Table([*BOUNDS, *three(FINETUNE), *three(HIDE), *three(EWC)]).markdown()
 
     assert "| multitask | 91.00 | 92.00 | 91.50 |" in markdown
-    assert "| finetune | 60.00 | **90.00** | _75.00_ |" in markdown
-    assert "| hide\\[variant=released\\] | **72.75** | _88.00_ | **80.38** |" in markdown
-    assert "| ewc | _65.00_ | 70.00 | 67.50 |" in markdown
-    assert "| **-7.25** | **14.50** | 0.18 M | 0.64 M | 155 | unequal: steps ×2 |" in markdown
-    assert "| _-15.00_ | _30.00_ |" in markdown
+    assert "| finetune | 60.00 ± 0.10 | **90.00 ± 0.10** | _75.00 ± 0.10_ |" in markdown
+    assert "| hide\\[variant=released\\] | **72.75 ± 0.10** | _88.00 ± 0.10_ | **80.38 ± 0.10** |" in markdown
+    assert "| ewc | _65.00 ± 0.10_ | 70.00 ± 0.10 | 67.50 ± 0.10 |" in markdown
+    assert (
+        "| **-7.25 ± 0.00** | **14.50 ± 0.00** | 0.18 M | 0.64 M | 1.5 T | 155 | 910 MB | unequal: steps ×2 |"
+        in markdown
+    )
+    assert "| _-15.00 ± 0.00_ | _30.00 ± 0.00_ |" in markdown
+    assert "Bold: the best and all that cannot be told from it" in markdown
 
 
-def test_values_that_are_printed_alike_share_a_mark_and_a_single_method_has_none():
+def test_a_higher_mean_of_one_seed_is_no_mark_and_says_nothing_of_marks():
+    """Nothing is known of other seeds, nor of test samples, so nobody is called the best."""
+    markdown = Table([FINETUNE, HIDE, EWC]).markdown()
+
+    assert "**" not in markdown
+    assert "Bold" not in markdown
+    assert "**" not in Table([*BOUNDS, *three(FINETUNE)]).markdown()
+
+
+def test_values_that_cannot_be_told_apart_share_a_mark():
     twin = sequential("twin", [[80.0], [40.004, 90.0]])
+    noisy = [
+        replace(row, matrix=Matrix.from_rows([[80.0], [40.0 + d, 90.0 + d]]))
+        for row, d in zip(three(twin), (3, -4, 1), strict=True)
+    ]
+    markdown = Table([*three(FINETUNE), *noisy, *three(EWC)]).markdown()
 
-    assert Table([FINETUNE, twin, EWC]).markdown().count("| **90.00** |") == 4
-    assert "**" not in Table([*BOUNDS, FINETUNE]).markdown()
+    assert "**90.00 ± 0.10**" in markdown
+    assert "**90.00 ± 3.61**" in markdown
+    assert "| 70.00 ± 0.10 |" in markdown
 
 
 def test_markdown_shows_signs_of_its_own_as_they_are():
@@ -132,7 +164,7 @@ def test_seeds_are_one_line_of_mean_and_sample_standard_deviation():
 
     assert len(table.methods) == 2
     assert line(text, "finetune", 1) == ["44.00 ± 4.58", "90.00 ± 0.00", "67.00 ± 2.29"]
-    assert line(text, "finetune", 2)[-3:] == ["1.00 k", "–", "11.0"]
+    assert line(text, "finetune", 2)[-5:] == ["1.00 k", "–", "–", "11.0", "–"]
     assert "sample standard deviation" in text
     assert "sample standard deviation" not in Table([FINETUNE]).text()
 
@@ -143,7 +175,7 @@ def test_what_is_not_defined_is_a_dash_and_never_a_zero():
     text = Table([unfinished]).text()
 
     assert line(text, "finetune", 0) == ["–", "90.00", "–"]
-    assert line(text, "finetune", 2) == ["–", "–", "85.00", "–", "–", "–", "–", "–", "–"]
+    assert line(text, "finetune", 2) == ["–", "–", "85.00", *"––––––––"]
 
 
 def test_notes_of_several_seeds_name_each_task_once():
@@ -185,7 +217,7 @@ def test_a_failed_run_shows_its_sentence_instead_of_numbers():
 
     assert line(text, "lwf", 0) == ["–", "–", "failed"]
     assert line(text, "lwf", 2) == [
-        *"–––––––––",
+        *"–––––––––––",
         "seed 0 failed: lwf.strength must lie in [0.0, None], got -1.0",
     ]
     assert "_" not in Table([FINETUNE, failed]).markdown().split("Avg: ")[0].replace("lwf.strength", "")
@@ -315,12 +347,12 @@ def test_a_terminal_wraps_notes_and_neither_labels_nor_values():
 def test_a_terminal_shows_the_best_bold_and_the_second_underlined():
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
 
-    console.print(Table([FINETUNE, HIDE, EWC]).rich())
+    console.print(Table([*three(FINETUNE), *three(HIDE), *three(EWC)]).rich())
 
     printed = console.file.getvalue()
-    assert "\x1b[1m80.38\x1b[0m" in printed
-    assert "\x1b[4m75.00\x1b[0m" in printed
-    assert " 67.50" in printed
+    assert "\x1b[1m80.38 ± 0.10\x1b[0m" in printed
+    assert "\x1b[4m75.00 ± 0.10\x1b[0m" in printed
+    assert " 67.50 ± 0.10" in printed
 
 
 def test_there_is_no_style_where_there_is_no_terminal():
@@ -484,3 +516,27 @@ def test_a_failed_order_is_named_in_the_notes_and_counts_in_no_mean():
 def test_one_order_twice_is_refused():
     with pytest.raises(DataError, match="2 runs are called 'ewc' with seed 0 and order RC"):
         Table([ORDERS[0], ORDERS[0]])
+
+
+def test_forward_transfer_is_a_column_where_cells_above_the_diagonal_were_measured():
+    """After the first task the second scores 30, the untouched model 2: FWT 28."""
+    full = sequential("ewc", [[80.0, 30.0], [50.0, 70.0]])
+    table = Table([FINETUNE, full, bound("zeroshot", "none", [10.0, 2.0])])
+
+    assert line(table.text(), "ewc", 2)[6] == "28.00"
+    assert line(table.text(), "finetune", 2)[6] == "–"
+    assert "FWT: mean score before learning" in table.text()
+    assert [run["figures"]["fwt"] for run in table.to_json()["runs"]] == [None, 28.0, None]
+    assert "FWT" not in Table([FINETUNE, *BOUNDS]).text()
+    assert "FWT" not in Table([full]).text()
+
+
+def test_json_says_how_well_figures_are_known_and_who_can_be_told_from_whom():
+    found = Table([*BOUNDS, *three(FINETUNE), *three(EWC)]).to_json()
+    by_label = {method["label"]: method["intervals"] for method in found["methods"]}
+
+    assert by_label["multitask"]["last"] == {"low": None, "high": None, "units": 1, "sampled": False}
+    assert by_label["multitask"]["bwt"] is None
+    assert by_label["ewc"]["last"]["low"] == pytest.approx(60 - 4.302653 * 0.1 / 3**0.5)
+    (pair,) = found["tests"]["pairs"]
+    assert (pair["first"], pair["second"], pair["told_apart"]) == ("finetune", "ewc", True)

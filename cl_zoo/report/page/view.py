@@ -14,7 +14,7 @@ from cl_zoo.report.matrices import Mean, means
 from cl_zoo.report.page import drawn
 from cl_zoo.report.page.content import Run, Told
 from cl_zoo.report.rows import SEQUENTIAL, Method, Row
-from cl_zoo.report.sheets import UNKNOWN, Rank, distinct, measure, parameters, seconds
+from cl_zoo.report.sheets import UNKNOWN, Rank, distinct, flops, measure, memory, parameters, seconds
 from cl_zoo.report.table import FIGURES, LEGEND, STRICT, Table
 
 MEASURED = 200
@@ -124,9 +124,9 @@ def _summary(told: Told, places: Mapping[str, int]) -> Sorted:
         costs: list[tuple[Estimate | None, Callable[[Estimate | None], str]]] = [
             (method.over_seeds(lambda row: row.trained), parameters),
             (method.over_seeds(lambda row: row.stored), parameters),
-            (_ledger(told, method.label, lambda one: sum(t.get("flops", 0.0) for t in one["tasks"])), _flops),
+            (_ledger(told, method.label, lambda one: sum(t.get("flops", 0.0) for t in one["tasks"])), flops),
             (method.over_seeds(lambda row: row.seconds), seconds),
-            (_ledger(told, method.label, lambda one: one.get("peak_memory_mb")), _memory),
+            (_ledger(told, method.label, lambda one: one.get("peak_memory_mb")), memory),
         ]
         cells += [Cell(words(value), None if value is None else value.mean) for value, words in costs]
         cells.append(Cell(str(len(method.finished)), len(method.finished)))
@@ -187,21 +187,6 @@ def _ledger(told: Told, label: str, pick: Callable[[Mapping[str, Any]], float | 
     return estimate(known) if known and len(known) == len(values) else None
 
 
-def _flops(value: Estimate | None) -> str:
-    if value is None:
-        return UNKNOWN
-    units = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
-    return next(
-        (f"{value.mean / one:.1f} {unit}" for one, unit in units if value.mean >= one), f"{value.mean:.0f}"
-    )
-
-
-def _memory(value: Estimate | None) -> str:
-    if value is None:
-        return UNKNOWN
-    return f"{value.mean / 1000:.2f} GB" if value.mean >= 1000 else f"{value.mean:.0f} MB"
-
-
 def _heat(one: Mean, several: bool) -> dict[str, Any]:
     """A matrix with the colours of its cells, and its order where there are several."""
     lines = []
@@ -230,7 +215,7 @@ def _budget(told: Told) -> dict[str, Any]:
         for name in names:
             sums = [sum(task.get(name, 0) for task in ledger["tasks"]) for ledger in ledgers]
             value = estimate(sums) if sums else None
-            text = UNKNOWN if value is None else _flops(value) if name == "flops" else f"{value.mean:,.0f}"
+            text = UNKNOWN if value is None else flops(value) if name == "flops" else f"{value.mean:,.0f}"
             cells.append(Cell(text, None if value is None else value.mean))
         for pick in ((lambda row: row.trained), (lambda row: row.stored)):
             price = method.over_seeds(pick)
