@@ -16,6 +16,7 @@ from cl_zoo.runs.ahead import Ahead
 from cl_zoo.runs.comparison import Comparison, Result, Told, Watch, load_result
 from cl_zoo.runs.comparison import compare as run_all
 from cl_zoo.runs.comparison import plan as plan_all
+from cl_zoo.runs.equal import Fair
 from cl_zoo.runs.execute import execute
 from cl_zoo.runs.finding import Found, find_runs
 from cl_zoo.runs.grid import Vary, orders_of, varied
@@ -85,6 +86,7 @@ def compare(
     processes: int | None = None,
     watch: Watch = lambda event: None,
     told: Told = lambda plan: None,
+    fair: Fair | None = None,
     **settings: Any,
 ) -> Comparison:
     """Run several stacks on one benchmark, in parallel processes, over one or more seeds and orders of the tasks.
@@ -97,12 +99,14 @@ def compare(
         vary: values of options, each of them a run: `{"hide": {"coefficient": [0.3, 0.5]}}`; of several options all combinations.
         processes: how many runs at a time.
         told: called with the plan before the first run begins.
+        fair: what is held equal, by default steps, samples and trained parameters; and whether unequal budgets are refused, stamped
+            (`Fair(allow=True)`) or made equal by other ranks (`Fair(match=True)`).
 
     Raises:
         ClZooError: something is unknown; nothing has been started then. A run that fails later is a row of the result.
     """
     jobs = _grid(methods, benchmark, seeds, orders, vary or {}, (with_, probes, options or {}), settings)
-    return run_all(jobs, processes=processes, watch=watch, told=told)
+    return run_all(jobs, processes=processes, watch=watch, told=told, fair=fair)
 
 
 def plan(
@@ -116,6 +120,7 @@ def plan(
     probes: Sequence[str] = (),
     options: Options | None = None,
     processes: int | None = None,
+    fair: Fair | None = None,
     **settings: Any,
 ) -> Plan:
     """What `compare` with the same arguments would run, everything looked up and nothing run: runs, what they share, steps, time.
@@ -124,7 +129,7 @@ def plan(
         ClZooError: something is unknown.
     """
     jobs = _grid(methods, benchmark, seeds, orders, vary or {}, (with_, probes, options or {}), settings)
-    return plan_all(jobs, processes=processes)
+    return plan_all(jobs, processes=processes, fair=fair)
 
 
 def _grid(

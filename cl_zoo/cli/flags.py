@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cl_zoo.errors import DEBUG
+from cl_zoo.errors import DEBUG, OptionError, nearest
+
+if TYPE_CHECKING:
+    from cl_zoo.runs.equal import Fair
 
 
 def _debug(value: bool) -> bool:
@@ -81,6 +84,22 @@ Preflight = Annotated[
         "--preflight/--no-preflight",
         help="Check all records and pictures with tokenizer, image processor and scorer before the first step.",
     ),
+]
+Hold = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hold",
+        help="Held equal besides steps, samples and trained-parameters, or by how much: stored-parameters, inference-flops=0.5.",
+    ),
+]
+Match = Annotated[
+    str | None,
+    typer.Option(
+        "--match", help="trained-parameters: methods get the rank that comes nearest to the budget."
+    ),
+]
+AllowUnequal = Annotated[
+    bool, typer.Option("--allow-unequal", help="Run methods with a larger budget too, and stamp their rows.")
 ]
 KeepStates = Annotated[
     str,
@@ -192,3 +211,16 @@ def chosen_seeds(seed: int | None, seeds: int | None) -> list[int]:
     if seed is not None and seeds is not None:
         raise OptionError(f"--seed {seed} and --seeds {seeds} are both given; use one of them")
     return list(range(seeds)) if seeds is not None else [seed or 0]
+
+
+def chosen_fair(hold: list[str] | None, match: str | None, *, allow: bool) -> Fair:
+    """What a comparison holds equal, and what comes of a difference.
+
+    Raises:
+        OptionError: there is no such quantity, or it cannot be matched.
+    """
+    from cl_zoo.runs.equal import TRAINED_PARAMETERS, Fair, held
+
+    if match not in (None, TRAINED_PARAMETERS):
+        raise OptionError(f"--match {match}{nearest(str(match), [TRAINED_PARAMETERS])}")
+    return Fair(held(hold or ()), allow, match is not None)

@@ -18,6 +18,7 @@ import typer
 from cl_zoo._version import __version__
 from cl_zoo.cli import answers, data, looking, models, reporting, verifying
 from cl_zoo.cli.flags import (
+    AllowUnequal,
     AsJson,
     AsMarkdown,
     BackboneName,
@@ -30,9 +31,11 @@ from cl_zoo.cli.flags import (
     Debug,
     Device,
     Features,
+    Hold,
     ImageAspect,
     KeepStates,
     Limit,
+    Match,
     Order,
     OrderList,
     Orders,
@@ -48,6 +51,7 @@ from cl_zoo.cli.flags import (
     Template,
     Vary,
     With,
+    chosen_fair,
     chosen_orders,
     chosen_seeds,
     options,
@@ -172,6 +176,9 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Runs at a time; default: one per GPU or core.")
     ] = None,
+    hold: Hold = None,
+    match: Match = None,
+    allow_unequal: AllowUnequal = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan with a forecast of time, and run nothing.")
     ] = False,
@@ -204,6 +211,7 @@ def compare(
         "probes": probe or (),
         "options": options(option),
         "processes": jobs,
+        "fair": chosen_fair(hold, match, allow=allow_unequal),
         **{name: value for name, value in filled.items() if name != "order"},
     }
     _remark(benchmark, filled, order)

@@ -11,9 +11,9 @@ import os
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from cl_zoo.errors import ClZooError, PluginError, full_disk_named
 from cl_zoo.machine import cores
 from cl_zoo.report.table import Table
 from cl_zoo.runs.ahead import Ahead
+from cl_zoo.runs.equal import HELD, TRAINED_PARAMETERS, Difference, Fair, Spent, differences
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
 from cl_zoo.runs.plan import Plan, Planned, planned
@@ -45,15 +46,17 @@ Told = Callable[[Plan], None]
 Key = tuple[str, int, str]
 """A run of a comparison: label, seed and letters of its order; these are empty for runs from before orders were written down."""
 
-TOLERANCE = {"steps": 0.02, "samples": 0.02}
-"""How far a run's budget may be from the common one before its row is stamped; parameters are measured by the recipe's budget."""
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """Finished and failed runs side by side."""
+    """Finished and failed runs side by side.
+
+    Attributes:
+        holds: what is held equal, with the share by which a run may differ before its row is stamped.
+    """
 
     results: tuple[Result, ...]
+    holds: Mapping[str, float] = field(default_factory=lambda: dict(HELD))
 
     @property
     def matrix(self) -> dict[tuple[str, int], Matrix]:
@@ -80,8 +83,11 @@ class Comparison:
 
     def table(self, scoring: str = "official") -> Table:
         """All of them in one table, by the official or the strict rules."""
-        ratios = budget_ratios(self.results)
-        rows = [replace(one, unequal=ratios.get(one.key, {})).row() for one in self.results]
+        found, ranks = unequal(self.results, self.holds), other_ranks(self.results)
+        rows = [
+            replace(one, unequal=found.get(one.key, ()), stamps=(*one.stamps, *ranks.get(one.key, ()))).row()
+            for one in self.results
+        ]
         return Table(rows, scoring)
 
     def frame(self, kind: str = "runs") -> pandas.DataFrame:
@@ -93,14 +99,14 @@ class Comparison:
         return as_frame(records(self.results, kind))
 
 
-def plan(jobs: Sequence[Job], *, processes: int | None = None) -> Plan:
+def plan(jobs: Sequence[Job], *, processes: int | None = None, fair: Fair | None = None) -> Plan:
     """What `compare` would run, everything looked up and checked, and nothing run.
 
     Raises:
-        ClZooError: a job names something unknown.
+        ClZooError: a job names something unknown, or the budgets are not equal.
     """
     with _workers(jobs, processes, needed=1) as (workers, jobs, processes):
-        return planned(jobs, workers.check(jobs)(), processes)
+        return planned(*workers.check(jobs, fair or Fair())(), processes)
 
 
 def compare(
@@ -109,6 +115,7 @@ def compare(
     processes: int | None = None,
     watch: Watch = lambda event: None,
     told: Told = lambda plan: None,
+    fair: Fair | None = None,
 ) -> Comparison:
     """Run all jobs and score them; a run that is finished is taken from its folder, one that fails is a row with its reason.
 
@@ -116,16 +123,18 @@ def compare(
         jobs: no two have label, seed and order in common.
         processes: how many run at a time; default: one per accelerator, else one per core.
         told: the plan, before anything runs.
+        fair: what is held equal, and what comes of a difference; by default `HELD`, and a comparison of unequal budgets is refused.
 
     Raises:
-        ClZooError: a job names something unknown; nothing has been started then.
+        ClZooError: a job names something unknown, or the budgets are not equal; nothing has been started then.
     """
     results: dict[Key, Result] = {}
     with _workers(jobs, processes) as (workers, jobs, processes), Scorer() as scorer:
-        checked, ahead = workers.check(jobs), Ahead(jobs, scorer)
+        fair = fair or Fair()
+        checked, ahead = workers.check(jobs, fair), Ahead(jobs, scorer)
         with suppress(ClZooError):  # where Java is missing, the check says so with all else that it finds
             ahead.begin()
-        made = planned(jobs, checked(), processes)
+        made = planned(*checked(), processes)
         told(made)
         for one in made.runs:
             if one.finished:
@@ -133,7 +142,7 @@ def compare(
                 watch({**event, **_about(one)})
         if made.left:
             _run(made, workers, scorer, ahead, results, watch)
-    return Comparison(tuple(results[one.key] for one in made.runs))
+    return Comparison(tuple(results[one.key] for one in made.runs), fair.holds)
 
 
 def _run(
@@ -228,27 +237,27 @@ def _ended(
     return {**event, "event": "finished", **told}, result
 
 
-def budget_ratios(results: Sequence[Result]) -> dict[Key, dict[str, float]]:
-    """By label, seed and order, how many times the common budget of the comparison each run took; nothing of what is within `TOLERANCE`."""
-    budgets = {one.key: _budget(one) for one in results if one.error is None and _budget(one)["steps"]}
-    common = {
-        what: Counter(budget[what] for budget in budgets.values()).most_common(1)[0][0]
-        for what in TOLERANCE
-        if budgets
-    }
+def unequal(results: Sequence[Result], holds: Mapping[str, float]) -> dict[Key, tuple[Difference, ...]]:
+    """How the budget of each run differs from that of most; what is said of a run by its own recipe's budget is not said again."""
+    finished = {one.key: one for one in results if one.error is None}
+    spent = {key: found for key, one in finished.items() if (found := Spent.from_ledger(one.ledger))}
+    budgets = Counter(one.budget for one in spent.values()).most_common(1)
+    said = {key for key, one in spent.items() if one.budget == budgets[0][0]}
     return {
-        key: {
-            what: budget[what] / common[what]
-            for what, tolerance in TOLERANCE.items()
-            if abs(budget[what] - common[what]) > tolerance * common[what]
-        }
-        for key, budget in budgets.items()
+        key: tuple(one for one in many if one.name != TRAINED_PARAMETERS or key not in said)
+        for key, many in differences(spent, holds).items()
     }
 
 
-def _budget(result: Result) -> dict[str, int]:
-    tasks = result.ledger["tasks"]
-    return {what: sum(task[what] for task in tasks) for what in TOLERANCE}
+def other_ranks(results: Sequence[Result]) -> dict[Key, tuple[str, ...]]:
+    """`rank 17` for the runs whose recipe has another rank than most have, as `--match` gives it."""
+    ranks = {
+        one.key: one.manifest.get("identity", {}).get("recipe", {}).get("adapter", {}).get("rank")
+        for one in results
+        if one.error is None and one.ordered
+    }
+    common = Counter(ranks.values()).most_common(1)
+    return {key: (f"rank {rank}",) for key, rank in ranks.items() if rank != common[0][0]}
 
 
 def accelerators(device: str) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 Key = TypeVar("Key", bound=Hashable)
 
-HELD = {"samples": 0.02, "steps": 0.02, "trained-parameters": TOLERANCE}
+HELD = {"steps": 0.02, "samples": 0.02, "trained-parameters": TOLERANCE}
 """What is held equal by default, each with the share by which it may differ."""
+
+TRAINED_PARAMETERS = "trained-parameters"
 
 QUANTITIES = (*HELD, "stored-parameters", "inference-flops")
 """What may be held equal."""
@@ -59,17 +61,33 @@ class Spent:
 
     @classmethod
     def from_ledger(cls, ledger: Mapping[str, Any]) -> Spent | None:
-        """What a finished run has spent; `None` where it learnt nothing, or is from before budgets were written down."""
+        """What a finished run has spent, 0 of what older runs did not write down; `None` where it learnt nothing."""
         tasks = ledger["tasks"]
-        if not tasks or not ledger.get("budget"):
+        if not any(task["steps"] for task in tasks):
             return None
         samples, steps = (tuple(task[what] for task in tasks) for what in ("samples", "steps"))
-        trained = max(beside_projector(task["trained"]) for task in tasks)
-        kept, first = sum(ledger["stored"].get("inference", {}).values()), tasks[0]
+        trained = max(beside_projector(task.get("trained", {})) for task in tasks)
+        kept, first = sum(ledger.get("stored", {}).get("inference", {}).values()), tasks[0]
         # training FLOPs = tokens · (4 · language + 6 · trained)
-        whole = first["flops"] / max(1, first["tokens"]) - 6 * sum(first["trained"].values())
-        flops = 2 * (round(whole / 4) + ledger["active"])
-        return cls(samples, steps, trained, ledger["budget"], kept, flops)
+        each = first.get("flops", 0.0) / max(1, first.get("tokens", 0))
+        language = round((each - 6 * sum(first.get("trained", {}).values())) / 4)
+        flops = 2 * (language + ledger.get("active", 0)) if each else 0
+        return cls(samples, steps, trained, ledger.get("budget", 0), kept, flops)
+
+
+@dataclass(frozen=True)
+class Fair:
+    """What a comparison holds equal, and what comes of a difference.
+
+    Attributes:
+        holds: quantities, each with the share by which it may differ.
+        allow: whether unequal budgets are run and stamped, and not refused.
+        match: whether methods get the rank with which what they train comes nearest to the budget.
+    """
+
+    holds: Mapping[str, float] = field(default_factory=lambda: dict(HELD))
+    allow: bool = False
+    match: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,11 +95,15 @@ class Difference:
     """How one run's budget is not that of the others.
 
     Attributes:
-        what: `steps × 2 from task 2`.
+        name: of the quantity.
+        what: `steps ×2 from task 2`.
+        ratio: how many times that of the others, over all tasks.
         more: whether the run has more than the others, or other samples and steps; such a comparison is refused.
     """
 
+    name: str
     what: str
+    ratio: float
     more: bool = True
 
 
@@ -128,7 +150,7 @@ def _different(name: str, runs: Mapping[Key, Spent], share: float) -> Iterator[t
         common = _common([values for values in by_task.values() if len(values) > 1] or [*by_task.values()])
         for key, values in by_task.items():
             if words := _of_tasks(values, common, share):
-                yield key, Difference(f"{name} {words}")
+                yield key, Difference(name, f"{name} {words}", sum(values) / max(1, sum(common)))
         return
     if name == "trained-parameters":
         most = _common([one.budget for one in runs.values()])
@@ -138,18 +160,20 @@ def _different(name: str, runs: Mapping[Key, Spent], share: float) -> Iterator[t
         most = round(median(spent.values()))
     for key, value in spent.items():
         if most and abs(value - most) > share * most:
-            yield key, Difference(f"{name.replace('-', ' ')} {_times(value / most)}", more=value > most)
+            ratio = value / most
+            yield key, Difference(name, f"{name.replace('-', ' ')} {_times(ratio)}", ratio, ratio > 1)
 
 
 def _of_tasks(values: tuple[int, ...], common: tuple[int, ...], share: float) -> str:
-    """`× 2 from task 2`; nothing where the values are those of the others within a share."""
+    """`×2 from task 2`; nothing where the values are those of the others within a share."""
     if len(values) != len(common):
         whole = sum(values) / sum(common)
-        return _times(whole) if abs(whole - 1) > share else ""
+        return _times(whole) if abs(sum(values) - sum(common)) > share * sum(common) else ""
     ratios = [value / other if other else 1.0 for value, other in zip(values, common, strict=True)]
     groups: list[list[int]] = []
-    for place, ratio in enumerate(ratios):
-        if abs(ratio - 1) > share:
+    for place, (value, other) in enumerate(zip(values, common, strict=True)):
+        ratio = ratios[place]
+        if abs(value - other) > share * other:
             alike = [group for group in groups if abs(ratio / ratios[group[0]] - 1) <= share]
             if alike:
                 alike[0].append(place)
@@ -174,7 +198,7 @@ def _where(places: list[int], tasks: int) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"× {ratio:.2f}".rstrip("0").rstrip(".") if ratio >= 0.1 else f"× {ratio:.2g}"
+    return f"×{ratio:.2f}".rstrip("0").rstrip(".") if ratio >= 0.1 else f"×{ratio:.2g}"
 
 
 Value = TypeVar("Value", bound=Hashable)
@@ -187,39 +211,38 @@ def _common(values: Sequence[Value]) -> Value:
 # Before anything runs
 
 
-def hold_equal(
-    everything: Sequence[Prepared], holds: Mapping[str, float], *, allow: bool, match: bool
-) -> list[Job]:
-    """The jobs, once their budgets are known to be equal.
+def hold_equal(everything: Sequence[Prepared], fair: Fair) -> list[Job]:
+    """The jobs, once their budgets are known to be equal; matched ones with a rank of their own.
 
     Args:
         everything: all jobs of the comparison.
-        allow: unequal ones run all the same.
-        match: give every method the rank with which what it trains comes nearest to the budget, where its own is not within the tolerance.
 
     Raises:
         OptionError: a budget is larger than that of the others, or steps or samples are not theirs.
     """
-    kinds = {repr((one.job.choices, one.recipe, _sizes_of_tasks(one))): one for one in everything}
-    counted = {kind: counted_of(one, holds) for kind, one in kinds.items()}
-    known = {kind: one for kind, one in counted.items() if one is not None}
+    kinds = dict(zip(_kinds(everything), everything, strict=True))
     jobs = [one.job for one in everything]
-    if match:
-        ranks = {kind: _rank(kinds[kind], known, kind, holds) for kind in known}
+    if len(kinds) < 2:
+        return jobs
+    counted = {kind: counted_of(one, fair.holds) for kind, one in kinds.items()}
+    known = {kind: one for kind, one in counted.items() if one is not None}
+    if fair.match and known:
+        ranks = {kind: _rank(kinds[kind], known, kind, fair.holds) for kind in known}
         jobs = [_ranked(job, ranks.get(kind)) for job, kind in zip(jobs, _kinds(everything), strict=True)]
-        changed = {kind: prepare(_ranked(kinds[kind].job, rank)) for kind, rank in ranks.items() if rank}
         budget = _common([one.budget for one in known.values()])
-        for kind, one in changed.items():
-            if (spent := counted_of(one, holds)) is not None:
+        for kind in (kind for kind, rank in ranks.items() if rank):
+            if (spent := counted_of(prepare(_ranked(kinds[kind].job, ranks[kind])), fair.holds)) is not None:
                 known[kind] = replace(spent, budget=budget)
-    found = differences(known, holds)
-    refused = [
-        f"{kinds[kind].job.label} has {one.what}" for kind, many in found.items() for one in many if one.more
-    ]
-    if refused and not allow:
-        names = ", ".join(name.replace("-", " ") for name in holds)
-        raise OptionError(f"a comparison holds {names} equal, and {', '.join(refused)}; {REMEDY}")
+    if not fair.allow:
+        _refuse({kinds[kind].job.label: many for kind, many in differences(known, fair.holds).items()}, fair)
     return jobs
+
+
+def _refuse(found: Mapping[str, Sequence[Difference]], fair: Fair) -> None:
+    more = [f"{label} has {one.what}" for label, many in found.items() for one in many if one.more]
+    if more:
+        names = ", ".join(name.replace("-", " ") for name in fair.holds)
+        raise OptionError(f"a comparison holds {names} equal, and {', '.join(more)}; {REMEDY}")
 
 
 def counted_of(prepared: Prepared, holds: Mapping[str, float]) -> Spent | None:

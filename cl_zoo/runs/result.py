@@ -20,6 +20,7 @@ from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.tasks import ImageSource
 
 if TYPE_CHECKING:
+    from cl_zoo.runs.equal import Difference
     from cl_zoo.statistics.measured import Measured
 
 MANY = 5.0
@@ -37,7 +38,7 @@ class Result:
         manifest: everything known about it; empty where it failed.
         folder: where it lies.
         stamps: what else a reader of its row has to know, from whoever put it beside others.
-        unequal: budgets in which it differs from the comparison that it stands in, and how many times.
+        unequal: budgets in which it differs from the comparison that it stands in.
         places: arguments of `restore`: where the weights are now, on which device it answers, and whose code is trusted.
         order: letters of its tasks; empty for a run from before they were written down.
         ordered: whether its tasks are learnt one after the other, so that their order matters.
@@ -49,7 +50,7 @@ class Result:
     folder: Path | None = None
     error: str | None = None
     user_error: bool = False
-    unequal: Mapping[str, float] = field(default_factory=dict)
+    unequal: tuple[Difference, ...] = ()
     stamps: tuple[str, ...] = ()
     places: Mapping[str, Any] = field(default_factory=dict)
     order: str = ""
@@ -181,7 +182,7 @@ class Result:
         yield from (f"{words}: {', '.join(misleads[key])}" for key, words in NOTED.items() if key in misleads)
         yield from (f"{', '.join(tasks)}: {note}" for note, tasks in misleads.get("notes", {}).items())
         if self.unequal:
-            yield unequal_stamp(self.unequal)
+            yield f"unequal: {', '.join(one.what for one in self.unequal)}"
         yield from self.stamps
 
     def _marks(self) -> dict[str, Any]:
@@ -192,7 +193,7 @@ class Result:
             "variants": self._variants(),
             **(budget_marks(*budget) if budget else {}),
             **self._misleading(),
-            "unequal": dict(self.unequal),
+            "unequal": {one.name: one.ratio for one in self.unequal},
         }
         return {kind: what for kind, what in found.items() if what}
 
@@ -228,11 +229,6 @@ class Result:
     def table(self, scoring: str = "official") -> Table:
         """Its table by the official or the strict rules."""
         return Table([self.row()], scoring)
-
-
-def unequal_stamp(ratios: Mapping[str, float]) -> str:
-    """`unequal: steps ×2`, how many times the common budget a run took."""
-    return f"unequal: {', '.join(f'{what} ×{ratio:.2f}'.rstrip('0').rstrip('.') for what, ratio in ratios.items())}"
 
 
 def load_result(folder: Path, **places: Any) -> Result:

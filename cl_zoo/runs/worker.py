@@ -47,7 +47,7 @@ def main() -> None:
             if "load" in command:
                 import cl_zoo.engine.run  # noqa: F401
             elif "check" in command:
-                send("checked", jobs=check(command["check"]))
+                send("checked", **check(command["check"], command["fair"]))
             else:
                 run(command["run"], command["training"], send)
         except ClZooError as error:
@@ -69,12 +69,20 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def check(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Look up everything that the jobs name, before any of them starts; returns what is foreseen of each."""
+def check(jobs: list[dict[str, Any]], fair: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Look up everything that the jobs name, before any of them starts.
+
+    Args:
+        fair: fields of `Fair`.
+
+    Returns:
+        `jobs` as they shall run, and `foreseen` of each.
+    """
     from cl_zoo.backbones.checkpoints import check_folder, read_by
     from cl_zoo.names import BACKBONES, load
     from cl_zoo.processes import World
     from cl_zoo.runs.checking import check_data
+    from cl_zoo.runs.equal import Fair, hold_equal
     from cl_zoo.runs.foreseen import foreseen
     from cl_zoo.runs.job import Job
     from cl_zoo.runs.prepared import prepare
@@ -94,7 +102,9 @@ def check(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
         encoder_source(features)
     check_data(everything)
-    return foreseen(everything)
+    held = hold_equal(everything, Fair(**fair))
+    everything = [one if one.job == job else prepare(job) for one, job in zip(everything, held, strict=True)]
+    return {"jobs": [job.to_json() for job in held], "foreseen": foreseen(everything)}
 
 
 def run(values: dict[str, Any], training: Training, send: Any) -> None:

@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cl_zoo.errors import PluginError
+from cl_zoo.runs.equal import Fair
 from cl_zoo.runs.execute import TRAINED
 from cl_zoo.runs.faults import LOGS
 from cl_zoo.runs.job import Job
@@ -63,23 +65,22 @@ class Workers:
         for process in self._processes:
             _close(process)
 
-    def check(self, jobs: Sequence[Job]) -> Callable[[], list[dict[str, Any]]]:
+    def check(self, jobs: Sequence[Job], fair: Fair) -> Callable[[], tuple[list[Job], list[dict[str, Any]]]]:
         """Let one worker begin to look up everything that the jobs name.
 
         Returns:
-            What waits for its answer: what is foreseen of each job, see `cl_zoo.runs.foreseen`; or a `PluginError` where something is
-            unknown or does not go together, in the words of whoever found it.
+            What waits for its answer: the jobs as they shall run, and what is foreseen of each, see `cl_zoo.runs.foreseen`; or a
+            `PluginError` where something is unknown or does not go together, in the words of whoever found it.
         """
         for process in self._processes[1:]:
             self._tell(process, {"load": True})
-        answer = self._ask(0, {"check": [job.to_json() for job in jobs]})
+        answer = self._ask(0, {"check": [job.to_json() for job in jobs], "fair": asdict(fair)})
 
-        def checked() -> list[dict[str, Any]]:
+        def checked() -> tuple[list[Job], list[dict[str, Any]]]:
             event = next(answer)
             if event["event"] != "checked":
                 raise PluginError(event["message"])
-            facts: list[dict[str, Any]] = event["jobs"]
-            return facts
+            return [Job.from_json(one) for one in event["jobs"]], event["foreseen"]
 
         return checked
 

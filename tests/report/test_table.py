@@ -143,7 +143,7 @@ def test_values_that_cannot_be_told_apart_share_a_mark():
 
     assert "**90.00 ± 0.10**" in markdown
     assert "**90.00 ± 3.61**" in markdown
-    assert "| 70.00 ± 0.10 |" in markdown
+    assert "_70.00 ± 0.10_" in markdown
 
 
 def test_markdown_shows_signs_of_its_own_as_they_are():

@@ -15,10 +15,10 @@ import pytest
 from cl_zoo.errors import ClZooError, OptionError, PluginError
 from cl_zoo.names import Choice
 from cl_zoo.runs import comparison, workers
-from cl_zoo.runs.comparison import Comparison, Result, accelerators, budget_ratios, compare
+from cl_zoo.runs.comparison import Comparison, Result, accelerators, compare, unequal
+from cl_zoo.runs.equal import HELD
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.plan import Planned
-from cl_zoo.runs.result import unequal_stamp
 from cl_zoo.runs.work import Work
 from cl_zoo.runs.worker import check
 from cl_zoo.runs.workers import Workers
@@ -42,8 +42,9 @@ def result(label: str, *, steps: int = 10, samples: int = 100, seed: int = 0) ->
 
 
 def stamps(*results: Result) -> dict[str, str]:
-    found = budget_ratios(results)
-    return {label: unequal_stamp(ratios) if ratios else "" for (label, _, _), ratios in found.items()}
+    found = unequal(results, HELD)
+    told = {one.label: [difference.what for difference in found.get(one.key, ())] for one in results}
+    return {label: f"unequal: {', '.join(what)}" if what else "" for label, what in told.items()}
 
 
 # Budgets
@@ -57,9 +58,9 @@ def test_equal_budgets_carry_no_stamp():
     ("changes", "stamp"),
     [
         ({"steps": 20}, "unequal: steps ×2"),
-        ({"steps": 5}, "unequal: steps ×0.5"),
+        ({"steps": 4}, "unequal: steps ×0.4"),
         ({"samples": 125}, "unequal: samples ×1.25"),
-        ({"steps": 15, "samples": 300}, "unequal: steps ×1.5, samples ×3"),
+        ({"steps": 16, "samples": 300}, "unequal: steps ×1.6, samples ×3"),
     ],
 )
 def test_a_budget_unlike_the_common_one_is_stamped_with_its_ratio(changes: dict[str, int], stamp: str):
@@ -87,14 +88,13 @@ def test_what_trains_nothing_has_no_budget():
     nothing = Result("zeroshot", 0, {"ledger": {"tasks": [], "trained": 0}})
     failed = Result("broken", 0, {}, error="its process ended")
 
-    assert stamps(nothing, failed, result("a")) == {"a": ""}
+    assert stamps(nothing, failed, result("a")) == {"zeroshot": "", "broken": "", "a": ""}
 
 
 def test_seeds_of_one_label_are_told_apart():
-    found = budget_ratios([result("a"), result("a", seed=1, steps=20), result("b"), result("b", seed=1)])
+    found = unequal([result("a"), result("a", seed=1, steps=20), result("b"), result("b", seed=1)], HELD)
 
-    assert found["a", 0, ""] == {}
-    assert found["a", 1, ""] == {"steps": 2.0}
+    assert {key: [one.what for one in many] for key, many in found.items()} == {("a", 1, ""): ["steps ×2"]}
 
 
 def test_what_trains_is_measured_by_the_budget_of_the_recipe(run_tiny: Callable[..., Any]):
@@ -236,12 +236,12 @@ def test_java_starts_while_the_jobs_are_still_looked_up(
     java = tmp_path / "java"
     monkeypatch.setattr(comparison.Scorer, "warm_up", lambda self: java.touch())
     workers_that(
-        "import json, os, sys, time\nsys.stdin.readline()\n"
+        "import json, os, sys, time\ngiven = json.loads(sys.stdin.readline())['check'][0]\n"
         f"for _ in range(100):\n    if os.path.exists({str(java)!r}): break\n    time.sleep(0.1)\n"
         f"else: sys.exit(3)\n"
         "about = {'order': '', 'tasks': ['colour'], 'ordered': False, 'run': None, 'same': '0', 'training': '0', 'ground': None}\n"
         "about['work'] = {'lessons': [], 'asked': [[0]], 'tests': [['colour', 1]]}\n"
-        "print(json.dumps({'event': 'checked', 'jobs': [about]}), flush=True)\n"
+        "print(json.dumps({'event': 'checked', 'jobs': [given], 'foreseen': [about]}), flush=True)\n"
         "sys.stdin.readline()\n"
         "print(json.dumps({'event': 'failed', 'message': 'enough', 'user': True}), flush=True)\n"
     )
@@ -341,7 +341,7 @@ def test_a_worker_looks_up_everything_that_a_job_names(
     tmp_path: Path, changes: dict[str, Any], sentence: str
 ):
     with pytest.raises(ClZooError, match=sentence):
-        check([replace(job("zeroshot", tmp_path), **changes).to_json()])
+        check([replace(job("zeroshot", tmp_path), **changes).to_json()], {})
 
 
 def test_jobs_survive_their_way_to_a_worker(tmp_path: Path):

@@ -10,7 +10,7 @@ from cl_zoo.errors import OptionError
 from cl_zoo.names import stack
 from cl_zoo.planning.suites import spent_by
 from cl_zoo.recipe.suite import read_suite, suites
-from cl_zoo.runs.equal import HELD, Difference, Spent, counted_of, differences, held, hold_equal
+from cl_zoo.runs.equal import HELD, Difference, Fair, Spent, counted_of, differences, held, hold_equal
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import Prepared, prepare
 
@@ -42,10 +42,10 @@ def test_steps_are_compared_task_by_task():
     )
 
     assert found == {
-        "all": ["steps × 2"],
-        "later": ["steps × 2 from task 2"],
-        "one": ["steps × 1.5 in task 2"],
-        "mixed": ["steps × 0.5 in task 1, × 3 in task 3"],
+        "all": ["steps ×2"],
+        "later": ["steps ×2 from task 2"],
+        "one": ["steps ×1.5 in task 2"],
+        "mixed": ["steps ×0.5 in task 1, ×3 in task 3"],
     }
 
 
@@ -53,15 +53,15 @@ def test_what_learns_all_at_once_is_held_to_the_sum_of_the_tasks():
     joint = replace(PLAIN, samples=(600,), steps=(61,))
 
     assert words({"joint": joint}) == {}
-    assert words({"joint": replace(joint, steps=(120,))}) == {"joint": ["steps × 2"]}
+    assert words({"joint": replace(joint, steps=(120,))}) == {"joint": ["steps ×2"]}
 
 
 def test_training_less_than_the_budget_favours_nobody():
     runs = {"more": replace(PLAIN, trained=4800), "less": replace(PLAIN, trained=35), "a": PLAIN}
 
     assert differences(runs, HELD) == {
-        "more": [Difference("trained parameters × 4.8", more=True)],
-        "less": [Difference("trained parameters × 0.035", more=False)],
+        "more": [Difference("trained-parameters", "trained parameters ×4.8", 4.8, more=True)],
+        "less": [Difference("trained-parameters", "trained parameters ×0.035", 0.035, more=False)],
     }
 
 
@@ -70,7 +70,7 @@ def test_stored_parameters_and_flops_are_held_where_one_asks_for_it():
 
     assert words(more) == {}
     assert words(more, held(["stored-parameters,inference-flops=0.5"])) == {
-        "d": ["stored parameters × 3", "inference flops × 2"]
+        "d": ["stored parameters ×3", "inference flops ×2"]
     }
 
 
@@ -91,15 +91,15 @@ def test_a_finished_run_has_spent_what_was_counted_before_it(run_tiny):
 def test_a_comparison_with_a_larger_budget_is_refused_and_runs_where_one_allows_it():
     jobs = [job("finetune"), job("ewc"), job("moelora", budget="published")]
 
-    with pytest.raises(OptionError, match=r"moelora has trained parameters × 8\.23; --allow-unequal"):
-        hold_equal(jobs, HELD, allow=False, match=False)
-    assert hold_equal(jobs, HELD, allow=True, match=False) == [one.job for one in jobs]
+    with pytest.raises(OptionError, match=r"moelora has trained parameters ×8\.23; --allow-unequal"):
+        hold_equal(jobs, Fair())
+    assert hold_equal(jobs, Fair(allow=True)) == [one.job for one in jobs]
 
 
 def test_matching_gives_a_method_the_rank_that_comes_nearest():
     """MoELoRA's experts of whole ranks leave a sixth of the budget; prompts have no rank that would help."""
     jobs = [job("finetune"), job("zeroshot"), job("moelora"), job("l2p")]
-    matched = hold_equal(jobs, HELD, allow=False, match=True)
+    matched = hold_equal(jobs, Fair(match=True))
 
     assert [one.recipe for one in matched] == [{}, {}, {"adapter.rank": 17}, {}]
     budget = counted_of(jobs[0], HELD)
@@ -127,10 +127,10 @@ def test_published_settings_are_flagged_where_they_are_not_equal():
     found = {name: [one.what for one in many] for name, many in differences(spent, HELD).items()}
 
     assert found == {
-        "olora": ["steps × 2 from task 2"],
-        "clmoe": ["trained parameters × 6.17"],
-        "moelora": ["trained parameters × 1.3"],
-        "modalprompt": ["samples × 10", "steps × 3.34", "trained parameters × 0.5"],
+        "olora": ["steps ×2 from task 2"],
+        "clmoe": ["trained parameters ×6.17"],
+        "moelora": ["trained parameters ×1.3"],
+        "modalprompt": ["samples ×10", "steps ×3.34", "trained parameters ×0.5"],
     }
     assert spent["finetune"].trained == 16 * 2_498_560
 
@@ -142,13 +142,13 @@ def test_prisms_settings_are_flagged_where_they_are_not_equal():
     found = {name: [one.what for one in many] for name, many in differences(spent, HELD).items()}
 
     assert found == {
-        "finetune": ["trained parameters × 1.26"],
-        "replay": ["trained parameters × 1.26"],
-        "ewc": ["steps × 0.75 in tasks 1 to 5, × 1.5 in task 6", "trained parameters × 6"],
-        "moelora": ["steps × 1.5", "trained parameters × 6.17"],
-        "hide": ["steps × 1.5"],
-        "olora": ["steps × 1.5 from task 2"],
-        "disco": ["trained parameters × 0.29"],
-        "modalprompt": ["samples × 10", "steps × 15", "trained parameters × 0.5"],
+        "finetune": ["trained parameters ×1.26"],
+        "replay": ["trained parameters ×1.26"],
+        "ewc": ["steps ×0.75 in tasks 1 to 5, ×1.5 in task 6", "trained parameters ×6"],
+        "moelora": ["steps ×1.5", "trained parameters ×6.17"],
+        "hide": ["steps ×1.5"],
+        "olora": ["steps ×1.5 from task 2"],
+        "disco": ["trained parameters ×0.29"],
+        "modalprompt": ["samples ×10", "steps ×15", "trained parameters ×0.5"],
     }
     assert spent["ewc"].trained == 96 * 2_498_560

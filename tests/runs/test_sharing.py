@@ -240,7 +240,8 @@ def test_a_run_of_its_own_neither_takes_nor_keeps(tmp_path: Path, alone: dict[st
 def test_runs_share_a_training_where_only_what_answers_read_differs(
     tmp_path: Path, one: str, changes: dict[str, Any], other: str, more: dict[str, Any], shares: bool
 ) -> None:
-    here, there = check([job(one, tmp_path, **changes).to_json(), job(other, tmp_path, **more).to_json()])
+    jobs = [job(one, tmp_path, **changes).to_json(), job(other, tmp_path, **more).to_json()]
+    here, there = check(jobs, {"allow": True})["foreseen"]
 
     assert (here["training"] == there["training"]) is shares
 
@@ -250,7 +251,7 @@ def test_a_probe_of_answers_keeps_runs_apart(tmp_path: Path, probe: str, shares:
     """`routing` keeps what one run answered; `cka` looks at what was learnt."""
     jobs = [job(f"{method}+{probe}", tmp_path) for method in ("hide", "hide[coefficient=0.2]")]
     jobs = [replace(one, choices=(one.choices[0], replace(one.choices[1], probe=True))) for one in jobs]
-    here, there = check([one.to_json() for one in jobs])
+    here, there = check([one.to_json() for one in jobs], {})["foreseen"]
 
     assert (here["training"] == there["training"]) is shares
 
