@@ -70,7 +70,8 @@ def test_the_columns_are_explained_right_below_the_table() -> None:
         "BWT",
         "Forgetting",
         "Trained, Stored",
-        "Seconds, Notes",
+        "FLOPs, Seconds, Memory",
+        "Notes",
     ]
     for name, says in re.findall(r"(\w+): (.+?)\.", LEGEND):
         assert explained[name].startswith(says)
