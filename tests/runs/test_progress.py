@@ -79,8 +79,8 @@ def planned(method: str, order: str = "CS", training: str = "", **changes: Any) 
     )
 
 
-def test_lines_of_a_run_are_ten_seconds_apart_but_for_its_beginning_its_end_and_what_it_waits_for() -> None:
-    """Once a step has been measured the steps are told apart; the time that is left once an answer was measured as well."""
+def test_a_run_alone_has_a_line_for_each_task_that_it_has_learnt() -> None:
+    """Once a step has been measured the steps are told; the time that is left once an answer was measured as well."""
     assert lines(EVENTS) == [
         "hide, seed 0: run tiny-hide-s0-1",
         "hide, seed 0: learnt colour in 20 steps (task 1.500, pull 0.000) (20 of 40 steps)",
@@ -89,6 +89,20 @@ def test_lines_of_a_run_are_ten_seconds_apart_but_for_its_beginning_its_end_and_
         "hide, seed 0: finished, Last 50.00, 26 s (1 of 2 runs)",
         r"ewc, seed 0: failed: no [space] \x1b[31mleft (2 of 2 runs)",
     ]
+
+
+def test_lines_of_a_comparison_are_ten_seconds_apart_but_for_beginnings_ends_and_what_is_waited_for() -> None:
+    told = lines(EVENTS[:-1], Plan((planned("hide"),), 1, 1))[1:]
+
+    assert told == [
+        "hide, seed 0: run tiny-hide-s0-1",
+        "hide, seed 0: learnt colour in 20 steps (task 1.500, pull 0.000) (20 of 40 steps)",
+        "hide, seed 0: learnt side in 20 steps (task 1.500) (40 of 40 steps, about 4 s left)",
+        "hide, seed 0: scoring; waits for [Java]",
+        "hide, seed 0: finished, Last 50.00, 26 s (1 of 1 runs)",
+    ]
+    quick = [{**one, "at": one.get("at", 27) / 3} for one in EVENTS[:-1]]
+    assert not [line for line in lines(quick, Plan((planned("hide"),), 1, 1)) if "learnt" in line]
 
 
 def test_the_plan_stands_in_the_first_line_and_the_time_of_all_runs_behind_each_end() -> None:
