@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,9 +75,15 @@ def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
         "cells": job.cells,
         "device": backbone.device.type,
         "sources": prepared.plugins.sources(),
-        "engine": source_hash(*deciding()),
+        "engine": _engine(),
         "version": __version__,
     }
+
+
+@cache
+def _engine() -> str:
+    """The hash of the engine's sources, read once: what is loaded stays what it is."""
+    return source_hash(*deciding())
 
 
 def training_of(identity: Mapping[str, Any], plugins: Plugins) -> dict[str, Any]:
