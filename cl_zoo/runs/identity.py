@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
         "cells": job.cells,
         "device": backbone.device.type,
         "sources": prepared.plugins.sources(),
-        "engine": source_hash(*deciding()),
+        "engine": _engine(),
         "version": __version__,
     }
     return {**identity, "chain": links(identity, prepared.plugins, data)}
@@ -96,6 +97,12 @@ def links(identity: Mapping[str, Any], plugins: Plugins, data: Sequence[Data]) -
     # What such a stack keeps is that of its own answers, so what decides these decides its states.
     start |= {key: identity[key] for key in ("stack", "probes")}
     return chain(start, data, plugins.protocol, watched=identity["cells"])
+
+
+@cache
+def _engine() -> str:
+    """The hash of the engine's sources, read once: what is loaded stays what it is."""
+    return source_hash(*deciding())
 
 
 def training_of(identity: Mapping[str, Any], plugins: Plugins) -> dict[str, Any]:

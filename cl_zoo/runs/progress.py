@@ -17,7 +17,7 @@ from cl_zoo.runs.plan import Plan, duration
 from cl_zoo.runs.tracker import Tracked, Tracker
 
 EVERY = 10.0
-"""Seconds between two lines of one run, those aside that say how it begins, what it waits for and how it ends."""
+"""Seconds between two lines of one run of a comparison, those aside that say how it begins, what it waits for and how it ends."""
 ALWAYS = ("start", "inherited", "resumed", "passed")
 """What is said of a run whenever it comes: which it is, and where it goes on."""
 
@@ -92,8 +92,8 @@ class Lines:
 
     def _progress(self, one: Tracked, event: dict[str, Any]) -> None:
         text, now = _state(event), self._clock()
-        learnt = event["phase"] == "train" and event["step"] == event["steps"] and self._tracker.runs == 1
-        always = event["phase"] in ALWAYS or event.get("waits") or learnt
+        learnt = event["phase"] == "train" and event["step"] == event["steps"]
+        always = event["phase"] in ALWAYS or event.get("waits") or (learnt and self._tracker.plan is None)
         if not text or not (always or now - self._said.get(one.key, 0.0) >= EVERY):
             return
         if event["phase"] == "start":

@@ -145,8 +145,10 @@ class Tracker:
             self._asked(one, event, now)
         elif phase == "score":
             one.at = At(True, len(one.work.asked)) if one.work else one.at
-            # What it waits for comes once in a comparison, so that it says nothing of the next score.
-            one.goes_on(None if event.get("waits") else ("score", "", 1), now, self.pace)
+            one.goes_on(None, now, self.pace)
+            # It was answered then, and is scored from now on, behind others. What it waits for comes once in a comparison, so
+            # that it says nothing of the next score.
+            one.goes_on(None if event.get("waits") else ("score", "", 1), self.clock(), self.pace)
 
     def _asked(self, one: Tracked, event: Mapping[str, Any], now: float) -> None:
         if one.work is None:

@@ -8,53 +8,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from told_events import ABOUT, EVENTS, WORK, Clock
 
 from cl_zoo.names import parse_stack
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.plan import Plan, Planned
 from cl_zoo.runs.progress import Bars, Lines, progress_for
-from cl_zoo.runs.work import Work
-
-WORK = Work((("colour", 20), ("side", 20)), ((0,), (0, 1)), (("colour", 10), ("side", 10)))
-ABOUT = {"label": "hide", "seed": 0, "order": "CS"}
-
-
-def event(phase: str, at: float, **facts: Any) -> dict[str, Any]:
-    return {**ABOUT, "event": "progress", "phase": phase, "at": at, **facts}
-
-
-def steps(name: str, index: int, step: int, at: float, **terms: float) -> dict[str, Any]:
-    return event("train", at, task=name, index=index, step=step, steps=20, terms=terms or {"task": 1.5})
-
-
-EVENTS = [
-    event("begin", 0, worker=0),
-    event("start", 1, worker=0, run="tiny-hide-s0-1", work=WORK.to_json()),
-    event("before_task", 1, task="colour", index=0),
-    steps("colour", 0, 10, 6),
-    steps("colour", 0, 20, 11, task=1.5, pull=-0.0001),
-    event("after_task", 11, task="colour", index=0),
-    event("answer", 11, task="colour", index=0, cell=0),
-    event("before_task", 13, task="side", index=1),
-    steps("side", 1, 10, 18),
-    steps("side", 1, 20, 23),
-    event("after_task", 23, task="side", index=1),
-    event("answer", 23, task="colour", index=1, cell=0),
-    event("answer", 25, task="side", index=1, cell=1),
-    event("score", 27, waits="waits for [Java]"),
-    {**ABOUT, "event": "finished", "last": 50.0, "seconds": 26.2},
-    {**ABOUT, "label": "ewc", "event": "failed", "message": "no [space] \x1b[31mleft"},
-]
-"""A step takes half a second, an answer a fifth: (10 s + 2 s) + (10 s + 4 s)."""
-
-
-class Clock:
-    """Stands still until it is set."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def lines(events: list[dict[str, Any]], plan: Plan | None = None, runs: int = 2) -> list[str]:
@@ -79,8 +38,8 @@ def planned(method: str, order: str = "CS", training: str = "", **changes: Any) 
     )
 
 
-def test_lines_of_a_run_are_ten_seconds_apart_but_for_its_beginning_its_end_and_what_it_waits_for() -> None:
-    """Once a step has been measured the steps are told apart; the time that is left once an answer was measured as well."""
+def test_a_run_alone_has_a_line_for_each_task_that_it_has_learnt() -> None:
+    """Once a step has been measured the steps are told; the time that is left once an answer was measured as well."""
     assert lines(EVENTS) == [
         "hide, seed 0: run tiny-hide-s0-1",
         "hide, seed 0: learnt colour in 20 steps (task 1.500, pull 0.000) (20 of 40 steps)",
@@ -89,6 +48,20 @@ def test_lines_of_a_run_are_ten_seconds_apart_but_for_its_beginning_its_end_and_
         "hide, seed 0: finished, Last 50.00, 26 s (1 of 2 runs)",
         r"ewc, seed 0: failed: no [space] \x1b[31mleft (2 of 2 runs)",
     ]
+
+
+def test_lines_of_a_comparison_are_ten_seconds_apart_but_for_beginnings_ends_and_what_is_waited_for() -> None:
+    told = lines(EVENTS[:-1], Plan((planned("hide"),), 1, 1))[1:]
+
+    assert told == [
+        "hide, seed 0: run tiny-hide-s0-1",
+        "hide, seed 0: learnt colour in 20 steps (task 1.500, pull 0.000) (20 of 40 steps)",
+        "hide, seed 0: learnt side in 20 steps (task 1.500) (40 of 40 steps, about 4 s left)",
+        "hide, seed 0: scoring; waits for [Java]",
+        "hide, seed 0: finished, Last 50.00, 26 s (1 of 1 runs)",
+    ]
+    quick = [{**one, "at": one.get("at", 27) / 3} for one in EVENTS[:-1]]
+    assert not [line for line in lines(quick, Plan((planned("hide"),), 1, 1)) if "learnt" in line]
 
 
 def test_the_plan_stands_in_the_first_line_and_the_time_of_all_runs_behind_each_end() -> None:
