@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from cl_zoo.report.estimates import Estimate
 from cl_zoo.report.rows import SEQUENTIAL, Method, Row
 
 if TYPE_CHECKING:
@@ -46,6 +48,16 @@ class Ranks:
         from cl_zoo.statistics.spread import spread
 
         return spread(self._drawn[label], _figure(figure)) if label in self._drawn else None
+
+    def known(self, method: Method, value: Estimate | None, figure: str) -> Estimate | None:
+        """A value of a method with the ends of its interval over orders, seeds and test samples.
+
+        Args:
+            value: the mean over its runs.
+            figure: as for `interval`.
+        """
+        spread = None if value is None else self.interval(method.label, figure)
+        return value if value is None or spread is None else replace(value, low=spread.low, high=spread.high)
 
     def pairs(self, figure: str) -> list[Pair]:
         """Tests of all pairs of methods that learn the tasks one after the other."""

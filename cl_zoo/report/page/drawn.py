@@ -24,7 +24,7 @@ def last(table: Table, places: Mapping[str, int]) -> Forest | None:
     """The final mean score of every method, bounds too."""
     found = []
     for n, method in enumerate(table.methods):
-        value = method.figure("last") if method.finished else None
+        value = table.ranks.known(method, method.figure("last"), "last") if method.finished else None
         if value is not None:
             place = places.get(method.label, len(places) + n)
             found.append((method.label, place, method.protocol != SEQUENTIAL, value))
@@ -73,7 +73,8 @@ def costs(table: Table, places: Mapping[str, int]) -> list[Chart]:
     for words, pick in COSTS.values():
         values, points = [], []
         for method in _learners(table):
-            price, score = method.over_seeds(pick), method.figure("last")
+            price = method.over_seeds(pick)
+            score = table.ranks.known(method, method.figure("last"), "last")
             if price is not None and score is not None:
                 values.append(Values(method.label, places[method.label], [(price.mean, score)]))
                 points.append((price.mean, score.mean))

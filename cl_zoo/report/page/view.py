@@ -31,7 +31,7 @@ class Cell:
     Attributes:
         text: the number as it is read.
         sort: what it is sorted by; `None` comes last.
-        interval: its 95 % interval in words; empty where there is one seed.
+        interval: its 95 % interval in words; empty where nothing is known but the value.
         bar: its share of 100, for a bar behind it; `None` for none.
         rank: `best`, `second` or nothing.
     """
@@ -99,10 +99,7 @@ def section(told: Told, number: int) -> dict[str, Any]:
 
 
 def interval(value: Estimate | None) -> str:
-    """The 95 % interval of a value over its seeds: `[67.9, 86.5]`; empty where there is none.
-
-    What is said of a spread enters the page here and nowhere else.
-    """
+    """The 95 % interval of a value: `[67.9, 86.5]`; empty where there is none."""
     if value is None or value.low is None or value.high is None:
         return ""
     return f"[{value.low:.1f}, {value.high:.1f}]"
@@ -118,7 +115,11 @@ def _summary(told: Told, places: Mapping[str, int]) -> Sorted:
     lines = []
     for method in table.methods:
         cells = [
-            _score(method.figure(name), ranks.get(("", heading, method.label), ""), name in PERCENT)
+            _score(
+                table.ranks.known(method, method.figure(name), name),
+                ranks.get(("", heading, method.label), ""),
+                name in PERCENT,
+            )
             for name, heading in FIGURES.items()
         ]
         costs: list[tuple[Estimate | None, Callable[[Estimate | None], str]]] = [
@@ -146,8 +147,11 @@ def _by_task(table: Table, places: Mapping[str, int]) -> Iterator[Sorted]:
             if not method.finished or (name == "Avg" and method.protocol != SEQUENTIAL):
                 continue
             block = name if method.protocol == SEQUENTIAL else "Bounds"
-            values = [method.per_task(per_task, i) for i in range(len(table.tasks))]  # type: ignore[arg-type]
-            values.append(method.figure(mean))
+            values = [
+                table.ranks.known(method, method.per_task(per_task, i), f"{mean}:{task}")  # type: ignore[arg-type]
+                for i, task in enumerate(table.tasks)
+            ]
+            values.append(table.ranks.known(method, method.figure(mean), mean))
             cells = [
                 _score(value, ranks.get((block, column, method.label), ""), True)
                 for value, column in zip(values, names, strict=True)
