@@ -30,6 +30,9 @@ NEEDED = ("step", "answer")
 NEWEST = 100
 """Finished runs that are looked at, those of the newest manifests."""
 
+KEPT = 0.9
+"""What an earlier measurement weighs beside the next one: a machine that others use is not always as fast."""
+
 AROUND = ("build_model", "before_task", "rehearse", "after_task")
 """Hooks whose seconds stand beside those of steps and answers in a ledger."""
 
@@ -61,8 +64,8 @@ class Pace:
         """Take note of some units of a kind and the seconds that they took."""
         if units > 0:
             for key in _keys(kind, task, name):
-                self._sums[key][0] += seconds
-                self._sums[key][1] += units
+                before = self._sums[key]
+                self._sums[key] = [KEPT * before[0] + seconds, KEPT * before[1] + units]
 
     def rate(self, kind: Kind, task: str, name: Name) -> float | None:
         """Seconds per unit, `None` where nothing of the kind was measured."""
@@ -148,11 +151,12 @@ def _named(manifest: Mapping[str, Any]) -> Name:
 
 
 def _newest(out: Path) -> Iterator[dict[str, Any]]:
+    """Manifests of finished runs, the newest last."""
     files = []
     for file in out.glob(f"*/{MANIFEST}"):
         with suppress(OSError):
             files.append((file.stat().st_mtime, file))
-    for _, file in sorted(files, reverse=True)[:NEWEST]:
+    for _, file in sorted(files)[-NEWEST:]:
         with suppress(OSError, ValueError):  # damaged: whoever shows it says so
             found = json.loads(file.read_text(encoding="utf-8"))
             if isinstance(found, dict):

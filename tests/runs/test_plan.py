@@ -143,6 +143,15 @@ def test_the_nearest_measurement_counts() -> None:
     assert [pace.rate("step", task, NAME) for task in ("colour", "side")] == [3.0, 5.0]
 
 
+def test_a_later_measurement_weighs_more() -> None:
+    """The first one nine tenths of the second: (0.9 · 2 + 1) / (0.9 + 1)."""
+    pace = Pace()
+    pace.add("answer", "", 2.0, 1, NAME)
+    pace.add("answer", "", 1.0, 1, NAME)
+
+    assert pace.rate("answer", "", NAME) == pytest.approx(2.8 / 1.9)
+
+
 def manifest(cores: int = 2) -> dict[str, Any]:
     """20 + 10 steps in 10 + 20 s and 3 s of hooks around them, 20 answers in 4 s, 2 s to load, half a second to score."""
     recipe = {"global_batch": 8, "micro_batch": None, "eval_batch": 16, "precision": "fp32"}
