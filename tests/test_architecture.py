@@ -20,7 +20,7 @@ TEMPLATE = ROOT / "plugins" / "_template"
 FLOORS = """
 __main__
 cli
-cl_zoo testing
+cl_zoo analysis testing
 api inspection planning export
 runs
 engine report preflight
@@ -34,7 +34,9 @@ errors machine _version
 """From the roof to the ground. A room imports rooms of lower floors only, for annotations too; `cl_zoo` is `__init__`."""
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "open_clip", "numpy", "scipy", "matplotlib"}
-WITH_TORCH = "backbones batches engine export features images nn planning preflight processes testing".split()
+WITH_TORCH = (
+    "analysis backbones batches engine export features images nn planning preflight processes testing".split()
+)
 """Rooms whose modules may import heavy packages at their top; all others plan and report, and start at once."""
 
 LIGHT = {"backbones.checkpoints", "backbones.templates", "engine.files", "engine.folder", "preflight.looks"}
