@@ -27,7 +27,7 @@ engine report preflight
 nn contract scoring statistics
 backbones data
 features processes
-batches images names
+batches images names published
 recipe tasks
 errors machine _version
 """
