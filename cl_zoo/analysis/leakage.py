@@ -2,8 +2,8 @@
 
 A benchmark whose tasks the untouched model answers nearly as well as one trained on all of them has little to learn, and so little
 to forget. The HiDe-LLaVA paper reads this gap as information leakage: 43.10 points on UCIT, 13.19 on CoIN (Section 5.2, Tables 1 and
-2). The gap alone does not say why: the data may have been among the model's own, or the task may be easy. What stands in a given mix
-is `cl_zoo.analysis.overlap`'s to find.
+2). The gap alone does not say why: the data may have been among the model's own, or the task may be easy; it is one of a model and a
+benchmark together. What stands in a given mix is `cl_zoo.analysis.overlap`'s to find.
 
 An untouched model is a run of protocol `none`, a model trained on all tasks at once one of protocol `joint`.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo.analysis.columns import columns
@@ -93,7 +94,7 @@ def gaps_of(comparisons: Sequence[Comparison]) -> list[Gap]:
 
 
 def published_gaps() -> list[Gap]:
-    """Of published tables, those that have a row of both; the means are those that the papers print, where these are right."""
+    """Of published tables, those that have a row of both; a mean is the one that is printed, where it is right, and else that of the cells."""
     from cl_zoo.published import published, read_published
 
     return [gap for name in published() for gap in _of_table(read_published(name))]
@@ -103,15 +104,20 @@ def _of_table(table: Publication) -> Iterator[Gap]:
     rows = {row.protocol: row for row in table.rows if row.protocol != "sequential" and row.cells}
     if UNTOUCHED not in rows or JOINT not in rows:
         return
-    source = ", table ".join(
-        part for part in (table.source.get("paper", ""), table.source.get("table", "")) if part
-    )
+    table_number = f", table {table.source['table']}" if "table" in table.source else ""
+    source = f"{table.source.get('paper') or table.source['repository']}{table_number}, {table.backbone}"
     before, after = rows[UNTOUCHED], rows[JOINT]
-    learnt = table.scores(after)
-    for task, score in table.scores(before).items():
-        yield Gap(table.benchmark, task, score, learnt.get(task), source)
-    if before.to_reckon_with is not None:
-        yield Gap(table.benchmark, MEAN, before.to_reckon_with, after.to_reckon_with, source)
+    zero, multi = table.scores(before), table.scores(after)
+    gaps = [
+        Gap(table.benchmark, task, score, multi[task], source)
+        for task, score in zero.items()
+        if task in multi
+    ]
+    yield from gaps
+    printed = before.to_reckon_with, after.to_reckon_with
+    of_cells = fmean(one.zero_shot for one in gaps), fmean(multi[one.task] for one in gaps)
+    first, last = (cells if mean is None else mean for mean, cells in zip(printed, of_cells, strict=True))
+    yield Gap(table.benchmark, MEAN, first, last, source)
 
 
 def _gaps(comparison: Comparison) -> Iterator[Gap]:

@@ -76,5 +76,5 @@ def test_what_cannot_be_asked_is_told_with_what_can() -> None:
     assert [task.name for task in chosen(benchmark, ["S", "side"], ["side"])] == ["side"]
     with pytest.raises(OptionError, match="has learnt every task of"):
         chosen(benchmark, [], ["colour", "side"])
-    with pytest.raises(OptionError, match="--task colours: .*did you mean 'colour'"):
+    with pytest.raises(OptionError, match=r"--task colours: .*did you mean 'colour'"):
         chosen(benchmark, ["colours"], [])
