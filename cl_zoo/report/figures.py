@@ -208,10 +208,15 @@ def save(axes: Axes, file: Path) -> None:
 
 
 def new_axes(width: float, height: float) -> Any:
-    """New axes on a figure of their own, which no window and no global list holds; sizes in inches."""
+    """New axes on a figure of their own; sizes in inches."""
+    return new_figure(width, height).add_subplot()
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure that no window and no global list holds; sizes in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained").add_subplot()
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def plain(axes: Axes) -> Axes:
