@@ -140,6 +140,12 @@ def _gaps(comparison: Comparison) -> Iterator[Gap]:
                 yield Gap(name, MEAN, whole.mean, learnt.mean if learnt else None, source)
 
 
+def called(one: Gap, gaps: Sequence[Gap]) -> str:
+    """The benchmark of a gap for a sentence, with the source where it is there from several."""
+    sources = {other.source for other in gaps if other.benchmark == one.benchmark}
+    return one.benchmark if len(sources) == 1 else f"{one.benchmark} ({one.source})"
+
+
 def _said(mean: Gap, gaps: Sequence[Gap]) -> str:
     """`ucit: 43.10 points from zero-shot to multi-task (31.68 to 74.78), by task from 15.57 (Flickr30k) to 74.36 (ImageNet-R)`."""
     own = [one for one in gaps if (one.benchmark, one.source) == (mean.benchmark, mean.source)]
@@ -148,7 +154,7 @@ def _said(mean: Gap, gaps: Sequence[Gap]) -> str:
     worse = [task for gap, task in tasks if gap < 0]
     after = f"; learnt worse than not at all: {', '.join(worse)}" if worse else ""
     return (
-        f"{mean.benchmark}: {mean.gap:.2f} points from zero-shot to multi-task ({mean.zero_shot:.2f} to {mean.multi_task:.2f}), "
+        f"{called(mean, gaps)}: {mean.gap:.2f} points from zero-shot to multi-task ({mean.zero_shot:.2f} to {mean.multi_task:.2f}), "
         f"by task from {least:.2f} ({narrow}) to {most:.2f} ({wide}){after}"
     )
 

@@ -2,7 +2,7 @@
 
 The untouched backbone of a finished run and the run's own model answer the same questions, in one precision and template, and are scored
 by the same rules. Nothing is learnt, and the run stays as it is. Any benchmark serves as the set, the tasks of the run's own benchmark
-that its stream leaves out as well.
+that its stream leaves out as well. The sentence names tasks that changed more than chance, at 5 % over all of them (Holm's correction).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo.analysis.columns import columns
@@ -23,6 +24,8 @@ from cl_zoo.engine.streams import expected
 from cl_zoo.errors import OptionError, nearest
 from cl_zoo.runs.manifest import scorable
 from cl_zoo.scoring.scorer import Cell, Score, Scorer
+from cl_zoo.statistics.pairs import LEVEL, holm
+from cl_zoo.statistics.spread import Spread
 from cl_zoo.tasks import Benchmark, Part, TaskData
 
 if TYPE_CHECKING:
@@ -119,35 +122,31 @@ def compared(task: str, before: Score, after: Score) -> dict[str, Any]:
     """One task's row.
 
     `low` and `high` are the ends of the 95 % interval of the change over draws of the questions, from the paired scores of the
-    samples; `lost` and `won` count samples whose score fell or rose.
+    samples, `p` says how often chance alone changes as much; `lost` and `won` count samples whose score fell or rose.
     """
     pairs = zip(before.samples, after.samples, strict=True)
     changes = [float(after["score"]) - float(before["score"]) for before, after in pairs]
-    change, half = after.value - before.value, _half(changes)
+    change = _spread(after.value - before.value, changes)
     return {
         "task": task,
         "metric": before.metric,
         "samples": len(changes),
         "before": before.value,
         "after": after.value,
-        "change": change,
-        "low": None if half is None else change - half,
-        "high": None if half is None else change + half,
+        "change": change.mean,
+        "low": change.low,
+        "high": change.high,
+        "p": change.p,
         "lost": sum(one < 0 for one in changes),
         "won": sum(one > 0 for one in changes),
     }
 
 
-def _half(changes: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of a mean; nothing is known from one value."""
-    from cl_zoo.statistics.spread import quantile
-
+def _spread(change: float, changes: Sequence[float]) -> Spread:
+    """A change and how well it is known from those of the samples; nothing is known from one."""
     count = len(changes)
-    if count < 2:
-        return None
-    mean = math.fsum(changes) / count
-    variance = math.fsum((one - mean) ** 2 for one in changes) / (count - 1)
-    return quantile(0.975, count - 1) * math.sqrt(variance / count)
+    error = stdev(changes) / math.sqrt(count) if count > 1 else None
+    return Spread(change, 1, count, error, count - 1.0, sampled=True)
 
 
 def _part(task: TaskData, split: str, limit: int | None, benchmark: str) -> TaskData:
@@ -192,7 +191,9 @@ def _write(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def _said(rows: Sequence[Mapping[str, Any]], label: str, benchmark: str) -> str:
     before, after = (math.fsum(row[key] for row in rows) / len(rows) for key in ("before", "after"))
-    apart = [row for row in rows if row["low"] is not None and (row["low"] > 0 or row["high"] < 0)]
+    known = [row for row in rows if row["p"] is not None]
+    adjusted = holm([row["p"] for row in known])
+    apart = [row for row, p in zip(known, adjusted, strict=True) if p <= LEVEL]
     named = ", ".join(f"{row['task']} {row['change']:+.2f}" for row in apart)
     told = f"more than chance on {named}" if apart else "on no task more than chance"
     which = f"{len(rows)} task{'s' if len(rows) > 1 else ''} of {benchmark}"

@@ -8,12 +8,14 @@ With both numbers the paper's own tables give all six tasks of UCIT back, and of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cl_zoo.analysis.columns import columns
-from cl_zoo.analysis.leakage import HEADS, MEAN, UNTOUCHED, Gap
+from cl_zoo.analysis.leakage import HEADS, MEAN, UNTOUCHED, Gap, called, gaps_of
 from cl_zoo.analysis.outcome import Outcome
-from cl_zoo.errors import OptionError
+from cl_zoo.contract.plugins import every_method, load_class
+from cl_zoo.data.benchmarks import load_benchmark
+from cl_zoo.errors import ClZooError, OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,19 +44,53 @@ def screen(gaps: Sequence[Gap], highest: float = HIGHEST, least: float = LEAST) 
         )
     rows = [{**one.row(), "why": why(one, highest, least)} for one in tasks]
     rows = [{**row, "qualifies": not row["why"]} for row in rows]
-    benchmarks = dict.fromkeys((one.benchmark, one.source) for one in tasks)
+    first = {(one.benchmark, one.source): one for one in reversed(tasks)}
     parts = []
-    for benchmark, source in benchmarks:
+    for (benchmark, source), one in reversed(first.items()):
         own = [row for row in rows if (row["benchmark"], row["source"]) == (benchmark, source)]
         good = [str(row["task"]) for row in own if row["qualifies"]]
         named = f": {', '.join(good)}" if good else ""
-        parts.append(f"{benchmark}: {len(good)} of {len(own)} tasks qualify{named}")
+        parts.append(f"{called(one, tasks)}: {len(good)} of {len(own)} tasks qualify{named}")
     bounds = f"zero-shot at most {highest:g}"
     if any(one.gap is not None for one in tasks):
         bounds += f", gain at least {least:g}"
-    text = columns(rows, {**HEADS, "qualifies": "qualifies", "why": "why not"}, signed=["gap"])
+    text = columns(
+        rows, {**HEADS, "qualifies": "qualifies", "why": "why not", "source": "source"}, signed=["gap"]
+    )
     sentence = f"{'; '.join(parts)} ({bounds})."
     return Outcome("screen", sentence, rows, lambda: _draw(tasks, highest, least), text)
+
+
+def zero_shot(benchmark: str, **settings: Any) -> list[Gap]:
+    """Zero-shot scores of a benchmark, from a run of an untouched model that is made here or found finished.
+
+    Args:
+        settings: what else `cl_zoo.run` takes.
+
+    Raises:
+        OptionError: no installed method leaves the model untouched.
+        ClZooError: the run cannot be made.
+    """
+    from cl_zoo.api import run
+    from cl_zoo.runs.comparison import Comparison
+
+    found = load_benchmark(benchmark, settings.get("data"))
+    names = dict.fromkeys([*found.default_methods, *every_method()])
+    untouched = next((name for name in names if _protocol(name) == UNTOUCHED), None)
+    if untouched is None:
+        raise OptionError(
+            f"no installed method has the protocol {UNTOUCHED}; install one, or pass finished runs"
+        )
+    result = run(untouched, benchmark=benchmark, **settings)
+    return gaps_of([Comparison((result,))])
+
+
+def _protocol(name: str) -> str:
+    """Of a method by name; empty of a stack and of one that cannot be loaded."""
+    try:
+        return str(getattr(load_class(name), "protocol", ""))
+    except ClZooError:
+        return ""
 
 
 def why(task: Gap, highest: float, least: float) -> str:

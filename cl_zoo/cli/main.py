@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cl_zoo._version import __version__
-from cl_zoo.cli import analyzing, answers, data, looking, models, reporting, verifying
+from cl_zoo.cli import analyzing, answers, data, looking, models, premises, reporting, verifying
 from cl_zoo.cli.flags import (
     AsJson,
     AsMarkdown,
@@ -236,6 +236,8 @@ for name, command in (
     app.command(name)(command)
 app.add_typer(data.app)
 app.add_typer(analyzing.app)
+for analysis in (premises.leakage, premises.screen, premises.ablate, premises.retention):
+    analyzing.app.command(analysis.__name__)(analysis)
 
 
 @app.callback(invoke_without_command=True)

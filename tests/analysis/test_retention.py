@@ -65,6 +65,7 @@ def test_the_interval_of_a_change_is_that_of_the_paired_scores() -> None:
 
     assert (row["before"], row["after"], row["change"]) == (100.0, 62.5, -37.5)
     assert (row["lost"], row["won"]) == (3, 0)
+    assert row["p"] == pytest.approx(0.0796, abs=1e-4)  # of |t| = 2.0494
     half = 2.3646 * 51.755 / 8**0.5
     assert (row["low"], row["high"]) == pytest.approx((-37.5 - half, -37.5 + half), abs=0.01)
     assert compared("chart", score(100.0), score(0.0))["low"] is None
