@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.api import run
+from cl_zoo import api
 from cl_zoo.engine.files import canonical, write_text
 from cl_zoo.errors import OptionError
 from cl_zoo.export.folding import fold, refusal
@@ -85,7 +85,7 @@ class Apart:
         settings["recipe"] = {**settings.get("recipe", {}), "projector": "frozen"}
         learnt = {}
         for name, tasks in orders.items():
-            result = run(method, watch=watch, **{**settings, "order": ",".join(tasks)})
+            result = api.run(method, watch=watch, **{**settings, "order": ",".join(tasks)})
             watch({"event": "finished", "label": result.label, "seed": result.seed, **_ended(result)})
             learnt[name] = loras(result, settings.get("device", "auto"))
         prepared = _prepared(method, settings)
