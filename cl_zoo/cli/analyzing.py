@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +16,16 @@ from cl_zoo.cli.flags import (
     Cache,
     Data,
     Device,
+    Features,
+    Limit,
     Order,
+    Out,
     Pairs,
+    RecipeFile,
+    Seed,
+    Sets,
     options,
+    values,
 )
 from cl_zoo.cli.looking import print_json
 from cl_zoo.cli.reporting import Runs
@@ -37,6 +45,13 @@ SomeRuns = Annotated[
     typer.Argument(
         metavar="[RUNS]…", help="Finished runs that had the probe; without them a backbone is looked at."
     ),
+]
+Method = Annotated[
+    str,
+    typer.Argument(help="A stack as `run` takes it, of one LoRA per layer, which learns each task alone."),
+]
+Questions = Annotated[
+    int | None, typer.Option("--questions", min=1, help="Test questions of each task; default: all.")
 ]
 FigureFile = Annotated[str | None, typer.Option("--figure", metavar="FILE", help="The figure, .png or .svg.")]
 
@@ -138,3 +153,100 @@ def cka(
             **settings,
         )
     tell(found)
+
+
+@app.command()
+def merge(
+    context: typer.Context,
+    method: Method,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--scale", help="Factor on the sum of all; repeatable; default: 1, 1/2, one by the tasks."
+        ),
+    ] = None,
+    questions: Questions = None,
+    option: Pairs = None,
+    set_: Sets = None,
+    recipe: RecipeFile = None,
+    benchmark: BenchmarkName = "mini",
+    backbone: BackboneName = None,
+    features: Features = None,
+    cache: Cache = None,
+    data: Data = None,
+    seed: Seed = None,
+    order: Order = None,
+    limit: Limit = None,
+    device: Device = "auto",
+    out: Out = "runs",
+    csv: Csv = None,
+    figure: FigureFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn each task alone, add the LoRAs up, and measure what each task keeps; the projector is frozen, the runs are remembered."""
+    from cl_zoo.analysis.apart import tasks_of
+    from cl_zoo.analysis.merging import merging
+
+    tell, settings = telling(csv, figure, as_json), run_settings(context.params)
+    with watching(len(tasks_of(benchmark, data, order))) as watch:
+        found = merging(method, scales=scale or (), questions=questions, watch=watch, **settings)
+    tell(found)
+
+
+@app.command()
+def layers(
+    context: typer.Context,
+    method: Method,
+    groups: Annotated[
+        int | None, typer.Option("--groups", min=1, help="Groups of layers; default: one each, at most 8.")
+    ] = None,
+    scale: Annotated[float, typer.Option("--scale", help="Factor on the sum of all tasks' LoRAs.")] = 1.0,
+    questions: Questions = None,
+    option: Pairs = None,
+    set_: Sets = None,
+    recipe: RecipeFile = None,
+    benchmark: BenchmarkName = "mini",
+    backbone: BackboneName = None,
+    features: Features = None,
+    cache: Cache = None,
+    data: Data = None,
+    seed: Seed = None,
+    order: Order = None,
+    limit: Limit = None,
+    device: Device = "auto",
+    out: Out = "runs",
+    csv: Csv = None,
+    figure: FigureFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer with own, added-up and foreign LoRAs by group of layers, to see where a task needs its own; the runs are remembered."""
+    from cl_zoo.analysis.apart import tasks_of
+    from cl_zoo.analysis.layered import layered
+
+    tell, settings = telling(csv, figure, as_json), run_settings(context.params)
+    with watching(len(tasks_of(benchmark, data, order)) + 1) as watch:
+        found = layered(method, groups=groups, scale=scale, questions=questions, watch=watch, **settings)
+    tell(found)
+
+
+def run_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags of a command say, as keywords of `cl_zoo.run`.
+
+    Raises:
+        OptionError: a recipe key is unknown or a value out of range, or an option is misspelt.
+    """
+    names = ("benchmark", "backbone", "features", "cache", "data", "order", "limit", "device", "out")
+    settings = {name: given[name] for name in names}
+    settings |= {"recipe": values(given["recipe"], given["set_"]), "options": options(given["option"])}
+    return {**settings, "seed": given["seed"] or 0}
+
+
+@contextmanager
+def watching(runs: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Tells on standard error what so many runs do, and keeps everything else that is printed meanwhile off standard output."""
+    from rich.console import Console
+
+    from cl_zoo.runs.progress import progress_for
+
+    with working(), progress_for(Console(stderr=True), runs) as watch:
+        yield watch

@@ -4,7 +4,7 @@
     forked.py call FOLDER PROGRAM …      what stands in the shell for `cl-zoo` and `python`: hands over arguments, folder and streams
 
 A command runs as it would in a process of its own, with its own folder and environment. Three things differ: streams are cut to a few tasks and
-samples, comparisons to their first methods and seeds; the workers of a comparison are forked, too; and all share one Java program for captions.
+samples, comparisons to their first methods, seeds and orders; the workers of a comparison are forked, too; and all share one Java program for captions.
 `python -m pip install -e FOLDER` puts the folder and its entry points on the path and asks no registry.
 """
 
@@ -151,9 +151,22 @@ def prepare() -> None:
 
     def short(settings: dict[str, Any]) -> dict[str, Any]:
         known = load_benchmark(settings.get("benchmark", "mini"), settings.get("data")).tasks
+        settings = {**settings, "limit": min(settings.get("limit") or LIMIT, LIMIT)}
+        if (orders := settings.get("orders")) is not None:
+            cut = first([task.letter for task in known])
+            both = [cut, cut[::-1]][:orders] if isinstance(orders, int) else [first(one) for one in orders]
+            return {**settings, "orders": both}
         order = settings.get("order") or ",".join(task.name for task in known)
-        order = ",".join(order.split(",")[:TASKS]) if "," in order else order[:TASKS]
-        return {**settings, "order": order, "limit": min(settings.get("limit") or LIMIT, LIMIT)}
+        return {**settings, "order": first(order)}
+
+    def first(order: Any) -> str:
+        if isinstance(order, str) and order.islower():  # one of mini's names
+            order += ","
+        return (
+            ",".join([one for one in order.split(",") if one][:TASKS])
+            if "," in order
+            else "".join(order[:TASKS])
+        )
 
     def short_run(method: str, **settings: Any) -> Any:
         return run(method, **short(settings))
@@ -181,6 +194,9 @@ class Worker:
         os.close(command[0])
         os.close(told[1])
         self.stdin, self.stdout = os.fdopen(command[1], "w"), os.fdopen(told[0])
+
+    def poll(self) -> None:
+        """It runs: none of these ends by itself."""
 
     def terminate(self) -> None:
         os.kill(self.pid, 15)
