@@ -23,6 +23,8 @@ The rows of the paper's Table 3 (layers counted from 1 to 32), with parameters a
   * Expand (1-31)             expanded=all, bare=1             × 5.03   (published: × 5.02)
 The published sizes of both (1-31) rows leave nothing for layer 32: it answers without LoRA, though it is trained with one.
 Figure 4 is `modality`, Figure 5 `coefficient`, Figure 7 `temperature`: answers alone read them, so one training serves all values.
+`cl-zoo analyze ablate hide` runs them. The figures are pictures without numbers: nothing published stands beside their rows, and the
+values of ε and T are ours.
 
 Choices the paper leaves open, and ours:
   * f_v and f_ins are the projected features of one CLIP. A text is cut at its context length, in both variants.
@@ -67,7 +69,7 @@ Held against:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, Field, NonNegativeInt, model_validator
@@ -90,6 +92,11 @@ from cl_zoo.nn import (
 )
 
 FUSED = "fused"
+
+
+def row(options: Mapping[str, Any], source: str, **published: float) -> dict[str, Any]:
+    """A row of the paper's ablations on UCIT."""
+    return {"options": options, "source": source, "published": published, "on": "ucit"}
 
 
 class HiDe(KeepsExperts):
@@ -125,6 +132,18 @@ class HiDe(KeepsExperts):
             return alone[self.modality]
 
     answering = ("alpha", "beta", "modality", "temperature", "coefficient")
+    ablations: ClassVar = {
+        "HiDe-LLaVA": row({}, "Table 3", last=64.19, avg=68.94),
+        "Merge (1-32)": row({"expanded": 0}, "Table 3", last=61.26, avg=65.43),
+        "Merge (1-31)": row({"expanded": 0, "bare": 1}, "Table 3", last=60.64, avg=63.28),
+        "Expand (1-32)": row({"expanded": "all"}, "Table 3", last=67.62, avg=70.91),
+        "Expand (1-31)": row({"expanded": "all", "bare": 1}, "Table 3", last=66.84, avg=70.13),
+        "image and text": row({}, "Figure 4"),
+        "image alone": row({"modality": "image"}, "Figure 4"),
+        "text alone": row({"modality": "text"}, "Figure 4"),
+        **{f"ε = {value}": row({"coefficient": value}, "Figure 5") for value in (0.2, 0.4, 0.6, 0.8, 1.0)},
+        **{f"T = {value}": row({"temperature": value}, "Figure 7") for value in (0.01, 0.05, 0.1, 0.5, 1.0)},
+    }
 
     def __init__(self, options: Options) -> None:
         self.options = options

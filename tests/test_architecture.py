@@ -20,21 +20,23 @@ TEMPLATE = ROOT / "plugins" / "_template"
 FLOORS = """
 __main__
 cli
-cl_zoo testing
+cl_zoo analysis testing
 api inspection planning export
 runs
 engine report preflight
 nn contract scoring statistics
 backbones data
 features processes
-batches images names
+batches images names published
 recipe tasks
 errors machine _version
 """
 """From the roof to the ground. A room imports rooms of lower floors only, for annotations too; `cl_zoo` is `__init__`."""
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "open_clip", "numpy", "scipy", "matplotlib"}
-WITH_TORCH = "backbones batches engine export features images nn planning preflight processes testing".split()
+WITH_TORCH = (
+    "analysis backbones batches engine export features images nn planning preflight processes testing".split()
+)
 """Rooms whose modules may import heavy packages at their top; all others plan and report, and start at once."""
 
 LIGHT = {"backbones.checkpoints", "backbones.templates", "engine.files", "engine.folder", "preflight.looks"}
@@ -42,6 +44,7 @@ LIGHT = {"backbones.checkpoints", "backbones.templates", "engine.files", "engine
 
 LINES_OF_A_FUNCTION, LINES_OF_A_MODULE = 40, 350
 LONG_FUNCTIONS = {"cli.main.run", "cli.main.compare", "cli.looking.forecast", "cli.looking.ledger"}
+LONG_FUNCTIONS |= {"cli.premises.leakage", "cli.premises.screen", "cli.premises.ablate"}
 """Command signatures with an option per line."""
 
 LONG_MODULES = {"testing.conformance.promises"}

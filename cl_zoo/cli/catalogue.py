@@ -18,7 +18,9 @@ from cl_zoo.data.benchmarks import benchmark_loader, load_benchmark
 from cl_zoo.errors import ClZooError, OptionError, nearest
 from cl_zoo.machine import cores
 from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, Installed, find, installed, load
+from cl_zoo.published import published, read_published
 from cl_zoo.recipe.keys import flatten, recipe_settings, recipes
+from cl_zoo.report.printed import described
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -205,13 +207,14 @@ def show(what: str, name: str | None) -> str:
         "benchmark": describe_benchmark,
         "backbone": describe_backbone,
         "recipe": describe_recipe,
+        "published": describe_published,
     }
     if name is not None:
         if what not in describers:
             raise OptionError(f"show {what} {name}: {what!r} is no kind{nearest(what, describers)}")
         return describers[what](name)
-    if what == "recipe":
-        return aligned(list(recipes().items()))
+    if what in ("recipe", "published"):
+        return aligned(list((recipes() if what == "recipe" else published()).items()))
     if what in describers:
         found = text([one for one in entries() if one.kind == what])
         return f"{found}\n\nmy.yaml may say:\n\n{aligned(rows())}" if what == "benchmark" else found
@@ -228,6 +231,15 @@ def describe_recipe(name: str) -> str:
     rows += [(one.key, plain(one.value), one.source) for one in recipe_settings(name)]
     about = recipes().get(name)
     return "\n".join([*([f"{name}: {about}", ""] if about else []), aligned(rows)])
+
+
+def describe_published(name: str) -> str:
+    """What others have published, by name or from a file: source, setting, figures.
+
+    Raises:
+        OptionError: there is no such publication.
+    """
+    return described(name, read_published(name))
 
 
 def describe_benchmark(name: str) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from cl_zoo.cli.flags import AsJson, Data
 from cl_zoo.cli.looking import print_json
+from cl_zoo.cli.terminal import check_writable
 
 if TYPE_CHECKING:
     from cl_zoo.inspection.check import Watch
@@ -50,7 +51,7 @@ def check(
 
     plugin, file = benchmark_loader(benchmark), Path(report) if report else None
     if file is not None:
-        _writable(file)
+        check_writable("--report", file)
     settings: dict[str, Any] = {"decode": decode, "overlap": overlap, "processes": jobs or cores()}
     with _bar(Console(stderr=True)) as watch:
         found = inspect(plugin, Path(data) if data else None, name=benchmark, watch=watch, **settings)
@@ -106,25 +107,6 @@ def convert(
     plugin, folder = benchmark_loader(benchmark), Path(data) if data else None
     file = convert_all(made(plugin, folder, benchmark), plugin, Path(out))
     print(f"next: cl-zoo data check {file}{f' --data {data}' if data else ''}")
-
-
-def _writable(path: Any) -> None:
-    """Find out before hours of reading that a report could not be written."""
-    import os
-
-    from cl_zoo.errors import OptionError
-
-    what = ""
-    if os.path.isdir(path):
-        what = "is a folder"
-    elif not os.path.isdir(path.parent):
-        what = f"there is no folder {path.parent}"
-    elif not os.access(path.parent, os.W_OK | os.X_OK):
-        what = f"nothing may be written in {path.parent}"
-    elif os.path.exists(path) and not os.access(path, os.W_OK):
-        what = "may not be written"
-    if what:
-        raise OptionError(f"--report {path}: {what}; pass the path of a file to write")
 
 
 @contextmanager

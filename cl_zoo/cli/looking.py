@@ -118,11 +118,13 @@ def list_(
 def show(
     what: Annotated[
         str,
-        typer.Argument(help="A method (hide, module:Class), or a kind: method, benchmark, backbone, recipe."),
+        typer.Argument(
+            help="A method (hide, module:Class), or a kind: method, benchmark, backbone, recipe, published."
+        ),
     ],
     name: Annotated[str | None, typer.Argument(help="Which one of the kind; default: all of it.")] = None,
 ) -> None:
-    """A method's documentation, options and hooks; a recipe's sources; a benchmark's tasks."""
+    """A method's documentation, options and hooks; a recipe's sources; a benchmark's tasks; published results."""
     from cl_zoo.cli import catalogue
 
     print(catalogue.show(what, name))

@@ -6,17 +6,14 @@ Heavy imports stay inside the commands: `cl-zoo --help` and `cl-zoo list` load n
 from __future__ import annotations
 
 import faulthandler
-import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any
 
 import typer
 
 from cl_zoo._version import __version__
-from cl_zoo.cli import answers, data, looking, models, reporting, verifying
+from cl_zoo.cli import analyzing, answers, data, looking, models, premises, reporting, verifying
 from cl_zoo.cli.flags import (
     AllowUnequal,
     AsJson,
@@ -58,6 +55,7 @@ from cl_zoo.cli.flags import (
     settings,
 )
 from cl_zoo.cli.flags import vary as varied
+from cl_zoo.cli.terminal import working
 from cl_zoo.runs.job import EVERY
 
 app = typer.Typer(
@@ -114,7 +112,7 @@ def run(
     chosen = chosen_seeds(seed, seeds)
     _remark(benchmark, filled)
     results = []
-    with _working(), progress_for(_console(stderr=True), len(chosen)) as watch:
+    with working(), progress_for(_console(stderr=True), len(chosen)) as watch:
         for one in chosen:
             result = run_one(
                 method,
@@ -216,11 +214,11 @@ def compare(
     }
     _remark(benchmark, filled, order)
     if dry_run:
-        with _working():
+        with working():
             plan = plan_all(**grid)
         looking.print_plan(plan, as_json=as_json)
         return
-    with _working(), progress_for(_console(stderr=True)) as watch:
+    with working(), progress_for(_console(stderr=True)) as watch:
         comparison = compare_all(**grid, watch=watch, told=watch.told)
     _show(comparison, scoring, as_json, as_markdown)
     if comparison.failed:
@@ -245,6 +243,9 @@ for name, command in (
 ):
     app.command(name)(command)
 app.add_typer(data.app)
+app.add_typer(analyzing.app)
+for analysis in (premises.leakage, premises.screen, premises.ablate, premises.retention):
+    analyzing.app.command(analysis.__name__)(analysis)
 
 
 @app.callback(invoke_without_command=True)
@@ -273,26 +274,6 @@ def main() -> None:
         from cl_zoo.runs.worker import describe
 
         _fail(describe(error))
-
-
-@contextmanager
-def _working() -> Iterator[None]:
-    """Ctrl-C ends a command with a sentence; what is finished stays.
-
-    Whatever is printed meanwhile, by Python or past it, goes to standard error: standard output is for results.
-    """
-    sys.stdout.flush()
-    results = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on after the last finished task", file=sys.stderr)
-        raise SystemExit(130) from None
-    finally:
-        os.dup2(results, 1)
-        os.close(results)
 
 
 def _remark(benchmark: str, filled: dict[str, Any], orders: list[str] | None = None) -> None:

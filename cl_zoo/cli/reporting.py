@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from cl_zoo.cli.flags import AsJson, Data, Scoring
 from cl_zoo.cli.looking import print_json
+from cl_zoo.cli.terminal import write_file
 
 Runs = Annotated[
     list[str],
@@ -58,34 +58,14 @@ def report(
     told = written.parts(found, scoring)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(written.text(told, width), end="")
-    _write(markdown, lambda: written.markdown(told))
-    _write(csv, lambda: written.as_csv(told))
-    _write(latex, lambda: written.latex(told))
-    _write(json_, lambda: _json(written.as_json(told, found)))
-    _write(html, lambda: written.html(told, found, examples, data))
+    write_file(markdown, lambda: written.markdown(told))
+    write_file(csv, lambda: written.as_csv(told))
+    write_file(latex, lambda: written.latex(told))
+    write_file(json_, lambda: _json(written.as_json(told, found)))
+    write_file(html, lambda: written.html(told, found, examples, data))
     if figures:
         count = sum(1 for _ in written.figures(told, figures))
         print(f"wrote {count} files to {figures}", file=sys.stderr)
-
-
-def _write(name: str | None, make: Callable[[], str]) -> None:
-    """Write a file where one is asked for, and say so on standard error.
-
-    Raises:
-        OptionError: its folder is not there.
-    """
-    from pathlib import Path
-
-    from cl_zoo.engine.files import write_text
-    from cl_zoo.errors import OptionError
-
-    if name is None:
-        return
-    file = Path(name)
-    if not file.parent.is_dir():
-        raise OptionError(f"{file}: there is no folder {file.parent}; make it first")
-    write_text(file, make())
-    print(f"wrote {file}", file=sys.stderr)
 
 
 def _json(value: object) -> str:

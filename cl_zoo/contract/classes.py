@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from cl_zoo.contract.ablations import ablations
 from cl_zoo.contract.hookspecs import PROJECT, HookSpecs
+from cl_zoo.contract.options import kind_of
 from cl_zoo.errors import PluginError, first_line, nearest
 
 if TYPE_CHECKING:
@@ -41,8 +43,9 @@ def check_hook(name: str, hook: str, function: Any) -> None:
         )
 
 
-def check_options(name: str, options: Any, answering: Any) -> None:
-    """Options refuse misspelt names and stay as they are, and those that answers alone read are among them."""
+def check_options(name: str, plugin: type) -> None:
+    """Options refuse misspelt names and stay as they are; those that answers alone read and those of ablations are among them."""
+    options, answering = kind_of(plugin), getattr(plugin, "answering", ())
     if not (inspect.isclass(options) and issubclass(options, BaseModel)):
         raise PluginError(f"{name}: Options is no pydantic model; derive it from pydantic.BaseModel")
     if not options.model_config.get("frozen") or options.model_config.get("extra") != "forbid":
@@ -56,6 +59,7 @@ def check_options(name: str, options: Any, answering: Any) -> None:
             raise PluginError(
                 f"{name}: answering names {option!r}, which is no option of it{nearest(str(option), options.model_fields)}"
             )
+    ablations(name, plugin)  # whoever asks for them finds them in order
 
 
 def check_making(name: str, plugin: type, given: Sequence[Any]) -> None:

@@ -6,6 +6,7 @@ the arguments. Besides hooks it may have
     Options            a frozen pydantic model; the instance is made with it
     answering          names of options that answers alone read: what is learnt, kept and measured is the same at any value, so that
                        runs which differ in nothing else share one training
+    ablations          rows of its paper's ablations that options express, see `cl_zoo.contract.ablations`
     protocol           "sequential" (default), "joint" (all tasks at once) or "none" (nothing is trained)
     probe              True for a plugin that only measures
     parts(model)       part -> names of parameters; every trainable tensor belongs to one part

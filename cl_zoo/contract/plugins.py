@@ -27,7 +27,7 @@ from cl_zoo.contract.classes import (
     check_options,
 )
 from cl_zoo.contract.hookspecs import PROJECT, HookSpecs
-from cl_zoo.contract.options import filled, kind_of
+from cl_zoo.contract.options import filled
 from cl_zoo.errors import ClZooError, PluginError, RunError, nearest
 from cl_zoo.names import METHODS, Choice, Options, installed, load
 from cl_zoo.tasks import source_hash
@@ -64,7 +64,7 @@ def load_class(name: str) -> type[Any]:
         raise PluginError(
             f"{name}: has only one of state_dict and load_state_dict; define both, or an interrupted run cannot go on"
         )
-    check_options(name, kind_of(plugin), getattr(plugin, "answering", ()))
+    check_options(name, plugin)
     _register(_manager(), name, plugin)  # `cl-zoo list --check` finds a misspelt hook without an instance
     return plugin
 

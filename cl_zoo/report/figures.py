@@ -7,7 +7,7 @@ new ones, and returns the axes; `axes.figure.savefig("scores.png", bbox_inches="
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -53,19 +53,9 @@ def plot_matrix(told: Table | HasTable, label: str | None = None, axes: Axes | N
     one = next((mean for mean in found if mean.label == wanted), None)
     if one is None:
         raise DataError(f"{wanted}: no run is finished, so there are no scores to draw; run it again")
-    axes = axes or _axes(1.2 + 0.75 * len(one.tasks), 1.2 + 0.5 * len(one.cells))
-    shades = [
-        [colours.as_hex(colours.of_score(cell.mean)) if cell else "#00000000" for cell in row]
-        for row in one.cells
-    ]
-    axes.imshow([[_rgba(shade) for shade in row] for row in shades], aspect="auto")
-    for stage, row in enumerate(one.cells):
-        for place, cell in enumerate(row):
-            if cell is not None:
-                ink = colours.as_hex(colours.on(colours.of_score(cell.mean)))
-                axes.text(place, stage, f"{cell.mean:.1f}", ha="center", va="center", color=ink, fontsize=8)
-    axes.set_xticks(range(len(one.tasks)), one.tasks, rotation=30, ha="right")
-    axes.set_yticks(range(len(one.stages)), one.stages)
+    axes = axes or new_axes(1.2 + 0.75 * len(one.tasks), 1.2 + 0.5 * len(one.cells))
+    cells = [[None if cell is None else cell.mean for cell in row] for row in one.cells]
+    heat_map(axes, cells, one.tasks, one.stages)
     axes.set_title(one.label)
     return axes
 
@@ -73,7 +63,7 @@ def plot_matrix(told: Table | HasTable, label: str | None = None, axes: Axes | N
 def plot_forgetting(told: Table | HasTable, axes: Axes | None = None) -> Axes:
     """The mean score over the tasks learnt so far, after each task: a line for each method, with the interval over its seeds."""
     table = _table(told)
-    axes = axes or _axes(6.4, 4.2)
+    axes = axes or new_axes(6.4, 4.2)
     for place, method in enumerate(_learners(table)):
         points = [(n, one) for n, one in enumerate(curve(method)) if one is not None]
         colour, _, marker = colours.of_method(place)
@@ -94,7 +84,7 @@ def plot_forgetting(told: Table | HasTable, axes: Axes | None = None) -> Axes:
     axes.set_xticks(range(len(table.tasks)), [f"{n + 1}" for n in range(len(table.tasks))])
     axes.set_xlabel("Tasks learnt")
     axes.set_ylabel("Mean score on the tasks learnt")
-    return _plain(axes)
+    return plain(axes)
 
 
 def plot_pareto(told: Table | HasTable, cost: str = "trained", axes: Axes | None = None) -> Axes:
@@ -109,7 +99,7 @@ def plot_pareto(told: Table | HasTable, cost: str = "trained", axes: Axes | None
     if cost not in COSTS:
         raise OptionError(f"cost {cost!r}{nearest(cost, COSTS)}")
     table = _table(told)
-    axes = axes or _axes(6.4, 4.2)
+    axes = axes or new_axes(6.4, 4.2)
     points = []
     for place, method in enumerate(_learners(table)):
         price, last = method.over_seeds(lambda row: getattr(row, cost)), method.figure("last")
@@ -136,7 +126,7 @@ def plot_pareto(told: Table | HasTable, cost: str = "trained", axes: Axes | None
     axes.set_xlabel(COSTS[cost])
     axes.set_ylabel("Last")
     axes.xaxis.set_major_formatter(_short)
-    return _plain(axes)
+    return plain(axes)
 
 
 def plot_cka(told: Table | HasTable, label: str | None = None, axes: Axes | None = None) -> Axes:
@@ -152,7 +142,7 @@ def plot_cka(told: Table | HasTable, label: str | None = None, axes: Axes | None
     found = next((found for row in rows if (found := pairs(row))), None)
     if not found:
         raise DataError(f"{wanted}: no run measured CKA; run it with `--probe cka`")
-    axes = axes or _axes(6.4, 4.2)
+    axes = axes or new_axes(6.4, 4.2)
     for place, pair in enumerate(found):
         colour, _, _ = colours.of_method(place)
         axes.plot(*_ordered(pair.layers), color=colour, marker=".", label=pair.name)
@@ -160,7 +150,29 @@ def plot_cka(told: Table | HasTable, label: str | None = None, axes: Axes | None
     axes.set_xlabel("Layer")
     axes.set_ylabel("CKA (dashed: pairs shuffled)")
     axes.set_title(wanted)
-    return _plain(axes)
+    return plain(axes)
+
+
+def heat_map(
+    axes: Axes,
+    cells: Sequence[Sequence[float | None]],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    highest: float = 100.0,
+) -> None:
+    """Draw numbers between 0 and `highest` as colours with the numbers in them; what is `None` stays empty."""
+    shades = [
+        ["#00000000" if cell is None else colours.as_hex(colours.of_score(cell, highest)) for cell in row]
+        for row in cells
+    ]
+    axes.imshow([[_rgba(shade) for shade in row] for row in shades], aspect="auto")
+    for stage, row in enumerate(cells):
+        for place, cell in enumerate(row):
+            if cell is not None:
+                ink = colours.as_hex(colours.on(colours.of_score(cell, highest)))
+                axes.text(place, stage, f"{cell:.1f}", ha="center", va="center", color=ink, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
 
 
 def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -187,10 +199,37 @@ def write_figures(told: Table | HasTable, folder: Path, prefix: str = "") -> Ite
     for name, (_, axes) in zip(_distinct([name for name, _ in drawn]), drawn, strict=True):
         for ending in FORMATS:
             file = folder / f"{prefix}{name}.{ending}"
-            about = {"Date": None} if ending == "svg" else {}
-            figure: Any = axes.figure
-            figure.savefig(file, dpi=160, bbox_inches="tight", metadata=about)
+            save(axes, file)
             yield file
+
+
+def save(axes: Axes, file: Path) -> None:
+    """Write the figure of some axes, in the format that the file's name ends in."""
+    about = {"Date": None} if file.suffix == ".svg" else {}
+    figure: Any = axes.figure
+    figure.savefig(file, dpi=160, bbox_inches="tight", metadata=about)
+
+
+def new_axes(width: float, height: float) -> Any:
+    """New axes on a figure of their own; sizes in inches."""
+    return new_figure(width, height).add_subplot()
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure that no window and no global list holds; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain(axes: Axes) -> Axes:
+    """No frame, faint lines, and the names beside the plot, where they cover nothing."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    columns = -(-len(axes.get_legend_handles_labels()[1]) // NAMES) or 1
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, ncols=columns)
+    return axes
 
 
 def _table(told: Table | HasTable) -> Table:
@@ -208,23 +247,6 @@ def _label(table: Table, label: str | None) -> str:
     if label not in known:
         raise OptionError(f"label {label!r}{nearest(str(label), known)}")
     return str(label)
-
-
-def _axes(width: float, height: float) -> Any:
-    """New axes on a figure of their own, which no window and no global list holds."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height)).add_subplot()
-
-
-def _plain(axes: Axes) -> Axes:
-    """No frame, faint lines, and the names beside the plot, where they cover nothing."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    columns = -(-len(axes.get_legend_handles_labels()[1]) // NAMES) or 1
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, ncols=columns)
-    return axes
 
 
 def _short(value: float, _: object) -> str:

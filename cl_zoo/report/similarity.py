@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cl_zoo.report.rows import Row
@@ -24,9 +25,14 @@ class Pair:
 
 def pairs(row: Row) -> list[Pair]:
     """The pairs of tasks of a run in the order in which they were measured; none where the probe was not there."""
+    return pairs_of(row.measured)
+
+
+def pairs_of(measured: Sequence[Mapping[str, float]]) -> list[Pair]:
+    """The pairs of tasks in the measurements of each task, in the order in which they were measured."""
     found: dict[str, Pair] = {}
-    for measured in row.measured:
-        for name, value in measured.items():
+    for of_task in measured:
+        for name, value in of_task.items():
             _, *where = name.split("/")
             if len(where) not in (2, 3) or not where[-2].isdecimal() or "~" not in where[-1]:
                 continue

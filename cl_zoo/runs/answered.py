@@ -27,7 +27,7 @@ class Asked:
         question: the prompt.
         expected: the right answer, or the references of a caption.
         answers: `{"after": task, "stage", "answer", "score"}` in the order of the stages, the score by the official rule; `after`
-            is `None` where nothing was learnt.
+            is `None` where nothing was learnt, and `form` is there (true) where the answer is wrong in form alone.
     """
 
     task: str
@@ -97,7 +97,7 @@ def _of_task(
                 "after": lessons[stage] if lessons else None,
                 "stage": stage,
                 "answer": said[stage][sample],
-                "score": _score(folder, scores, f"{stage}-{place}", sample),
+                **_score(folder, scores, f"{stage}-{place}", sample),
             }
             for stage in stages
         )
@@ -108,26 +108,28 @@ def _of_task(
 
 def _scores(
     folder: Path, cells: list[tuple[int, int]], metrics: list[str]
-) -> dict[str, dict[str, float | None]]:
-    """The official score of every sample, by cell and id: from `scores/`, and made anew where a file is not there."""
-    found: dict[str, dict[str, float | None]] = {}
+) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """What the rule says of every sample, by cell and id: from `scores/`, and made anew where a file is not there."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
     missing = []
     for stage, place in cells:
         file = folder / "scores" / f"{stage}-{place}.jsonl"
         if file.is_file():
-            found[f"{stage}-{place}"] = {one["id"]: one.get("score") for _, one in lines(file)}
+            found[f"{stage}-{place}"] = {one["id"]: one for _, one in lines(file)}
         else:
             missing.append((stage, place))
     if missing:
         with Scorer() as scorer:
             for cell, score in score_answers(folder, missing, metrics, scorer).items():
-                found[cell] = {one["id"]: one["score"] for one in score.samples}
+                found[cell] = {one["id"]: one for one in score.samples}
     return found
 
 
-def _score(folder: Path, scores: Mapping[str, Mapping[str, Any]], cell: str, sample: str) -> float:
-    score = scores[cell].get(sample)
+def _score(folder: Path, scores: Mapping[str, Mapping[str, Any]], cell: str, sample: str) -> dict[str, Any]:
+    """`score`, and `form` where the form alone is wrong."""
+    found = scores[cell].get(sample, {})
+    score = found.get("score")
     if not isinstance(score, int | float):
         file = folder / "scores" / f"{cell}.jsonl"
         raise DataError(f"{file}: has no score of sample {sample!r}; delete it, and scores are made anew")
-    return float(score)
+    return {"score": float(score), **({"form": True} if found.get("form") else {})}

@@ -169,6 +169,38 @@ def restore(
     return Restored(folder, manifest, recipe, plugins, loaded, answering, tuple(tasks), world)
 
 
+def untouched(
+    folder: Path,
+    *,
+    backbone: str | None = None,
+    features: str | None = None,
+    device: str = "auto",
+    trust: Sequence[str | Path] = (),
+) -> Restored:
+    """The model that a finished run began with: its backbone as it answers with nothing placed and nothing learnt.
+
+    The arguments are those of `restore`.
+
+    Raises:
+        RunError: no finished run.
+        PluginError: the run names code that is not trusted.
+        BackboneError: the weights are not those of the run.
+    """
+    import torch
+
+    from cl_zoo.processes import World
+
+    manifest = read_manifest(folder)
+    job, recipe, _ = _described(folder, manifest)
+    backbone = backbone or _own_backbone(folder, job, trust)
+    world = World(device)
+    if world.device.type == "cpu":
+        torch.set_num_threads(1)
+    loaded = _backbone(folder, manifest, job, recipe, backbone, features, world)
+    model = loaded.model.to(world.device).eval()
+    return Restored(folder, manifest, recipe, Plugins(()), loaded, model, (), world)
+
+
 def _described(folder: Path, manifest: Mapping[str, Any]) -> tuple[Job, Recipe, list[Task]]:
     """Job, recipe and learnt tasks of a run.
 

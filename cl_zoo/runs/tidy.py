@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo.errors import OptionError, nearest
@@ -55,6 +57,15 @@ def as_frame(rows: Iterable[dict[str, Any]]) -> pandas.DataFrame:
             "a frame needs pandas, which is not installed; install it with `pip install 'cl-zoo[report]'`"
         ) from None
     return pandas.DataFrame(list(rows))
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as CSV; a column that only some of them have is empty in the others."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def _about(result: Result, row: Row) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,10 @@ from cl_zoo.report.page.content import Gallery, Run, Told
 from cl_zoo.report.page.render import render
 from cl_zoo.report.sheets import as_markdown, as_text, escaped, narrowed
 from cl_zoo.report.table import Table
+from cl_zoo.runs import tidy
 from cl_zoo.runs.comparison import Comparison
 from cl_zoo.runs.examples import examples, pictures
 from cl_zoo.runs.finding import Found
-from cl_zoo.runs.tidy import records
 
 MATRICES = "Scores on each task after each task"
 
@@ -82,13 +80,7 @@ def latex(told: list[Part]) -> str:
 
 def as_csv(told: list[Part], kind: str = "cells") -> str:
     """Tidy rows, one for each run and cell; columns that only some runs have are empty in the others."""
-    rows = [row for one in told for row in records(one.comparison.results, kind)]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return tidy.as_csv([row for one in told for row in tidy.records(one.comparison.results, kind)])
 
 
 def as_json(told: list[Part], found: Found) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import cl_zoo
 from cl_zoo import batches, hookimpl
 from cl_zoo import nn as nn_names
 from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.contract.ablations import FIGURES, KEYS
 from cl_zoo.contract.hookspecs import HookSpecs
 from cl_zoo.contract.plugins import HOOKS, PROTOCOLS, Plugins, load_class
 from cl_zoo.engine.learning import assign_parts
@@ -66,6 +67,7 @@ def contract() -> Iterator[str]:
         only = "  first result" if getattr(HookSpecs, hook).cl_zoo_spec["firstresult"] else ""
         yield f"{hook}{signature(getattr(HookSpecs, hook))}{only}"
     yield f"protocols: {', '.join(PROTOCOLS)}"
+    yield f"ablations: {', '.join(KEYS)}; published: {', '.join(FIGURES)}"
     yield "[cl_zoo]"
     yield from cl_zoo.__all__
     for function in (

@@ -160,7 +160,13 @@ def prepare() -> None:
         return {**settings, "order": first(order)}
 
     def first(order: Any) -> str:
-        return ",".join(order.split(",")[:TASKS]) if "," in order else "".join(order[:TASKS])
+        if isinstance(order, str) and order.islower():  # one of mini's names
+            order += ","
+        return (
+            ",".join([one for one in order.split(",") if one][:TASKS])
+            if "," in order
+            else "".join(order[:TASKS])
+        )
 
     def short_run(method: str, **settings: Any) -> Any:
         return run(method, **short(settings))

@@ -32,7 +32,9 @@ NOT_HERE = {
 }
 """Commands that cannot run here, by a pattern, with the reason."""
 
-PRINTS_OTHERWISE = re.compile(r"^(cl-zoo|python -m cl_zoo) (run|compare|predict|export|check|doctor)\b")
+PRINTS_OTHERWISE = re.compile(
+    r"^(cl-zoo|python -m cl_zoo) (run|compare|analyze|predict|export|check|doctor)\b"
+)
 """What these print depends on the number of samples, on the machine, or on the time it took."""
 
 ONLY_LOOKS = re.compile(r"cl-zoo (forecast|ledger|doctor|show|list)\b[^&|;]*$")
