@@ -100,14 +100,23 @@ def test_the_page_of_many_runs_is_small(tmp_path: Path):
     assert len(page(tmp_path).encode()) < 1_000_000
 
 
-def test_one_run_has_no_interval_and_several_have(tmp_path: Path):
-    write_run(tmp_path, "ewc")
-    assert not re.search(r"<small>\[", page(tmp_path))
-    write_run(tmp_path, "ewc", 1, scores=([100], [50, 75]))
+def last_of(text: str) -> tuple[float, ...]:
+    """The ends of the second interval of the summary."""
+    return tuple(map(float, re.findall(r"<small>\[(.*?)\]", text)[1].split(", ")))
 
-    assert "<small>[-96.3, 221.3]</small>" in page(
-        tmp_path
-    )  # 62.5 ± 12.71 · 12.5, by Student's t with one degree
+
+def test_the_interval_of_one_run_is_that_of_its_samples_and_of_several_that_of_the_seeds(tmp_path: Path):
+    """3 of 4 answers of one of two tasks are right: 87.5 ± 1.96 · √(100² · 0.75 · 0.25 / 4) / 2 = ± 21.2. A second run has 62.5."""
+    write_run(tmp_path, "ewc", scores=([100], [100, 75]))
+    alone = page(tmp_path)
+    write_run(tmp_path, "ewc", 1, scores=([100], [50, 75]))
+    several = page(tmp_path)
+
+    low, high = last_of(alone)
+    assert (low, high) == pytest.approx((66.3, 108.7), abs=0.3)
+    wide_low, wide_high = last_of(several)
+    assert wide_low < low < high < wide_high
+    assert (wide_low + wide_high) / 2 == pytest.approx(75.0, abs=0.1)
     assert interval(Estimate(1.0, 1)) == ""
 
 
