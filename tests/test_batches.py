@@ -185,7 +185,11 @@ def test_at_inference_nothing_in_a_batch_says_what_is_right_or_which_task_it_is(
         assert one.answer is None
         assert one.references == ()
         assert one.truth == {}
-        assert set(vars(one)) == {"id", "image", "prompt", "answer", "references", "truth"}
+        assert one.before == ()
+        assert set(vars(one)) == {
+            *("id", "image", "prompt", "answer", "references", "truth"),
+            *("before", "learns_before", "more_images"),
+        }
     assert set(vars(batch)) == {"samples", "inputs", "targets", "spans"}
 
 

@@ -98,7 +98,7 @@ class Lines:
             return
         if event["phase"] == "start":
             text = f"run {event['run']}"
-        elif not always:
+        elif event["phase"] not in ALWAYS and not event.get("waits"):
             done, steps = self._tracker.steps_of(one)
             left = one.left(self._tracker.pace, now)
             about = f"{done} of {steps} steps" if one.learns and steps else ""

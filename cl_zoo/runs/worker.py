@@ -69,11 +69,11 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def check(jobs: list[dict[str, Any]], fair: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def check(jobs: list[dict[str, Any]], fair: dict[str, Any] | None = None) -> dict[str, list[dict[str, Any]]]:
     """Look up everything that the jobs name, before any of them starts.
 
     Args:
-        fair: fields of `Fair`.
+        fair: fields of `Fair`; without them budgets are not counted.
 
     Returns:
         `jobs` as they shall run, and `foreseen` of each.
@@ -102,7 +102,7 @@ def check(jobs: list[dict[str, Any]], fair: dict[str, Any]) -> dict[str, list[di
 
         encoder_source(features)
     check_data(everything)
-    held = hold_equal(everything, Fair(**fair))
+    held = [one.job for one in everything] if fair is None else hold_equal(everything, Fair(**fair))
     everything = [one if one.job == job else prepare(job) for one, job in zip(everything, held, strict=True)]
     return {"jobs": [job.to_json() for job in held], "foreseen": foreseen(everything)}
 

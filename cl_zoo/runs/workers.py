@@ -74,10 +74,14 @@ class Workers:
         """
         for process in self._processes[1:]:
             self._tell(process, {"load": True})
-        answer = self._ask(0, {"check": [job.to_json() for job in jobs], "fair": asdict(fair)})
+        asked = [job.to_json() for job in jobs]
+        answer = self._ask(0, {"check": asked, "fair": asdict(fair)})
 
         def checked() -> tuple[list[Job], list[dict[str, Any]]]:
             event = next(answer)
+            if event["event"] == "failed" and not event.get("logged"):
+                # A plugin ended the process while it was counted; looked up without that, it fails in a row of its own.
+                event = next(self._ask(0, {"check": asked, "fair": None}))
             if event["event"] != "checked":
                 raise PluginError(event["message"])
             return [Job.from_json(one) for one in event["jobs"]], event["foreseen"]
