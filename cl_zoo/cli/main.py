@@ -30,6 +30,7 @@ from cl_zoo.cli.flags import (
     Debug,
     Device,
     Features,
+    Gate,
     ImageAspect,
     KeepStates,
     Limit,
@@ -92,6 +93,7 @@ def run(
     scoring: Scoring = "official",
     device: Device = "auto",
     out: Out = "runs",
+    gate: Gate = None,
     preflight: Preflight = True,
     keep_states: KeepStates = "last",
     checkpoint_every: CheckpointEvery = EVERY,
@@ -110,7 +112,7 @@ def run(
     chosen = chosen_seeds(seed, seeds)
     _remark(benchmark, filled)
     results = []
-    with _working(), progress_for(_console(stderr=True), len(chosen)) as watch:
+    with _working(), progress_for(_console(stderr=True), len(chosen) + (gate is not None)) as watch:
         for one in chosen:
             result = run_one(
                 method,
@@ -119,6 +121,7 @@ def run(
                 probes=probe or (),
                 options=options(option),
                 seed=one,
+                gate=gate if one == chosen[0] else None,
                 watch=watch,
                 **filled,
             )
@@ -177,6 +180,7 @@ def compare(
     ] = False,
     device: Device = "auto",
     out: Out = "runs",
+    gate: Gate = None,
     preflight: Preflight = True,
     keep_states: KeepStates = "last",
     checkpoint_every: CheckpointEvery = EVERY,
@@ -213,7 +217,7 @@ def compare(
         looking.print_plan(plan, as_json=as_json)
         return
     with _working(), progress_for(_console(stderr=True)) as watch:
-        comparison = compare_all(**grid, watch=watch, told=watch.told)
+        comparison = compare_all(**grid, gate=gate, watch=watch, told=watch.told)
     _show(comparison, scoring, as_json, as_markdown)
     if comparison.failed:
         raise SystemExit(2 if all(one.user_error for one in comparison.failed) else 1)
