@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cl_zoo.runs.ahead import Ahead
 from cl_zoo.runs.comparison import Comparison, Result, Told, Watch, load_result
 from cl_zoo.runs.comparison import compare as run_all
 from cl_zoo.runs.comparison import plan as plan_all
+from cl_zoo.runs.curves import Curves
 from cl_zoo.runs.execute import execute
 from cl_zoo.runs.finding import Found, find_runs
 from cl_zoo.runs.gate import Gate, read_gate
@@ -34,6 +36,7 @@ def run(
     probes: Sequence[str] = (),
     options: Options | None = None,
     gate: str | Path | None = None,
+    trackers: Sequence[str] = (),
     watch: Watch = lambda event: None,
     **settings: Any,
 ) -> Result:
@@ -46,6 +49,7 @@ def run(
         options: option values by plugin name.
         gate: a publication or the folder of a finished run, `=POINTS` behind it; before anything is trained the untouched model must
             score as its zero-shot row does.
+        trackers: `tensorboard`, `wandb`, `mlflow`, `trackio`: where curves of loss, terms and scores go; they decide nothing of the run.
         settings: fields of `Job`: backbone, features, data, order, seed, recipe, limit, cells, device, out, preflight,
             keep_states, checkpoint_every.
 
@@ -56,12 +60,13 @@ def run(
         ClZooError: the run cannot be made as described, or does not pass its gate.
     """
     job = Job(stack(method, with_, probes, options or {}), benchmark, **_known(settings))
-    if gate is not None:
-        _guarded(job, _gate(gate, [job]), watch)
-    return _run(job, watch)
+    with closing(Curves(trackers, [job])) as curves:
+        if gate is not None:
+            _guarded(job, _gate(gate, [job]), watch)
+        return _run(job, watch, curves)
 
 
-def _run(job: Job, watch: Watch) -> Result:
+def _run(job: Job, watch: Watch, curves: Watch = lambda event: None) -> Result:
     about = {"event": "progress", "seed": job.seed, "label": job.label}
     with full_disk_named(job.out), Scorer() as scorer:
         ahead = Ahead([job], scorer)
@@ -71,6 +76,7 @@ def _run(job: Job, watch: Watch) -> Result:
         def report(**progress: Any) -> None:
             if _main_process():
                 ahead.heard(progress)
+                curves({**about, **progress})
             watch({**about, **progress})
 
         folder, facts = execute(job, report)
@@ -79,6 +85,7 @@ def _run(job: Job, watch: Watch) -> Result:
         if facts:
             watch({**about, "phase": "score", "waits": ahead.waits_for(facts["metrics"])})
         finish(folder, facts, scorer)
+    curves({**about, "event": "finished", "run": folder.final.name, "facts": facts})
     return load_result(folder.final, trust=job.names)
 
 
@@ -94,6 +101,7 @@ def compare(
     options: Options | None = None,
     processes: int | None = None,
     gate: str | Path | None = None,
+    trackers: Sequence[str] = (),
     watch: Watch = lambda event: None,
     told: Told = lambda plan: None,
     **settings: Any,
@@ -107,6 +115,7 @@ def compare(
             `order`; default: that one.
         vary: values of options, each of them a run: `{"hide": {"coefficient": [0.3, 0.5]}}`; of several options all combinations.
         processes: how many runs at a time.
+        trackers: as for `run`.
         gate: as for `run`; what is measured for it is a run like others, and taken over where the comparison has it too.
         told: called with the plan before the first run begins; with a gate with that of its run first.
 
@@ -114,11 +123,17 @@ def compare(
         ClZooError: something is unknown; nothing has been started then. Or the gate is not passed; nothing has been trained then. A run that fails later is a row of the result.
     """
     jobs = _grid(methods, benchmark, seeds, orders, vary or {}, (with_, probes, options or {}), settings)
-    if gate is not None:
-        asked = _gate(gate, jobs)
-        first = run_all([_untouched(jobs[0], asked)], watch=watch, told=told)
-        asked.passes(first.results[0])
-    return run_all(jobs, processes=processes, watch=watch, told=told)
+    with closing(Curves(trackers, jobs)) as curves:
+        if gate is not None:
+            asked = _gate(gate, jobs)
+            first = run_all([_untouched(jobs[0], asked)], watch=watch, told=told)
+            asked.passes(first.results[0])
+
+        def heard(event: dict[str, Any]) -> None:
+            curves(event)
+            watch(event)
+
+        return run_all(jobs, processes=processes, watch=heard, told=told)
 
 
 def _gate(text: str | Path, jobs: Sequence[Job]) -> Gate:

@@ -83,6 +83,10 @@ Gate = Annotated[
         help="Train only if the untouched model scores as a publication's zero-shot row or a finished run does.",
     ),
 ]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option("--tracker", help="Curves for tensorboard, wandb, mlflow or trackio; repeatable."),
+]
 Preflight = Annotated[
     bool,
     typer.Option(

@@ -47,6 +47,7 @@ from cl_zoo.cli.flags import (
     Seeds,
     Sets,
     Template,
+    Trackers,
     Vary,
     With,
     chosen_orders,
@@ -94,6 +95,7 @@ def run(
     device: Device = "auto",
     out: Out = "runs",
     gate: Gate = None,
+    tracker: Trackers = None,
     preflight: Preflight = True,
     keep_states: KeepStates = "last",
     checkpoint_every: CheckpointEvery = EVERY,
@@ -122,6 +124,7 @@ def run(
                 options=options(option),
                 seed=one,
                 gate=gate if one == chosen[0] else None,
+                trackers=tracker or (),
                 watch=watch,
                 **filled,
             )
@@ -181,6 +184,7 @@ def compare(
     device: Device = "auto",
     out: Out = "runs",
     gate: Gate = None,
+    tracker: Trackers = None,
     preflight: Preflight = True,
     keep_states: KeepStates = "last",
     checkpoint_every: CheckpointEvery = EVERY,
@@ -217,7 +221,7 @@ def compare(
         looking.print_plan(plan, as_json=as_json)
         return
     with _working(), progress_for(_console(stderr=True)) as watch:
-        comparison = compare_all(**grid, gate=gate, watch=watch, told=watch.told)
+        comparison = compare_all(**grid, gate=gate, trackers=tracker or (), watch=watch, told=watch.told)
     _show(comparison, scoring, as_json, as_markdown)
     if comparison.failed:
         raise SystemExit(2 if all(one.user_error for one in comparison.failed) else 1)
