@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from cl_zoo.runs.ahead import Ahead
 from cl_zoo.runs.comparison import Comparison, Result, Told, Watch, load_result
 from cl_zoo.runs.comparison import compare as run_all
 from cl_zoo.runs.comparison import plan as plan_all
+from cl_zoo.runs.curves import Curves
 from cl_zoo.runs.equal import Fair
 from cl_zoo.runs.execute import execute
 from cl_zoo.runs.finding import Found, find_runs
+from cl_zoo.runs.gate import Gate, read_gate
 from cl_zoo.runs.grid import Vary, orders_of, varied
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
@@ -33,6 +36,8 @@ def run(
     with_: Sequence[str] = (),
     probes: Sequence[str] = (),
     options: Options | None = None,
+    gate: str | Path | None = None,
+    trackers: Sequence[str] = (),
     watch: Watch = lambda event: None,
     **settings: Any,
 ) -> Result:
@@ -43,6 +48,9 @@ def run(
         benchmark: an installed name, a YAML file, or either with options: `coin[instructions=type2]`.
         with_, probes: further plugins of the stack.
         options: option values by plugin name.
+        gate: a publication or the folder of a finished run, `=POINTS` behind it; before anything is trained the untouched model must
+            score as its zero-shot row does.
+        trackers: `tensorboard`, `wandb`, `mlflow`, `trackio`: where curves of loss, terms and scores go; they decide nothing of the run.
         settings: fields of `Job`: backbone, features, data, order, seed, recipe, limit, cells, device, out, preflight,
             keep_states, checkpoint_every.
 
@@ -50,9 +58,16 @@ def run(
         The finished run, from disk where the same run was finished before.
 
     Raises:
-        ClZooError: the run cannot be made as described.
+        ClZooError: the run cannot be made as described, or does not pass its gate.
     """
     job = Job(stack(method, with_, probes, options or {}), benchmark, **_known(settings))
+    with closing(Curves(trackers, [job])) as curves:
+        if gate is not None:
+            _guarded(job, _gate(gate, [job]), watch)
+        return _run(job, watch, curves)
+
+
+def _run(job: Job, watch: Watch, curves: Watch = lambda event: None) -> Result:
     about = {"event": "progress", "seed": job.seed, "label": job.label}
     with full_disk_named(job.out), Scorer() as scorer:
         ahead = Ahead([job], scorer)
@@ -62,6 +77,7 @@ def run(
         def report(**progress: Any) -> None:
             if _main_process():
                 ahead.heard(progress)
+                curves({**about, **progress})
             watch({**about, **progress})
 
         folder, facts = execute(job, report)
@@ -70,6 +86,7 @@ def run(
         if facts:
             watch({**about, "phase": "score", "waits": ahead.waits_for(facts["metrics"])})
         finish(folder, facts, scorer)
+    curves({**about, "event": "finished", "run": folder.final.name, "facts": facts})
     return load_result(folder.final, trust=job.names)
 
 
@@ -84,6 +101,8 @@ def compare(
     probes: Sequence[str] = (),
     options: Options | None = None,
     processes: int | None = None,
+    gate: str | Path | None = None,
+    trackers: Sequence[str] = (),
     watch: Watch = lambda event: None,
     told: Told = lambda plan: None,
     fair: Fair | None = None,
@@ -98,15 +117,58 @@ def compare(
             `order`; default: that one.
         vary: values of options, each of them a run: `{"hide": {"coefficient": [0.3, 0.5]}}`; of several options all combinations.
         processes: how many runs at a time.
-        told: called with the plan before the first run begins.
+        trackers: as for `run`.
+        gate: as for `run`; what is measured for it is a run like others, and taken over where the comparison has it too.
+        told: called with the plan before the first run begins; with a gate with that of its run first.
         fair: what is held equal, by default steps, samples and trained parameters; and whether unequal budgets are refused, stamped
             (`Fair(allow=True)`) or made equal by other ranks (`Fair(match=True)`).
 
     Raises:
-        ClZooError: something is unknown; nothing has been started then. A run that fails later is a row of the result.
+        ClZooError: something is unknown; nothing has been started then. Or the gate is not passed; nothing has been trained then. A run that fails later is a row of the result.
     """
     jobs = _grid(methods, benchmark, seeds, orders, vary or {}, (with_, probes, options or {}), settings)
-    return run_all(jobs, processes=processes, watch=watch, told=told, fair=fair)
+    with closing(Curves(trackers, jobs)) as curves:
+        if gate is not None:
+            asked = _gate(gate, jobs)
+            first = run_all([_untouched(jobs[0], asked)], watch=watch, told=told)
+            asked.passes(first.results[0])
+
+        def heard(event: dict[str, Any]) -> None:
+            curves(event)
+            watch(event)
+
+        return run_all(jobs, processes=processes, watch=heard, told=told, fair=fair)
+
+
+def _gate(text: str | Path, jobs: Sequence[Job]) -> Gate:
+    """The gate of some jobs.
+
+    Raises:
+        ClZooError: there is no such anchor, or it is of other tasks.
+    """
+    gate = read_gate(str(text))
+    benchmark = load_benchmark(jobs[0].benchmark, jobs[0].data)
+    for order in dict.fromkeys(job.order for job in jobs):
+        gate.fits(benchmark, order)
+    return gate
+
+
+def _untouched(job: Job, gate: Gate) -> Job:
+    """What a gate has scored before a job begins."""
+    return replace(job, choices=stack(gate.method, (), (), {}))
+
+
+def _guarded(job: Job, gate: Gate, watch: Watch) -> None:
+    """Run what a gate asks for in this process.
+
+    Raises:
+        ClZooError: it is not passed, or that run cannot be made.
+    """
+    result = _run(_untouched(job, gate), watch)
+    if result.complete:  # in the side processes of a distributed run it is not; the main one decides for all
+        about = {"label": result.label, "seed": result.seed, "seconds": result.ledger["seconds"]}
+        watch({**about, "event": "finished", "last": result.matrix.last})
+        gate.passes(result)
 
 
 def plan(

@@ -78,6 +78,18 @@ Scoring = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Out = Annotated[str, typer.Option("--out", help="Folder of all runs.")]
+Gate = Annotated[
+    str | None,
+    typer.Option(
+        "--gate",
+        metavar="NAME[=POINTS]",
+        help="Train only if the untouched model scores as a publication's zero-shot row or a finished run does.",
+    ),
+]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option("--tracker", help="Curves for tensorboard, wandb, mlflow or trackio; repeatable."),
+]
 Preflight = Annotated[
     bool,
     typer.Option(

@@ -28,6 +28,7 @@ from cl_zoo.cli.flags import (
     Debug,
     Device,
     Features,
+    Gate,
     Hold,
     ImageAspect,
     KeepStates,
@@ -46,6 +47,7 @@ from cl_zoo.cli.flags import (
     Seeds,
     Sets,
     Template,
+    Trackers,
     Vary,
     With,
     chosen_fair,
@@ -94,6 +96,8 @@ def run(
     scoring: Scoring = "official",
     device: Device = "auto",
     out: Out = "runs",
+    gate: Gate = None,
+    tracker: Trackers = None,
     preflight: Preflight = True,
     keep_states: KeepStates = "last",
     checkpoint_every: CheckpointEvery = EVERY,
@@ -112,7 +116,7 @@ def run(
     chosen = chosen_seeds(seed, seeds)
     _remark(benchmark, filled)
     results = []
-    with working(), progress_for(_console(stderr=True), len(chosen)) as watch:
+    with working(), progress_for(_console(stderr=True), len(chosen) + (gate is not None)) as watch:
         for one in chosen:
             result = run_one(
                 method,
@@ -121,6 +125,8 @@ def run(
                 probes=probe or (),
                 options=options(option),
                 seed=one,
+                gate=gate if one == chosen[0] else None,
+                trackers=tracker or (),
                 watch=watch,
                 **filled,
             )
@@ -182,6 +188,8 @@ def compare(
     ] = False,
     device: Device = "auto",
     out: Out = "runs",
+    gate: Gate = None,
+    tracker: Trackers = None,
     preflight: Preflight = True,
     keep_states: KeepStates = "last",
     checkpoint_every: CheckpointEvery = EVERY,
@@ -219,7 +227,7 @@ def compare(
         looking.print_plan(plan, as_json=as_json)
         return
     with working(), progress_for(_console(stderr=True)) as watch:
-        comparison = compare_all(**grid, watch=watch, told=watch.told)
+        comparison = compare_all(**grid, gate=gate, trackers=tracker or (), watch=watch, told=watch.told)
     _show(comparison, scoring, as_json, as_markdown)
     if comparison.failed:
         raise SystemExit(2 if all(one.user_error for one in comparison.failed) else 1)

@@ -28,6 +28,12 @@ Html = Annotated[
     str | None, typer.Option("--html", metavar="FILE", help="One page that needs no other file.")
 ]
 Figures = Annotated[str | None, typer.Option("--figures", metavar="DIR", help="Figures as PNG and SVG.")]
+Papers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--beside", metavar="PAPER", help="Published rows beside ours, see show published; repeatable."
+    ),
+]
 Examples = Annotated[int, typer.Option("--examples", min=0, help="Samples of each task that the page shows.")]
 
 
@@ -39,6 +45,7 @@ def report(
     json_: Json = None,
     html: Html = None,
     figures: Figures = None,
+    beside: Papers = None,
     scoring: Scoring = "official",
     examples: Examples = 3,
     data: Data = None,
@@ -55,7 +62,7 @@ def report(
     found = find_runs(runs)
     for line in written.left_out(found):
         print(printable(line), file=sys.stderr)
-    told = written.parts(found, scoring)
+    told = written.parts(found, scoring, beside or ())
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(written.text(told, width), end="")
     write_file(markdown, lambda: written.markdown(told))

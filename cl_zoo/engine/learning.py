@@ -170,7 +170,8 @@ class Learner:
                 now = time.perf_counter()
                 if done % 10 == 0 or done == self.total or now - reported > SILENT:
                     reported = now
-                    report(phase="train", step=done, steps=self.total, terms=values)
+                    highest = max(self.schedule.get_last_lr())
+                    report(phase="train", step=done, steps=self.total, terms=values, rate=highest)
                 if midway and midway.due():
                     self.cost.seconds = time.perf_counter() - started
                     midway.keep(self)

@@ -80,7 +80,8 @@ class Tracker:
         self.pace, self._before, self._warm = Pace(), 0, set[Any]()
 
     def told(self, plan: Plan) -> None:
-        """Take note of the plan, and of what finished runs of the same machine have measured."""
+        """Take note of the plan, and of what finished runs of the same machine have measured; what came before it is over."""
+        self.tracked.clear()
         self.plan, self.runs, self.several = plan, len(plan.runs), len(plan.orders) > 1
         self.pace, self._before = plan.pace[0], len(plan.runs) - len(plan.left)
         for one in plan.left:

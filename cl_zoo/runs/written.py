@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from cl_zoo.report.page.render import render
 from cl_zoo.report.sheets import as_markdown, as_text, escaped, narrowed
 from cl_zoo.report.table import Table
 from cl_zoo.runs import tidy
+from cl_zoo.runs.beside import Beside, beside
 from cl_zoo.runs.comparison import Comparison
 from cl_zoo.runs.examples import examples, pictures
 from cl_zoo.runs.finding import Found
@@ -30,30 +31,48 @@ class Part:
     Attributes:
         title: benchmark and order: `mini, version 2: rendition → chart`.
         name: the benchmark alone.
+        beside: the same beside publications.
     """
 
     title: str
     name: str
     table: Table
     comparison: Comparison
+    beside: tuple[Beside, ...] = ()
 
 
-def parts(found: Found, scoring: str = "official") -> list[Part]:
+def parts(found: Found, scoring: str = "official", papers: Sequence[str] = ()) -> list[Part]:
     """The comparisons with their tables and titles.
+
+    Args:
+        papers: publications, by name or file, that they are put beside.
 
     Raises:
         RunError: no run is finished.
+        OptionError: there is no such publication.
     """
     if not found.comparisons:
         told = "; ".join(str(one) for one in found.left_out)
         raise RunError(f"no finished run is there: {told}")
-    return [Part(_title(one), _name(one), one.table(scoring), one) for one in found.comparisons]
+    return [_part(one, scoring, papers) for one in found.comparisons]
+
+
+def _part(comparison: Comparison, scoring: str, papers: Sequence[str]) -> Part:
+    table = comparison.table(scoring)
+    others = tuple(beside(table, comparison.results, paper) for paper in papers)
+    return Part(_title(comparison), _name(comparison), table, comparison, others)
 
 
 def text(told: list[Part], width: int | None = None) -> str:
     """Tables and matrices as plain text, under titles where there are several comparisons."""
     return "\n".join(
-        f"{_underlined(one.title) if len(told) > 1 else ''}{one.table.text(width)}\n{matrices(one.table, width)}"
+        "\n".join(
+            [
+                f"{_underlined(one.title) if len(told) > 1 else ''}{one.table.text(width)}",
+                matrices(one.table, width),
+                *(paper.text(width) for paper in one.beside),
+            ]
+        )
         for one in told
     )
 
@@ -70,6 +89,7 @@ def markdown(told: list[Part]) -> str:
     for one in told:
         pieces += [f"# {escaped(one.title)}\n", one.table.markdown(), f"## {MATRICES}\n"]
         pieces += [as_markdown(sheet) for sheet in sheets(one.table)]
+        pieces += [paper.markdown() for paper in one.beside]
     return "\n".join(pieces)
 
 
@@ -85,7 +105,14 @@ def as_csv(told: list[Part], kind: str = "cells") -> str:
 
 def as_json(told: list[Part], found: Found) -> dict[str, Any]:
     """What `--json` of `compare` prints for each comparison, and the runs that are in none."""
-    tables = [{"title": one.title, **one.table.to_json()} for one in told]
+    tables = [
+        {
+            "title": one.title,
+            **one.table.to_json(),
+            **({"beside": [paper.to_json() for paper in one.beside]} if one.beside else {}),
+        }
+        for one in told
+    ]
     left = [{"run": str(one.folder), "why": one.why} for one in found.left_out]
     return {"tables": tables, "left_out": left}
 
