@@ -83,6 +83,7 @@ def compare(
     probes: Sequence[str] = (),
     options: Options | None = None,
     processes: int | None = None,
+    executor: str | None = None,
     watch: Watch = lambda event: None,
     told: Told = lambda plan: None,
     **settings: Any,
@@ -96,13 +97,14 @@ def compare(
             `order`; default: that one.
         vary: values of options, each of them a run: `{"hide": {"coefficient": [0.3, 0.5]}}`; of several options all combinations.
         processes: how many runs at a time.
+        executor: who makes them, `ray[address=auto]`, `slurm[partition=gpu]`, `print` or another one that is installed; default: processes here.
         told: called with the plan before the first run begins.
 
     Raises:
         ClZooError: something is unknown; nothing has been started then. A run that fails later is a row of the result.
     """
     jobs = _grid(methods, benchmark, seeds, orders, vary or {}, (with_, probes, options or {}), settings)
-    return run_all(jobs, processes=processes, watch=watch, told=told)
+    return run_all(jobs, processes=processes, executor=executor, watch=watch, told=told)
 
 
 def plan(
@@ -116,6 +118,7 @@ def plan(
     probes: Sequence[str] = (),
     options: Options | None = None,
     processes: int | None = None,
+    executor: str | None = None,
     **settings: Any,
 ) -> Plan:
     """What `compare` with the same arguments would run, everything looked up and nothing run: runs, what they share, steps, time.
@@ -124,7 +127,7 @@ def plan(
         ClZooError: something is unknown.
     """
     jobs = _grid(methods, benchmark, seeds, orders, vary or {}, (with_, probes, options or {}), settings)
-    return plan_all(jobs, processes=processes)
+    return plan_all(jobs, processes=processes, executor=executor)
 
 
 def _grid(

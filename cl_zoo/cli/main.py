@@ -29,6 +29,7 @@ from cl_zoo.cli.flags import (
     Data,
     Debug,
     Device,
+    Executor,
     Features,
     ImageAspect,
     KeepStates,
@@ -172,6 +173,7 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Runs at a time; default: one per GPU or core.")
     ] = None,
+    executor: Executor = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan with a forecast of time, and run nothing.")
     ] = False,
@@ -204,6 +206,7 @@ def compare(
         "probes": probe or (),
         "options": options(option),
         "processes": jobs,
+        "executor": executor,
         **{name: value for name, value in filled.items() if name != "order"},
     }
     _remark(benchmark, filled, order)
@@ -214,6 +217,9 @@ def compare(
         return
     with _working(), progress_for(_console(stderr=True)) as watch:
         comparison = compare_all(**grid, watch=watch, told=watch.told)
+    if comparison.left:
+        looking.print_left(comparison, as_json=as_json)
+        return
     _show(comparison, scoring, as_json, as_markdown)
     if comparison.failed:
         raise SystemExit(2 if all(one.user_error for one in comparison.failed) else 1)

@@ -1,8 +1,10 @@
 """A worker process of a comparison: one JSON command per line in, JSON events out.
 
     {"load": true}                     →  nothing; what every run needs is imported while another worker looks up the jobs
-    {"check": [job, …]}                →  {"event": "checked", "jobs": [facts, …]} or {"event": "refused", "message": …}
-    {"run": job, "training": "own"}    →  {"event": "progress", …} …, then "answered", "finished" or "failed", `logged` where a traceback was printed
+    {"check": [job, …]}                →  {"event": "checked", "jobs": [facts, …]} or {"event": "refused", "message": …}; "elsewhere": true
+                                          beside it where the jobs run on machines that may have other devices
+    {"run": job, "training": "own"}    →  {"event": "progress", …} …, then "answered", "finished" or "failed", `logged` where a traceback was printed,
+                                          `held` where another process holds the run's folder
 
 The facts of a job are those of `cl_zoo.runs.foreseen`. Jobs may share a training; `training` says whether this one does, see `cl_zoo.runs.execute`.
 
@@ -22,7 +24,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.errors import ClZooError, full_disk_named, printable
+from cl_zoo.errors import ClZooError, RunHeld, full_disk_named, printable
 
 if TYPE_CHECKING:
     from cl_zoo.runs.execute import Training
@@ -47,11 +49,12 @@ def main() -> None:
             if "load" in command:
                 import cl_zoo.engine.run  # noqa: F401
             elif "check" in command:
-                send("checked", jobs=check(command["check"]))
+                send("checked", jobs=check(command["check"], elsewhere=command.get("elsewhere", False)))
             else:
                 run(command["run"], command["training"], send)
         except ClZooError as error:
-            send("refused" if "check" in command else "failed", message=str(error), user=True)
+            held = {"held": True} if isinstance(error, RunHeld) else {}
+            send("refused" if "check" in command else "failed", message=str(error), user=True, **held)
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             if "load" not in command:  # the run that comes next fails of the same, and says so
@@ -69,8 +72,12 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def check(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Look up everything that the jobs name, before any of them starts; returns what is foreseen of each."""
+def check(jobs: list[dict[str, Any]], *, elsewhere: bool = False) -> list[dict[str, Any]]:
+    """Look up everything that the jobs name, before any of them starts; returns what is foreseen of each.
+
+    Args:
+        elsewhere: whether they run on machines that may have other devices.
+    """
     from cl_zoo.backbones.checkpoints import check_folder, read_by
     from cl_zoo.names import BACKBONES, load
     from cl_zoo.processes import World
@@ -87,14 +94,15 @@ def check(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         load(BACKBONES, name)
         if path is not None and (kind := read_by(name)):
             check_folder(path, kind)
-        World(job.device)
+        if not elsewhere:
+            World(job.device)
         everything.append(prepared)
     for features in {values["features"] for values in jobs if values["features"]}:
         from cl_zoo.features.loading import encoder_source
 
         encoder_source(features)
     check_data(everything)
-    return foreseen(everything)
+    return foreseen(everything, elsewhere=elsewhere)
 
 
 def run(values: dict[str, Any], training: Training, send: Any) -> None:
