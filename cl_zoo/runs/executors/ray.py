@@ -63,8 +63,9 @@ class Ray(Afar):
         try:
             ray.init(**where, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray has a class of its own for each way to fail
+            what = f"joining {asked.address}" if asked.address else "starting a cluster here"
             raise OptionError(
-                f"ray.address {asked.address!r}: {first_line(error)}; name a cluster that runs, or none"
+                f"--executor ray: {what} failed with {type(error).__name__}: {first_line(error)}; name a cluster that runs"
             ) from error
         self._ray = ray
         there = ray.cluster_resources()
