@@ -35,13 +35,18 @@ if TYPE_CHECKING:
     from cl_zoo.processes import draw_rows, share, total
     from cl_zoo.recipe.recipe import Recipe
     from cl_zoo.report.figures import plot_cka, plot_forgetting, plot_matrix, plot_pareto
+    from cl_zoo.runs.executors.afar import Afar, Errand
+    from cl_zoo.runs.executors.contract import Executor
     from cl_zoo.tasks import Benchmark, ImageSource, Sample, Task, TaskData
 
 _HOMES = {
+    "Afar": "runs.executors.afar",
     "Backbone": "backbones.backbone",
     "Batch": "batches",
     "Benchmark": "tasks",
     "Described": "data.benchmarks",
+    "Errand": "runs.executors.afar",
+    "Executor": "runs.executors.contract",
     "Faithful": "images.kinds",
     "ImageSource": "tasks",
     "Recipe": "recipe.recipe",
@@ -67,6 +72,7 @@ _HOMES = {
 """The module of each name that is looked up late."""
 
 __all__ = [
+    "Afar",
     "Backbone",
     "BackboneError",
     "Batch",
@@ -74,6 +80,8 @@ __all__ = [
     "ClZooError",
     "DataError",
     "Described",
+    "Errand",
+    "Executor",
     "Faithful",
     "ImageSource",
     "OptionError",

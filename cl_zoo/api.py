@@ -101,6 +101,7 @@ def compare(
     probes: Sequence[str] = (),
     options: Options | None = None,
     processes: int | None = None,
+    executor: str | None = None,
     gate: str | Path | None = None,
     trackers: Sequence[str] = (),
     watch: Watch = lambda event: None,
@@ -117,6 +118,7 @@ def compare(
             `order`; default: that one.
         vary: values of options, each of them a run: `{"hide": {"coefficient": [0.3, 0.5]}}`; of several options all combinations.
         processes: how many runs at a time.
+        executor: who makes them, `ray[address=auto]`, `slurm[partition=gpu]`, `print` or another one that is installed; default: processes here.
         trackers: as for `run`.
         gate: as for `run`; what is measured for it is a run like others, and taken over where the comparison has it too.
         told: called with the plan before the first run begins; with a gate with that of its run first.
@@ -137,7 +139,7 @@ def compare(
             curves(event)
             watch(event)
 
-        return run_all(jobs, processes=processes, watch=heard, told=told, fair=fair)
+        return run_all(jobs, processes=processes, executor=executor, watch=heard, told=told, fair=fair)
 
 
 def _gate(text: str | Path, jobs: Sequence[Job]) -> Gate:
@@ -182,6 +184,7 @@ def plan(
     probes: Sequence[str] = (),
     options: Options | None = None,
     processes: int | None = None,
+    executor: str | None = None,
     fair: Fair | None = None,
     **settings: Any,
 ) -> Plan:
@@ -191,7 +194,7 @@ def plan(
         ClZooError: something is unknown.
     """
     jobs = _grid(methods, benchmark, seeds, orders, vary or {}, (with_, probes, options or {}), settings)
-    return plan_all(jobs, processes=processes, fair=fair)
+    return plan_all(jobs, processes=processes, executor=executor, fair=fair)
 
 
 def _grid(

@@ -6,7 +6,8 @@ ClZooError
 ├── OptionError      an option or a recipe key is unknown or out of range
 ├── DataError        a task, an image or an answer file is not usable
 ├── BackboneError    a checkpoint is missing, incomplete or of another class
-└── RunError         a run folder is corrupt, in use, or belongs to another configuration
+└── RunError         a run folder is corrupt, or belongs to another configuration
+    └── RunHeld      another process is working on it
 
 The message is one sentence with the value, the place and the remedy; the command line prints it and exits with 2.
 """
@@ -68,6 +69,10 @@ class BackboneError(ClZooError, ValueError):
 
 class RunError(ClZooError, RuntimeError):
     """A run folder cannot be used: corrupt, in use, or of another configuration."""
+
+
+class RunHeld(RunError):
+    """Another process is working on a run."""
 
 
 class Exit(SystemExit):

@@ -23,6 +23,7 @@ from cl_zoo.recipe.keys import parse_pairs
 from cl_zoo.tasks import source_hash
 
 METHODS, BENCHMARKS, BACKBONES = "cl_zoo.methods", "cl_zoo.benchmarks", "cl_zoo.backbones"
+EXECUTORS = "cl_zoo.executors"
 """The groups of entry points."""
 
 Options = Mapping[str, Mapping[str, Any]]

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from cl_zoo.cli.keys import rows
 from cl_zoo.contract.held import HEADING, Held, parted
+from cl_zoo.contract.options import kind_of
 from cl_zoo.contract.plugins import HOOKS, load_class
 from cl_zoo.data.benchmarks import benchmark_loader, load_benchmark
 from cl_zoo.errors import ClZooError, OptionError, nearest
 from cl_zoo.machine import cores
-from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, Installed, find, installed, load
+from cl_zoo.names import BACKBONES, BENCHMARKS, EXECUTORS, METHODS, Installed, find, installed, load
 from cl_zoo.published import published, read_published
 from cl_zoo.recipe.keys import flatten, recipe_settings, recipes
 from cl_zoo.report.printed import described
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from cl_zoo.data.benchmarks import Description
 
-KINDS = {METHODS: "method", BENCHMARKS: "benchmark", BACKBONES: "backbone"}
+KINDS = {METHODS: "method", BENCHMARKS: "benchmark", BACKBONES: "backbone", EXECUTORS: "executor"}
 IMPORT_SECONDS = 120
 """How long `list --check` waits for one plugin; importing torch from a cold disk takes a while."""
 
@@ -206,6 +207,7 @@ def show(what: str, name: str | None) -> str:
         "method": describe,
         "benchmark": describe_benchmark,
         "backbone": describe_backbone,
+        "executor": describe_executor,
         "recipe": describe_recipe,
         "published": describe_published,
     }
@@ -295,6 +297,22 @@ def describe_backbone(name: str) -> str:
     about = inspect.cleandoc(loader.__doc__ or f"{name}: no documentation")
     lines = [about.partition("\n\nRaises:")[0].partition("\n\nArgs:")[0], ""]
     lines += [f"loader    {loader.__module__}:{getattr(loader, '__qualname__', name)}", f"from      {origin}"]
+    return "\n".join(lines)
+
+
+def describe_executor(name: str) -> str:
+    """What an executor says of itself, its options, and where it comes from.
+
+    Raises:
+        PluginError: there is no such executor, or it cannot be imported.
+    """
+    kind = load(EXECUTORS, name)
+    origin = name if ":" in name else f"{find(EXECUTORS, name).distribution} {find(EXECUTORS, name).version}"
+    fields = kind_of(kind).model_fields
+    lines = [inspect.cleandoc(kind.__doc__ or f"{name}: no documentation"), ""]
+    lines += [f"class     {kind.__module__}:{kind.__qualname__}", f"from      {origin}"]
+    lines += ["options" + ("" if fields else "   none")]
+    lines += [f"  {key} = {field.default!r}   {field.description or ''}" for key, field in fields.items()]
     return "\n".join(lines)
 
 

@@ -70,6 +70,13 @@ Vary = Annotated[
     list[str] | None,
     typer.Option("--vary", help="METHOD.option=value,value: a run for each value; repeatable."),
 ]
+Executor = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help=r"Who makes the runs: local, ray\[cpus=1], slurm\[partition=gpu,time=120], print or another that is installed; default: local.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", help="Samples per split.")]
 Cells = Annotated[str, typer.Option("--cells", help="Scores to measure: lower, last or full.")]
 Scoring = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -101,7 +102,7 @@ def list_(
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
 ) -> None:
-    """Installed methods, benchmarks and backbones."""
+    """Installed methods, benchmarks, backbones and executors."""
     from cl_zoo.cli import catalogue
 
     entries = catalogue.entries(check=check)
@@ -119,7 +120,7 @@ def show(
     what: Annotated[
         str,
         typer.Argument(
-            help="A method (hide, module:Class), or a kind: method, benchmark, backbone, recipe, published."
+            help="A method (hide, module:Class), or a kind: method, benchmark, backbone, executor, recipe, published."
         ),
     ],
     name: Annotated[str | None, typer.Argument(help="Which one of the kind; default: all of it.")] = None,
@@ -250,6 +251,20 @@ def print_plan(plan: Any, *, as_json: bool) -> None:
         print_json(plan.to_json(forecast))
     else:
         print(f"{as_text(plan.sheet(forecast))}\n{plan}\n{forecast}")
+
+
+def print_left(comparison: Any, *, as_json: bool) -> None:
+    """The commands of the runs that nobody has made, on standard output; on standard error what to do with them."""
+    if as_json:
+        print_json([asdict(one) for one in comparison.left])
+    else:
+        print("\n".join(one.command for one in comparison.left))
+    count, all_ = len(comparison.left), len(comparison.left) + len(comparison.results)
+    print(
+        f"{count} of {all_} runs {'is' if count == 1 else 'are'} missing, and nothing was run; call the commands above from this folder, "
+        "then this one again, which prints the table",
+        file=sys.stderr,
+    )
 
 
 def print_json(value: Any) -> None:

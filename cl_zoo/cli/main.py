@@ -27,6 +27,7 @@ from cl_zoo.cli.flags import (
     Data,
     Debug,
     Device,
+    Executor,
     Features,
     Gate,
     Hold,
@@ -180,6 +181,7 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Runs at a time; default: one per GPU or core.")
     ] = None,
+    executor: Executor = None,
     hold: Hold = None,
     match: Match = None,
     allow_unequal: AllowUnequal = False,
@@ -217,6 +219,7 @@ def compare(
         "probes": probe or (),
         "options": options(option),
         "processes": jobs,
+        "executor": executor,
         "fair": chosen_fair(hold, match, allow=allow_unequal),
         **{name: value for name, value in filled.items() if name != "order"},
     }
@@ -228,6 +231,9 @@ def compare(
         return
     with working(), progress_for(_console(stderr=True)) as watch:
         comparison = compare_all(**grid, gate=gate, trackers=tracker or (), watch=watch, told=watch.told)
+    if comparison.left:
+        looking.print_left(comparison, as_json=as_json)
+        return
     _show(comparison, scoring, as_json, as_markdown)
     if comparison.failed:
         raise SystemExit(2 if all(one.user_error for one in comparison.failed) else 1)

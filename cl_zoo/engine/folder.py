@@ -33,7 +33,7 @@ from cl_zoo.engine.files import (
     write_sealed,
 )
 from cl_zoo.engine.states import State, read_list, read_state, states_in, steps_in, write_list, write_state
-from cl_zoo.errors import RunError, first_line
+from cl_zoo.errors import RunError, RunHeld, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -268,7 +268,7 @@ def locked(run: Path) -> Iterator[None]:
     """Hold a run's folder, finished or not, against all other processes.
 
     Raises:
-        RunError: another one holds it.
+        RunHeld: another one holds it.
     """
     run.parent.mkdir(parents=True, exist_ok=True)
     path = run.parent / f".{run.name}.lock"
@@ -280,7 +280,7 @@ def locked(run: Path) -> Iterator[None]:
         except OSError:
             held = False
         if not held:
-            raise RunError(f"run {run}: another process is working on it; wait for it or use another --out")
+            raise RunHeld(f"run {run}: another process is working on it; wait for it or use another --out")
         try:
             yield
         finally:

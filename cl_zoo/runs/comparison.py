@@ -1,28 +1,27 @@
-"""A comparison: many jobs in parallel processes, their answers scored by one scorer, one table.
+"""A comparison: many jobs, made by an executor at the same time, their answers scored by one scorer, one table.
 
-The parent loads no model and no torch. It hands jobs to worker processes of one thread each, scores what they answered
-(one Java process for all) and keeps the runs that are finished when it is interrupted.
+The parent loads no model and no torch. It hands jobs to an executor (`cl_zoo.runs.executors`), scores what was answered (one Java process
+for all) and keeps the runs that are finished when it is interrupted.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_zoo.contract.options import NoOptions
 from cl_zoo.engine.folder import IDENTITY, RunFolder
 from cl_zoo.errors import ClZooError, PluginError, full_disk_named
-from cl_zoo.machine import cores
 from cl_zoo.report.table import Table
 from cl_zoo.runs.ahead import Ahead
 from cl_zoo.runs.equal import HELD, TRAINED_PARAMETERS, Difference, Fair, Spent, differences
+from cl_zoo.runs.executors.contract import Executor, chosen, looked_up
+from cl_zoo.runs.executors.local import Local
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.manifest import finish
 from cl_zoo.runs.plan import Plan, Planned, planned
@@ -30,7 +29,6 @@ from cl_zoo.runs.result import Result as Result
 from cl_zoo.runs.result import load_result as load_result
 from cl_zoo.runs.tidy import as_frame, records
 from cl_zoo.runs.worker import describe
-from cl_zoo.runs.workers import Workers
 from cl_zoo.scoring.matrix import Matrix
 from cl_zoo.scoring.scorer import Scorer
 
@@ -48,14 +46,30 @@ Key = tuple[str, int, str]
 
 
 @dataclass(frozen=True)
+class Left:
+    """A run that an executor left to somebody else.
+
+    Attributes:
+        command: of the shell, which makes it.
+    """
+
+    label: str
+    seed: int
+    order: str
+    command: str
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Finished and failed runs side by side.
 
     Attributes:
+        left: runs that were asked for and that nobody has made, with the executor `print`.
         holds: what is held equal, with the share by which a run may differ before its row is stamped.
     """
 
     results: tuple[Result, ...]
+    left: tuple[Left, ...] = ()
     holds: Mapping[str, float] = field(default_factory=lambda: dict(HELD))
 
     @property
@@ -99,20 +113,29 @@ class Comparison:
         return as_frame(records(self.results, kind))
 
 
-def plan(jobs: Sequence[Job], *, processes: int | None = None, fair: Fair | None = None) -> Plan:
+def plan(
+    jobs: Sequence[Job],
+    *,
+    processes: int | None = None,
+    executor: str | None = None,
+    fair: Fair | None = None,
+) -> Plan:
     """What `compare` would run, everything looked up and checked, and nothing run.
 
     Raises:
         ClZooError: a job names something unknown, or the budgets are not equal.
     """
-    with _workers(jobs, processes, needed=1) as (workers, jobs, processes):
-        return planned(*workers.check(jobs, fair or Fair())(), processes)
+    made_by = _executor(jobs, processes, executor)
+    there = [made_by.there(job) for job in jobs]
+    found = looked_up(there, fair or Fair(), elsewhere=made_by.elsewhere)()
+    return planned(*found, made_by.processes)
 
 
 def compare(
     jobs: Sequence[Job],
     *,
     processes: int | None = None,
+    executor: str | None = None,
     watch: Watch = lambda event: None,
     told: Told = lambda plan: None,
     fair: Fair | None = None,
@@ -122,35 +145,50 @@ def compare(
     Args:
         jobs: no two have label, seed and order in common.
         processes: how many run at a time; default: one per accelerator, else one per core.
+        executor: who makes them, with its options: `ray[address=auto]`; default: processes here.
         told: the plan, before anything runs.
         fair: what is held equal, and what comes of a difference; by default `HELD`, and a comparison of unequal budgets is refused.
 
     Raises:
         ClZooError: a job names something unknown, or the budgets are not equal; nothing has been started then.
     """
-    results: dict[Key, Result] = {}
-    with _workers(jobs, processes) as (workers, jobs, processes), Scorer() as scorer:
+    results: dict[Key, Result | Left] = {}
+    with _executor(jobs, processes, executor) as made_by, Scorer() as scorer:
         fair = fair or Fair()
-        checked, ahead = workers.check(jobs, fair), Ahead(jobs, scorer)
+        there = [made_by.there(job) for job in jobs]
+        checked, ahead = made_by.check(there, fair), Ahead(jobs, scorer)
         with suppress(ClZooError):  # where Java is missing, the check says so with all else that it finds
             ahead.begin()
-        made = planned(*checked(), processes)
+        made = planned(*checked(), made_by.processes)
         told(made)
         for one in made.runs:
             if one.finished:
                 event, results[one.key] = _found(one)
                 watch({**event, **_about(one)})
         if made.left:
-            _run(made, workers, scorer, ahead, results, watch)
-    return Comparison(tuple(results[one.key] for one in made.runs), fair.holds)
+            _run(made, made_by, scorer, ahead, results, watch)
+    ended = [results[one.key] for one in made.runs]
+    return Comparison(
+        tuple(one for one in ended if isinstance(one, Result)),
+        tuple(one for one in ended if isinstance(one, Left)),
+        fair.holds,
+    )
 
 
 def _run(
-    made: Plan, workers: Workers, scorer: Scorer, ahead: Ahead, results: dict[Key, Result], watch: Watch
+    made: Plan,
+    made_by: Executor,
+    scorer: Scorer,
+    ahead: Ahead,
+    results: dict[Key, Result | Left],
+    watch: Watch,
 ) -> None:
     """Run what is left of a plan and score it."""
-    for place, event in workers.run(made.left):
+    for place, event in made_by.run(made.left):
         one = made.left[place]
+        if event["event"] == "left":
+            results[one.key] = Left(one.job.label, one.job.seed, one.order, event["command"])
+            continue
         if event.get("phase") != "begin":
             with suppress(
                 ClZooError, OSError
@@ -167,25 +205,17 @@ def _run(
         watch({**event, **_about(one)})
 
 
-@contextmanager
-def _workers(
-    jobs: Sequence[Job], processes: int | None, *, needed: int | None = None
-) -> Iterator[tuple[Workers, list[Job], int]]:
-    """Workers for some jobs, the jobs as they run there, and how many run at a time.
+def _executor(jobs: Sequence[Job], processes: int | None, name: str | None) -> Executor:
+    """Who makes some jobs' runs.
 
     Raises:
-        PluginError: a run stands twice among them.
+        PluginError: a run stands twice among them, or there is no such executor.
     """
     keys = Counter((job.label, job.seed, job.order) for job in jobs)
     for (label, _, _), count in keys.items():
         if count > 1:
             raise PluginError(f"{label} stands twice in the comparison; name it once")
-    devices = accelerators(jobs[0].device)
-    # Each worker sees one device only, and sees it as the first; `auto` may still find that torch cannot use it.
-    there = [replace(job, device="cuda") if devices and job.device != "auto" else job for job in jobs]
-    count = min(processes or len(devices) or cores(), len(jobs))
-    with Workers(needed or count, devices, Path(jobs[0].out)) as workers:
-        yield workers, there, count
+    return Local(NoOptions(), jobs, processes) if name is None else chosen(name, jobs, processes)
 
 
 def _about(one: Planned) -> dict[str, Any]:
@@ -258,16 +288,3 @@ def other_ranks(results: Sequence[Result]) -> dict[Key, tuple[str, ...]]:
     }
     common = Counter(ranks.values()).most_common(1)
     return {key: (f"rank {rank}",) for key, rank in ranks.items() if rank != common[0][0]}
-
-
-def accelerators(device: str) -> list[str]:
-    """Indices of the CUDA devices that a comparison may use; asked of the driver, so that the parent needs no torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if device.startswith("cpu") or shutil.which("nvidia-smi") is None:
-        return []
-    if ":" in device:
-        return [device.partition(":")[2]]
-    if visible is not None:
-        return [index for index in visible.split(",") if index]
-    asked = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(index) for index, line in enumerate(asked.stdout.splitlines()) if line.startswith("GPU")]

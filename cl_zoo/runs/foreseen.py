@@ -22,22 +22,30 @@ if TYPE_CHECKING:
     from cl_zoo.contract.plugins import Plugins
 
 
-def foreseen(everything: Sequence[Prepared]) -> list[dict[str, Any]]:
-    """For each job what `cl_zoo.runs.plan.Planned` holds, as JSON values."""
+def foreseen(everything: Sequence[Prepared], *, elsewhere: bool = False) -> list[dict[str, Any]]:
+    """For each job what `cl_zoo.runs.plan.Planned` holds, as JSON values.
+
+    Args:
+        elsewhere: whether they run on machines that may have other devices, and be faster or slower.
+    """
     backbones: dict[str, Backbone | None] = {}
     found = []
     for one in everything:
         key = _backbone_of(one)
         if key not in backbones:
             backbones[key] = _without_weights(one)
-        found.append(_foreseen(one, backbones[key]))
+        found.append(_foreseen(one, backbones[key], elsewhere))
     return found
 
 
-def _foreseen(prepared: Prepared, backbone: Backbone | None) -> dict[str, Any]:
+def _foreseen(prepared: Prepared, backbone: Backbone | None, elsewhere: bool) -> dict[str, Any]:
+    import torch
+
     from cl_zoo.processes import World
 
-    job, device = prepared.job, World(prepared.job.device).device
+    job = prepared.job
+    told = elsewhere and job.device != "auto"
+    device = torch.device(job.device) if told else World(job.device).device
     identity = None
     if backbone is not None:
         identity = {**identify(prepared, backbone), "device": device.type}
@@ -54,7 +62,7 @@ def _foreseen(prepared: Prepared, backbone: Backbone | None) -> dict[str, Any]:
         "run": run_id(identity, job.label, job.seed) if identity else None,
         "same": digest,
         "training": training_key(prepared),
-        "ground": ground(identity, hardware(device)) if identity else None,
+        "ground": ground(identity, hardware(device)) if identity and not elsewhere else None,
     }
 
 

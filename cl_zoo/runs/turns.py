@@ -56,13 +56,23 @@ class Turns:
         """Place of the next job and how it trains, as soon as there is one that may run; `None` when nothing is left to begin."""
         with self._changed:
             while self._waiting and not self._closed:
-                for place in self._waiting:
-                    group = self._groups[place]
-                    if group.whole or not group.running:
-                        self._waiting.remove(place)
-                        group.waiting, group.running = group.waiting - 1, group.running + 1
-                        return place, _training(group)
+                if (turn := self._free()) is not None:
+                    return turn
                 self._changed.wait()
+        return None
+
+    def free(self) -> tuple[int, Training] | None:
+        """The same where one may run now; `None` where none is left or all of them have to wait."""
+        with self._changed:
+            return None if self._closed else self._free()
+
+    def _free(self) -> tuple[int, Training] | None:
+        for place in self._waiting:
+            group = self._groups[place]
+            if group.whole or not group.running:
+                self._waiting.remove(place)
+                group.waiting, group.running = group.waiting - 1, group.running + 1
+                return place, _training(group)
         return None
 
     def heard(self, place: int, event: Mapping[str, Any]) -> None:

@@ -1,8 +1,10 @@
 """A worker process of a comparison: one JSON command per line in, JSON events out.
 
     {"load": true}                     →  nothing; what every run needs is imported while another worker looks up the jobs
-    {"check": [job, …]}                →  {"event": "checked", "jobs": [facts, …]} or {"event": "refused", "message": …}
-    {"run": job, "training": "own"}    →  {"event": "progress", …} …, then "answered", "finished" or "failed", `logged` where a traceback was printed
+    {"check": [job, …]}                →  {"event": "checked", "jobs": [facts, …]} or {"event": "refused", "message": …}; "elsewhere": true
+                                          beside it where the jobs run on machines that may have other devices
+    {"run": job, "training": "own"}    →  {"event": "progress", …} …, then "answered", "finished" or "failed", `logged` where a traceback was printed,
+                                          `held` where another process holds the run's folder
 
 The facts of a job are those of `cl_zoo.runs.foreseen`. Jobs may share a training; `training` says whether this one does, see `cl_zoo.runs.execute`.
 
@@ -22,7 +24,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.errors import ClZooError, full_disk_named, printable
+from cl_zoo.errors import ClZooError, RunHeld, full_disk_named, printable
 
 if TYPE_CHECKING:
     from cl_zoo.runs.execute import Training
@@ -47,11 +49,15 @@ def main() -> None:
             if "load" in command:
                 import cl_zoo.engine.run  # noqa: F401
             elif "check" in command:
-                send("checked", **check(command["check"], command["fair"]))
+                send(
+                    "checked",
+                    **check(command["check"], command["fair"], elsewhere=command.get("elsewhere", False)),
+                )
             else:
                 run(command["run"], command["training"], send)
         except ClZooError as error:
-            send("refused" if "check" in command else "failed", message=str(error), user=True)
+            held = {"held": True} if isinstance(error, RunHeld) else {}
+            send("refused" if "check" in command else "failed", message=str(error), user=True, **held)
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             if "load" not in command:  # the run that comes next fails of the same, and says so
@@ -69,11 +75,14 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def check(jobs: list[dict[str, Any]], fair: dict[str, Any] | None = None) -> dict[str, list[dict[str, Any]]]:
+def check(
+    jobs: list[dict[str, Any]], fair: dict[str, Any] | None = None, *, elsewhere: bool = False
+) -> dict[str, list[dict[str, Any]]]:
     """Look up everything that the jobs name, before any of them starts.
 
     Args:
         fair: fields of `Fair`; without them budgets are not counted.
+        elsewhere: whether they run on machines that may have other devices.
 
     Returns:
         `jobs` as they shall run, and `foreseen` of each.
@@ -95,7 +104,8 @@ def check(jobs: list[dict[str, Any]], fair: dict[str, Any] | None = None) -> dic
         load(BACKBONES, name)
         if path is not None and (kind := read_by(name)):
             check_folder(path, kind)
-        World(job.device)
+        if not elsewhere:
+            World(job.device)
         everything.append(prepared)
     for features in {values["features"] for values in jobs if values["features"]}:
         from cl_zoo.features.loading import encoder_source
@@ -104,7 +114,7 @@ def check(jobs: list[dict[str, Any]], fair: dict[str, Any] | None = None) -> dic
     check_data(everything)
     held = [one.job for one in everything] if fair is None else hold_equal(everything, Fair(**fair))
     everything = [one if one.job == job else prepare(job) for one, job in zip(everything, held, strict=True)]
-    return {"jobs": [job.to_json() for job in held], "foreseen": foreseen(everything)}
+    return {"jobs": [job.to_json() for job in held], "foreseen": foreseen(everything, elsewhere=elsewhere)}
 
 
 def run(values: dict[str, Any], training: Training, send: Any) -> None:

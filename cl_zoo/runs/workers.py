@@ -18,7 +18,7 @@ from typing import Any
 
 from cl_zoo.errors import PluginError
 from cl_zoo.runs.equal import Fair
-from cl_zoo.runs.execute import TRAINED
+from cl_zoo.runs.execute import TRAINED, Training
 from cl_zoo.runs.faults import LOGS
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.plan import Planned
@@ -36,14 +36,15 @@ class Workers:
         count: how many.
         devices: CUDA devices to share out, or none.
         out: folder of the runs; logs go to `out/logs`.
+        name: what the logs are called, a number behind it.
     """
 
-    def __init__(self, count: int, devices: Sequence[str], out: Path) -> None:
-        self._logs, self._devices = out / LOGS, devices
+    def __init__(self, count: int, devices: Sequence[str], out: Path, *, name: str = "worker") -> None:
+        self._logs, self._devices, self._name = out / LOGS, devices, name
         self._closing, self._closed, self._threads = threading.Lock(), False, list[threading.Thread]()
         self._turns: Turns | None = None
         self._logs.mkdir(parents=True, exist_ok=True)
-        for log in self._logs.glob("worker-*.log"):
+        for log in self._logs.glob(f"{name}-*.log"):
             log.unlink()
         self._processes = [self._start(index) for index in range(count)]
         self._events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
@@ -65,8 +66,13 @@ class Workers:
         for process in self._processes:
             _close(process)
 
-    def check(self, jobs: Sequence[Job], fair: Fair) -> Callable[[], tuple[list[Job], list[dict[str, Any]]]]:
+    def check(
+        self, jobs: Sequence[Job], fair: Fair, *, elsewhere: bool = False
+    ) -> Callable[[], tuple[list[Job], list[dict[str, Any]]]]:
         """Let one worker begin to look up everything that the jobs name.
+
+        Args:
+            elsewhere: whether they run on machines that may have other devices.
 
         Returns:
             What waits for its answer: the jobs as they shall run, and what is foreseen of each, see `cl_zoo.runs.foreseen`; or a
@@ -74,14 +80,14 @@ class Workers:
         """
         for process in self._processes[1:]:
             self._tell(process, {"load": True})
-        asked = [job.to_json() for job in jobs]
-        answer = self._ask(0, {"check": asked, "fair": asdict(fair)})
+        asked: dict[str, Any] = {"check": [job.to_json() for job in jobs], "elsewhere": elsewhere}
+        answer = self._ask(0, {**asked, "fair": asdict(fair)})
 
         def checked() -> tuple[list[Job], list[dict[str, Any]]]:
             event = next(answer)
             if event["event"] == "failed" and not event.get("logged"):
                 # A plugin ended the process while it was counted; looked up without that, it fails in a row of its own.
-                event = next(self._ask(0, {"check": asked, "fair": None}))
+                event = next(self._ask(0, {**asked, "fair": None}))
             if event["event"] != "checked":
                 raise PluginError(event["message"])
             return [Job.from_json(one) for one in event["jobs"]], event["foreseen"]
@@ -100,7 +106,7 @@ class Workers:
         def serve(worker: int) -> None:
             while (turn := turns.next()) is not None:
                 place, training = turn
-                for event in self._served(worker, {"run": runs[place].job.to_json(), "training": training}):
+                for event in self.served(worker, runs[place].job.to_json(), training):
                     turns.heard(place, event)
                     self._events.put((place, {**event, "worker": worker, "at": time.monotonic()}))
 
@@ -112,11 +118,11 @@ class Workers:
             left -= event["event"] in ENDS
             yield place, event
 
-    def _served(self, worker: int, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The events of a run; what goes wrong around its worker is the last of them."""
+    def served(self, worker: int, job: Mapping[str, Any], training: Training) -> Iterator[dict[str, Any]]:
+        """The events of a run that one worker is given; what goes wrong around its worker is the last of them."""
         yield {"event": "progress", "phase": "begin"}
         try:
-            yield from self._ask(worker, command)
+            yield from self._ask(worker, {"run": job, "training": training})
         except Exception as error:  # no process could be started; the run is a row, and nobody waits for it
             yield {"event": "failed", "user": isinstance(error, OSError), "message": describe(error)}
 
@@ -128,7 +134,7 @@ class Workers:
 
     def _heard(self, worker: int, process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
         last = dict[str, Any]()
-        log = self._logs / f"worker-{worker}.log"
+        log = self._logs / f"{self._name}-{worker}.log"
         for line in process.stdout:  # type: ignore[union-attr]
             try:
                 event = json.loads(line)
@@ -163,7 +169,7 @@ class Workers:
         environment = {**os.environ, **threads}
         if self._devices:
             environment["CUDA_VISIBLE_DEVICES"] = self._devices[index % len(self._devices)]
-        with (self._logs / f"worker-{index}.log").open("a") as log:
+        with (self._logs / f"{self._name}-{index}.log").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "cl_zoo.runs.worker", str(os.getpid())],
                 stdin=subprocess.PIPE,

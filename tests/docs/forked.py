@@ -128,6 +128,7 @@ def prepare() -> None:
     import cl_zoo.runs.comparison as comparison
     from cl_zoo.data.benchmarks import load_benchmark
     from cl_zoo.names import BACKBONES, load
+    from cl_zoo.runs.workers import Workers
     from cl_zoo.scoring.captions import Meteor
     from cl_zoo.scoring.scorer import Scorer
 
@@ -180,7 +181,7 @@ def prepare() -> None:
 
     api.run, api.compare = short_run, short_compare  # type: ignore[assignment]
     api.Scorer = comparison.Scorer = lambda: scorer  # type: ignore[misc, assignment]
-    comparison.Workers._start = lambda self, index: Worker(self._logs / f"worker-{index}.log")  # type: ignore[method-assign, assignment]
+    Workers._start = lambda self, index: Worker(self._logs / f"worker-{index}.log")  # type: ignore[method-assign, assignment]
 
 
 class Worker:

@@ -15,8 +15,10 @@ import pytest
 from cl_zoo.errors import ClZooError, OptionError, PluginError
 from cl_zoo.names import Choice
 from cl_zoo.runs import comparison, workers
-from cl_zoo.runs.comparison import Comparison, Result, accelerators, compare, unequal
+from cl_zoo.runs.comparison import Comparison, Result, compare, unequal
 from cl_zoo.runs.equal import HELD
+from cl_zoo.runs.executors import local
+from cl_zoo.runs.executors.local import accelerators
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.plan import Planned
 from cl_zoo.runs.work import Work
@@ -358,7 +360,7 @@ def test_jobs_survive_their_way_to_a_worker(tmp_path: Path):
 def test_runs_are_shared_out_over_the_visible_accelerators(
     monkeypatch: pytest.MonkeyPatch, visible: str, device: str, found: list[str]
 ):
-    monkeypatch.setattr(comparison.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(local.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     assert accelerators(device) == found
