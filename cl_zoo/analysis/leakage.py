@@ -82,7 +82,7 @@ def leakage(gaps: Sequence[Gap]) -> Outcome:
     rows = [one.row() for one in known]
     parts = [_said(one, known) for one in known if one.task == MEAN]
     text = columns(rows, {**HEADS, "source": "source"}, signed=["gap"])
-    return Outcome("leakage", "; ".join(parts) + ".", rows, lambda: _draw(known), text)
+    return Outcome("leakage", "; ".join(parts) + ".", rows, lambda: draw(known), text)
 
 
 def gaps_of(comparisons: Sequence[Comparison]) -> list[Gap]:
@@ -159,19 +159,35 @@ def _said(mean: Gap, gaps: Sequence[Gap]) -> str:
     )
 
 
-def _draw(gaps: Sequence[Gap]) -> Axes:
-    """A line for each task, from its zero-shot to its multi-task score."""
+def draw(gaps: Sequence[Gap], faint: Sequence[Gap] = (), bound: float | None = None) -> Axes:
+    """A line for each task, from its zero-shot to its multi-task score, under a heading for each source.
+
+    Args:
+        faint: tasks that are drawn faintly.
+        bound: a zero-shot score that a line marks.
+    """
     from cl_zoo.report import colours
     from cl_zoo.report.figures import new_axes, plain
 
-    axes = new_axes(6.4, 0.8 + 0.3 * len(gaps))
+    blocks = list(dict.fromkeys((one.benchmark, one.source) for one in gaps))
+    axes = new_axes(6.4, 1.0 + 0.26 * (len(gaps) + len(blocks)))
     blue, orange = colours.of_method(0)[0], colours.of_method(1)[0]
-    places = range(len(gaps))
-    zero, multi = [one.zero_shot for one in gaps], [one.multi_task for one in gaps]
-    axes.hlines(places, zero, multi, color="0.6", linewidth=2)
-    axes.plot(zero, places, linestyle="", marker="o", color=blue, label="zero-shot")
-    axes.plot(multi, places, linestyle="", marker="D", color=orange, label="multi-task")
-    axes.set_yticks(places, [f"{one.benchmark}: {one.task}" for one in gaps], fontsize=8)
+    places = [n + 1 + blocks.index((one.benchmark, one.source)) for n, one in enumerate(gaps)]
+    for heading, block in enumerate(blocks):
+        first = next(n for n, one in enumerate(gaps) if (one.benchmark, one.source) == block)
+        axes.text(0, first + heading, f"{block[0]}: {block[1]}", fontsize=8, va="center", style="italic")
+    for place, one in zip(places, gaps, strict=True):
+        alpha = 0.25 if one in faint else 1.0
+        if one.multi_task is not None:
+            axes.hlines(place, one.zero_shot, one.multi_task, color="0.6", linewidth=2, alpha=alpha)
+            axes.plot(one.multi_task, place, linestyle="", marker="D", color=orange, alpha=alpha)
+        axes.plot(one.zero_shot, place, linestyle="", marker="o", color=blue, alpha=alpha)
+    axes.plot([], [], linestyle="", marker="o", color=blue, label="zero-shot")
+    if any(one.multi_task is not None for one in gaps):
+        axes.plot([], [], linestyle="", marker="D", color=orange, label="multi-task")
+    if bound is not None:
+        axes.axvline(bound, color="0.5", linewidth=1, linestyle="--", label=f"zero-shot {bound:g}")
+    axes.set_yticks(places, [one.task for one in gaps], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("Score")
     drawn: Axes = plain(axes)

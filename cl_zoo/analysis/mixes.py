@@ -1,11 +1,13 @@
 """What stands in a training mix: texts and pictures of record files and of folders, read as they come.
 
 A mix is a file of records (`.json`, `.jsonl`), or a folder in which all such files and all picture files count, at any depth. Of a record every text
-counts, whatever its key; a text that ends as a picture's name does names one, from the folder of the record file or from one of `images`.
+counts, whatever its key; a text that ends as a picture's name does names one: from the folder of the record file, from one of `images`, or
+the one picture in the folders of the mix whose path ends so.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,11 +41,13 @@ class Record:
         place: file and number from 1.
         texts: every text in it.
         pictures: files of its pictures that are there.
+        missing: number of those that are not.
     """
 
     place: str
     texts: tuple[str, ...]
     pictures: tuple[str, ...]
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,18 +79,35 @@ class Mix:
         named = (picture for record in self.records for picture in record.pictures)
         return list(dict.fromkeys([*self.loose, *named]))
 
+    @property
+    def missing(self) -> int:
+        """How many pictures records name that are not there."""
+        return sum(record.missing for record in self.records)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self.loose:
+            found.setdefault(Path(path).name, []).append(path)
+        return found
+
     def _read(self, file: Path) -> Iterator[Record]:
         bases = (file.parent, *self.images)
         for number, record in enumerate(read_records(file), 1):
             texts = [text for text in _texts(record) if text]
             named = [text for text in texts if text.lower().endswith(PICTURES) and "\n" not in text]
-            found = (
-                next((path for base in bases if (path := base / name).is_file()), None) for name in named
-            )
-            pictures = tuple(str(path.resolve()) for path in found if path is not None)
-            yield Record(
-                f"{file}, record {number}", tuple(text for text in texts if text not in named), pictures
-            )
+            found = [path for name in named if (path := self._found(name, bases)) is not None]
+            said = tuple(text for text in texts if text not in named)
+            yield Record(f"{file}, record {number}", said, tuple(found), len(named) - len(found))
+
+    def _found(self, name: str, bases: Sequence[Path]) -> str | None:
+        """The picture of a name, `None` where it is not there or several end so."""
+        for base in bases:
+            if os.path.isfile(path := base / name):  # false for what is too long to be a name
+                return str(path.resolve())
+        ends = "/" + name.lstrip("./")
+        alike = [path for path in self._by_name.get(Path(name).name, ()) if path.endswith(ends)]
+        return alike[0] if len(alike) == 1 else None
 
 
 def read_mix(places: Sequence[str | Path], images: Sequence[str | Path] = ()) -> Mix:

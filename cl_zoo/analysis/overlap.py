@@ -104,7 +104,12 @@ def overlap(
     heads |= {"long": f"{length} words", "text": "text", "both": "both"}
     told = ", ".join(f"{sum(row[kind] for row in rows)} {kind}" for kind in KINDS)
     size = f"{len(mix.records):,} records and {len(mix.pictures):,} pictures"
-    sentence = f"{benchmark.name}: of {len(rows):,} test samples stand in a mix of {size}: {told}."
+    lost = (
+        f" {mix.missing:,} pictures that it names are not there, and were not looked at."
+        if mix.missing
+        else ""
+    )
+    sentence = f"{benchmark.name}: of {len(rows):,} test samples stand in a mix of {size}: {told}.{lost}"
     return Outcome("overlap", sentence, rows, lambda: _draw(sums), columns(sums, heads))
 
 

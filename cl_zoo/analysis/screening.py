@@ -8,17 +8,14 @@ With both numbers the paper's own tables give all six tasks of UCIT back, and of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cl_zoo.analysis.columns import columns
-from cl_zoo.analysis.leakage import HEADS, MEAN, UNTOUCHED, Gap, called, gaps_of
+from cl_zoo.analysis.leakage import HEADS, MEAN, UNTOUCHED, Gap, called, draw, gaps_of
 from cl_zoo.analysis.outcome import Outcome
 from cl_zoo.contract.plugins import every_method, load_class
 from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.errors import ClZooError, OptionError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 HIGHEST = 54.0
 """The highest zero-shot score of a task that qualifies."""
@@ -44,6 +41,7 @@ def screen(gaps: Sequence[Gap], highest: float = HIGHEST, least: float = LEAST) 
         )
     rows = [{**one.row(), "why": why(one, highest, least)} for one in tasks]
     rows = [{**row, "qualifies": not row["why"]} for row in rows]
+    faint = [one for one, row in zip(tasks, rows, strict=True) if not row["qualifies"]]
     first = {(one.benchmark, one.source): one for one in reversed(tasks)}
     parts = []
     for (benchmark, source), one in reversed(first.items()):
@@ -58,7 +56,7 @@ def screen(gaps: Sequence[Gap], highest: float = HIGHEST, least: float = LEAST) 
         rows, {**HEADS, "qualifies": "qualifies", "why": "why not", "source": "source"}, signed=["gap"]
     )
     sentence = f"{'; '.join(parts)} ({bounds})."
-    return Outcome("screen", sentence, rows, lambda: _draw(tasks, highest, least), text)
+    return Outcome("screen", sentence, rows, lambda: draw(tasks, faint, highest), text)
 
 
 def zero_shot(benchmark: str, **settings: Any) -> list[Gap]:
@@ -101,28 +99,3 @@ def why(task: Gap, highest: float, least: float) -> str:
     if task.gap is not None and task.gap < least:
         found.append(f"training adds {task.gap:.2f}, less than {least:g}")
     return " and ".join(found)
-
-
-def _draw(tasks: Sequence[Gap], highest: float, least: float) -> Axes:
-    """Zero-shot scores against what training adds, or as bars where nothing was trained."""
-    from cl_zoo.report import colours
-    from cl_zoo.report.figures import new_axes, plain
-
-    axes = new_axes(6.4, 4.8)
-    for place, benchmark in enumerate(dict.fromkeys(one.benchmark for one in tasks)):
-        own = [one for one in tasks if one.benchmark == benchmark]
-        gains = [one.gap or 0.0 for one in own]
-        colour = colours.of_method(place)[0]
-        marker = "os^D"[place % 4]
-        zero = [one.zero_shot for one in own]
-        axes.plot(zero, gains, linestyle="", marker=marker, color=colour, label=benchmark)
-        for one, gain in zip(own, gains, strict=True):
-            axes.annotate(
-                one.task, (one.zero_shot, gain), xytext=(4, 4), textcoords="offset points", fontsize=7
-            )
-    axes.axvline(highest, color="0.6", linewidth=1, linestyle="--")
-    axes.axhline(least, color="0.6", linewidth=1, linestyle="--")
-    axes.set_xlabel("Zero-shot score")
-    axes.set_ylabel("Multi-task minus zero-shot")
-    drawn: Axes = plain(axes)
-    return drawn

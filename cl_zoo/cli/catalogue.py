@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo.cli.keys import rows
+from cl_zoo.contract.ablations import Ablation, ablations
 from cl_zoo.contract.held import HEADING, Held, parted
 from cl_zoo.contract.options import kind_of
 from cl_zoo.contract.plugins import HOOKS, load_class
@@ -121,6 +122,7 @@ class Card:
         hooks: those it implements, in the order in which they are called.
         options: its `Options`, or none.
         answering: names of those that answers alone read.
+        ablations: rows of its paper's ablations that it declares.
     """
 
     name: str
@@ -133,6 +135,7 @@ class Card:
     hooks: tuple[str, ...]
     options: type[BaseModel] | None
     answering: tuple[str, ...]
+    ablations: tuple[Ablation, ...]
 
 
 def card(name: str) -> Card:
@@ -154,6 +157,7 @@ def card(name: str) -> Card:
         tuple(hook for hook in HOOKS if hasattr(plugin, hook)),
         getattr(plugin, "Options", None),
         tuple(getattr(plugin, "answering", ())),
+        ablations(name, plugin),
     )
 
 
@@ -178,6 +182,9 @@ def describe(name: str) -> str:
     lines += [f"  {key} = {field.default!r}   {field.description or ''}" for key, field in fields.items()]
     if found.answering:
         lines.append(f"answering {', '.join(found.answering)}, which answers alone read")
+    for source in dict.fromkeys(one.source for one in found.ablations):
+        rows = [one.name for one in found.ablations if one.source == source]
+        lines.append(f"ablations {source}: {', '.join(rows)}")
     return "\n".join(lines)
 
 

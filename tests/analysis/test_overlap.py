@@ -138,6 +138,9 @@ def test_pictures_of_a_mix_may_lie_elsewhere_and_those_that_are_not_there_do_not
     assert read_mix([file]).pictures == []
     (there,) = read_mix([file], images=[tmp_path / "pictures"]).pictures
     assert Path(there).name == "a.png"
+    whole = read_mix([tmp_path])  # a picture anywhere in the mix is found by the end of its path
+    assert [(Path(*one.pictures).name, one.missing) for one in whole.records] == [("a.png", 0), ("", 1)]
+    assert whole.missing == 1
 
 
 def test_a_mix_that_is_not_there_or_holds_nothing_is_told(tmp_path: Path) -> None:

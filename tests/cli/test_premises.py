@@ -94,3 +94,11 @@ def test_what_cannot_be_done_is_one_sentence(cli: Callable[..., Any], arguments:
     assert ended.code == 2
     assert says in ended.err
     assert ended.out == ""
+
+
+def test_show_names_the_ablations_that_a_method_declares(cli: Callable[..., Any]):
+    lines = cli("show", "branchlora").out.splitlines()
+
+    assert lines[-1] == (
+        "ablations ablation on LLaVA-1.5-7B: dense mixture, + shared A, + sparse selection, + freezing, + task routers"
+    )
