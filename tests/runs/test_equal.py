@@ -56,6 +56,17 @@ def test_what_learns_all_at_once_is_held_to_the_sum_of_the_tasks():
     assert words({"joint": replace(joint, steps=(120,))}) == {"joint": ["steps ×2"]}
 
 
+def test_runs_of_other_orders_are_held_equal_task_by_task_and_not_place_by_place():
+    """A task of 200 samples is the second of one order and the first of another."""
+    first = replace(PLAIN, tasks=("a", "b", "c"))
+    other = replace(PLAIN, samples=(200, 300, 100), steps=(20, 30, 10), tasks=("b", "c", "a"))
+    joint = replace(PLAIN, samples=(600,), steps=(61,), tasks=("joint",))
+
+    assert differences({"first": first, "other": other, "joint": joint}, HELD) == {}
+    found = differences({"first": first, "again": first, "other": replace(other, steps=(20, 30, 30))}, HELD)
+    assert [one.what for one in found["other"]] == ["steps ×3 in task 3"]
+
+
 def test_training_less_than_the_budget_favours_nobody():
     runs = {"more": replace(PLAIN, trained=4800), "less": replace(PLAIN, trained=35), "a": PLAIN}
 
