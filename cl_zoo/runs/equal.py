@@ -75,7 +75,7 @@ class Spent:
         each = first.get("flops", 0.0) / max(1, first.get("tokens", 0))
         language = round((each - 6 * sum(first.get("trained", {}).values())) / 4)
         flops = 2 * (language + ledger.get("active", 0)) if each else 0
-        names = tuple(task["task"] for task in tasks)
+        names = tuple(task.get("task", str(place)) for place, task in enumerate(tasks))
         return cls(samples, steps, trained, ledger.get("budget", 0), kept, flops, names)
 
     def by_task(self, name: str) -> dict[tuple[str, int], int]:
