@@ -267,6 +267,9 @@ def counted_of(prepared: Prepared, holds: Mapping[str, float]) -> Spent | None:
     all_tasks = any(name in holds for name in ("stored-parameters", "inference-flops"))
     try:
         backbone = prepared.load_backbone(torch.device("meta"))
+    except Exception:  # a loader of somebody else's, see `cl_zoo.runs.foreseen`
+        return None
+    try:
         return counted(prepared.job.choices, prepared.recipe, prepared.stream, backbone, all_tasks=all_tasks)
     except ClZooError:
         return None  # the run itself has values, and its ledger is held to the same afterwards

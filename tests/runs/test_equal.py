@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,14 @@ from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import Prepared, prepare
 
 PLAIN = Spent((100, 200, 300), (10, 20, 30), trained=1000, budget=1000, stored=3000, flops=8000)
+
+HEAVY = """
+from cl_zoo.testing import load_tiny_backbone
+def load(path, device, dtype):
+    if device.type == "meta":
+        raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+    return load_tiny_backbone(path, device, dtype)
+"""
 
 
 def words(others: dict[str, Spent], holds: dict[str, float] = HELD) -> dict[str, list[str]]:
@@ -105,6 +115,16 @@ def test_a_comparison_with_a_larger_budget_is_refused_and_runs_where_one_allows_
     with pytest.raises(OptionError, match=r"moelora has trained parameters ×8\.23; --allow-unequal"):
         hold_equal(jobs, Fair())
     assert hold_equal(jobs, Fair(allow=True)) == [one.job for one in jobs]
+
+
+def test_a_backbone_that_cannot_be_had_without_weights_is_held_equal_after_its_runs(
+    install: Callable[..., Any],
+):
+    install("heavy", modules={"heavy": HEAVY})
+    stacks = [stack(method, (), (), {}) for method in ("finetune", "ewc")]
+    jobs = [prepare(Job(one, "cl_zoo.testing:load_tiny", backbone="heavy:load")) for one in stacks]
+
+    assert hold_equal(jobs, Fair()) == [one.job for one in jobs]
 
 
 def test_matching_gives_a_method_the_rank_that_comes_nearest():
