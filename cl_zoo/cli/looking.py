@@ -126,9 +126,9 @@ def show(
     name: Annotated[str | None, typer.Argument(help="Which one of the kind; default: all of it.")] = None,
 ) -> None:
     """A method's documentation, options and hooks; a recipe's sources; a benchmark's tasks; published results."""
-    from cl_zoo.cli import catalogue
+    from cl_zoo.cli.showing import show as show_one
 
-    print(catalogue.show(what, name))
+    print(show_one(what, name))
 
 
 def forecast(

@@ -41,7 +41,7 @@ class Ranks:
         found: dict[str, list[Drawn]] = {method.label: [] for method in self._methods}
         for label, one in zip(labels, draw(runs), strict=True):
             found[label].append(one)
-        return found
+        return {label: _each_its_own(many) for label, many in found.items()}
 
     def interval(self, label: str, figure: str) -> Spread | None:
         """A method's figure with its interval: a name in `FIGURES`, or `last:TASK`, `avg:TASK`."""
@@ -102,6 +102,13 @@ class Ranks:
     @property
     def _learners(self) -> list[str]:
         return [method.label for method in self._methods if method.protocol == SEQUENTIAL]
+
+
+def _each_its_own(runs: list[Drawn]) -> list[Drawn]:
+    """Runs of one method; what older versions learnt at once in several orders are runs of these orders."""
+    if len({one.key for one in runs}) == len(runs):
+        return runs
+    return [replace(one, key=(one.order, one.key[1])) for one in runs]
 
 
 def _measured(row: Row) -> Measured:

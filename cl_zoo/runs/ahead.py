@@ -70,6 +70,9 @@ def _asked(task: TaskData, order: str | None) -> bool:
 
 
 def _again(job: Job, benchmark: str) -> bool:
-    """Whether this may be a finished run, told from its name alone: one of the same benchmark, label and seed is there."""
-    like = run_id({"benchmark": {"name": benchmark}}, job.label, job.seed).rpartition("-")[0]
-    return any(Path(job.out).glob(f"{like}-*/{MANIFEST}"))
+    """Whether this may be a finished run, told from its name alone: one of the same benchmark and label is there.
+
+    Of whatever seed: what nothing is drawn for is one run for all seeds.
+    """
+    like = run_id({"benchmark": {"name": benchmark}}, job.label, job.seed).rpartition("-s")[0]
+    return any(Path(job.out).glob(f"{like}-s*/{MANIFEST}"))

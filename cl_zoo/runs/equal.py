@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cl_zoo.errors import ClZooError, OptionError, nearest
 from cl_zoo.recipe.budget import TOLERANCE, beside_projector
+from cl_zoo.report.rows import task_columns
 from cl_zoo.runs.job import Job
-from cl_zoo.runs.prepared import Prepared, prepare
+from cl_zoo.runs.prepared import JOINT, Prepared, prepare
 
 if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
@@ -50,6 +51,7 @@ class Spent:
         budget: what the recipe lets train.
         stored: parameters kept for answering beside the frozen backbone.
         flops: of one answer token, by the rule of `TaskCost` in `cl_zoo.engine.ledger`.
+        tasks: names of the tasks learnt, one entry each; without them tasks are told by their places.
     """
 
     samples: tuple[int, ...]
@@ -58,6 +60,7 @@ class Spent:
     budget: int
     stored: int
     flops: int
+    tasks: tuple[str, ...] = ()
 
     @classmethod
     def from_ledger(cls, ledger: Mapping[str, Any]) -> Spent | None:
@@ -72,7 +75,15 @@ class Spent:
         each = first.get("flops", 0.0) / max(1, first.get("tokens", 0))
         language = round((each - 6 * sum(first.get("trained", {}).values())) / 4)
         flops = 2 * (language + ledger.get("active", 0)) if each else 0
-        return cls(samples, steps, trained, ledger.get("budget", 0), kept, flops)
+        names = tuple(task.get("task", str(place)) for place, task in enumerate(tasks))
+        return cls(samples, steps, trained, ledger.get("budget", 0), kept, flops, names)
+
+    def by_task(self, name: str) -> dict[tuple[str, int], int]:
+        """Samples or steps by the name of a task and by how often it has come before."""
+        values = getattr(self, name)
+        return dict(
+            zip(task_columns(self.tasks or [str(n) for n in range(len(values))]), values, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -146,11 +157,15 @@ def _different(name: str, runs: Mapping[Key, Spent], share: float) -> Iterator[t
     if not runs:
         return
     if name in ("samples", "steps"):
-        by_task: dict[Key, tuple[int, ...]] = {key: getattr(one, name) for key, one in runs.items()}
-        common = _common([values for values in by_task.values() if len(values) > 1] or [*by_task.values()])
+        by_task = {key: one.by_task(name) for key, one in runs.items()}
+        # Whatever the order of the tasks: runs are alike where each task costs them the same.
+        sorts = [tuple(sorted(values.items())) for values in by_task.values()]
+        most_have = dict(_common([one for one in sorts if len(one) > 1] or sorts))
         for key, values in by_task.items():
-            if words := _of_tasks(values, common, share):
-                yield key, Difference(name, f"{name} {words}", sum(values) / max(1, sum(common)))
+            places = values if values.keys() == most_have.keys() else most_have
+            common = tuple(most_have[place] for place in places)
+            if words := _of_tasks(tuple(values.values()), common, share):
+                yield key, Difference(name, f"{name} {words}", sum(values.values()) / max(1, sum(common)))
         return
     if name == "trained-parameters":
         most = _common([one.budget for one in runs.values()])
@@ -252,6 +267,9 @@ def counted_of(prepared: Prepared, holds: Mapping[str, float]) -> Spent | None:
     all_tasks = any(name in holds for name in ("stored-parameters", "inference-flops"))
     try:
         backbone = prepared.load_backbone(torch.device("meta"))
+    except Exception:  # a loader of somebody else's, see `cl_zoo.runs.foreseen`
+        return None
+    try:
         return counted(prepared.job.choices, prepared.recipe, prepared.stream, backbone, all_tasks=all_tasks)
     except ClZooError:
         return None  # the run itself has values, and its ledger is held to the same afterwards
@@ -287,6 +305,7 @@ def counted(
     steps = tuple(-(-size // one.global_batch) * one.epochs for size, one in pairs)
     found = sizes(choices, backbone, recipe, len(stream) if all_tasks else min(2, len(stream)))
     language = sum(weight.numel() for weight in backbone.layers.parameters() if backbone.owns(weight))
+    names = (JOINT,) if protocol == "joint" else tuple(task.name for task in stream)
     return Spent(
         samples,
         steps,
@@ -294,6 +313,7 @@ def counted(
         found[-1].budget,
         sum(found[-1].inference.values()),
         2 * (language + sum(found[-1].active.values())),
+        names,
     )
 
 

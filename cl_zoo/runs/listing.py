@@ -103,7 +103,7 @@ def look(folder: Path) -> Listed:
         identity = read_identity(folder)
         states = states_in(folder)
         done = int(states[-1].name.removeprefix("state-")) if states else 0
-        total = len(identity["benchmark"]["order"])
+        total = len(identity.get("chain", ())) or len(identity["benchmark"]["order"])
         return _entry(folder, "locked" if held else "in part", identity, done, total)
     except RunError as error:
         return _entry(folder, "damaged", {}, None, why=str(error).removeprefix(str(folder)).lstrip("/: "))

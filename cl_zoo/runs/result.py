@@ -143,7 +143,8 @@ class Result:
 
     def row(self) -> Row:
         if self.error is not None:
-            return Row(self.label, "sequential", self.seed, (), error=self.error, order=self.order)
+            order = self.order if self.ordered else ""
+            return Row(self.label, "sequential", self.seed, (), error=self.error, order=order)
         return Row(
             label=self.label,
             protocol=self.manifest["protocol"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import queue
@@ -45,7 +46,7 @@ class Workers:
         self._turns: Turns | None = None
         self._logs.mkdir(parents=True, exist_ok=True)
         for log in self._logs.glob(f"{name}-*.log"):
-            log.unlink()
+            _forget(log)
         self._processes = [self._start(index) for index in range(count)]
         self._events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
 
@@ -170,6 +171,8 @@ class Workers:
         if self._devices:
             environment["CUDA_VISIBLE_DEVICES"] = self._devices[index % len(self._devices)]
         with (self._logs / f"{self._name}-{index}.log").open("a") as log:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(log, fcntl.LOCK_SH)  # held as long as the process writes to it, see `_forget`
             return subprocess.Popen(
                 [sys.executable, "-m", "cl_zoo.runs.worker", str(os.getpid())],
                 stdin=subprocess.PIPE,
@@ -200,6 +203,13 @@ def _how(code: int) -> str:
         return f"with code {code}"
     short = ", as where memory is short" if code == -signal.SIGKILL else ""
     return f"by signal {-code} ({signal.strsignal(-code)}){short}"
+
+
+def _forget(log: Path) -> None:
+    """Remove the log of an earlier comparison; one that a worker of another comparison writes to stays."""
+    with suppress(OSError), log.open() as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        log.unlink()
 
 
 def _close(process: subprocess.Popen[str]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cl_zoo.cli.catalogue import aligned, show
+from cl_zoo.cli.catalogue import aligned
 from cl_zoo.cli.keys import MODELS
+from cl_zoo.cli.showing import show
 from cl_zoo.recipe.keys import flatten
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.scoring.rules import RULES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,14 @@ def test_bounds_have_intervals_and_no_rank():
     assert found.interval("zeroshot", "bwt") is None
     assert found.interval("one", "last:b").mean == found.interval("one", "avg:b").mean == 61.0
     assert found.pairs("last") == []
+
+
+def test_bounds_of_one_seed_that_learnt_in_two_orders_are_two_runs():
+    """Older versions learnt all tasks at once in the order that was asked for."""
+    one = row("multitask", 0, 60.0, "joint", scores=False)
+    table = Table([one, replace(one, tasks=("b", "a"), order="ba"), row("one", 0, 50.0)])
+
+    assert Ranks(table.methods).interval("multitask", "last").units == 2
 
 
 def test_runs_of_which_no_samples_are_known_are_compared_by_their_cells():

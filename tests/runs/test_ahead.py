@@ -70,6 +70,17 @@ def test_a_run_that_may_be_finished_starts_java_when_it_begins_to_work(described
         assert scorer.started == 1
 
 
+def test_a_run_for_all_seeds_may_be_finished_under_another_seed(described: str, tmp_path: Path):
+    finished = tmp_path / "tiny-zeroshot-s0-0123456789ab"
+    finished.mkdir()
+    (finished / "manifest.json").touch()
+    jobs = [Job(tuple(parse_stack("zeroshot")), described, seed=seed, out=str(tmp_path)) for seed in (0, 1)]
+    with Counted() as scorer:
+        Ahead(jobs, scorer).begin()
+
+        assert scorer.started == 0
+
+
 def test_a_run_without_captions_starts_no_java(described: str, tmp_path: Path):
     with Counted() as scorer:
         hearing = ahead(scorer, described, tmp_path, order="CS")

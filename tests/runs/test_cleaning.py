@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from kept_runs import begin_run, write_run
 
+from cl_zoo.engine.files import write_json
 from cl_zoo.engine.folder import locked
 from cl_zoo.errors import OptionError
 from cl_zoo.runs.cleaning import KINDS, named, remove
@@ -62,6 +64,14 @@ def test_a_listing_says_how_far_each_run_is(out: Path):
     assert lines[0].split() == ["Label", "Seed", "Order", "Size", "Age", "State"]
     assert any(line.endswith("in part: 1 of 2 tasks") for line in lines)
     assert lines[-1].endswith(": 1 finished, 1 in part, 1 set aside")
+
+
+def test_what_learns_all_tasks_at_once_has_one_to_learn(tmp_path: Path):
+    partial = begin_run(tmp_path, "multitask")
+    identity = json.loads((partial / "identity.json").read_text())
+    write_json(partial / "identity.json", {**identity, "chain": [{"task": "render, chart", "link": "1f"}]})
+
+    assert [one.words for one in listed(tmp_path)] == ["in part: 1 of 1 tasks"]
 
 
 def test_a_run_whose_files_are_gone_is_damaged_and_one_without_checkpoint_is_not(out: Path):

@@ -115,6 +115,14 @@ def test_what_trains_is_measured_by_the_budget_of_the_recipe(run_tiny: Callable[
 # The result
 
 
+def test_what_learns_in_no_order_adds_none_to_a_table_when_it_fails():
+    """It is prepared in the benchmark's order, whatever order the others learn in."""
+    failed = Result("multitask", 0, {}, error="no memory is left", order="ABC", ordered=False)
+    table = Comparison((failed, Result("ewc", 0, {}, error="the same", order="CBA"))).table()
+
+    assert table.orders == ("CBA",)
+
+
 def test_a_failed_run_stands_in_the_table_with_its_sentence(run_tiny: Callable[..., Any]):
     both = Comparison(
         (run_tiny("zeroshot"), Result("hide", 0, {}, error="no feature encoder", user_error=True))

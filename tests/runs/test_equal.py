@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,14 @@ from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import Prepared, prepare
 
 PLAIN = Spent((100, 200, 300), (10, 20, 30), trained=1000, budget=1000, stored=3000, flops=8000)
+
+HEAVY = """
+from cl_zoo.testing import load_tiny_backbone
+def load(path, device, dtype):
+    if device.type == "meta":
+        raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+    return load_tiny_backbone(path, device, dtype)
+"""
 
 
 def words(others: dict[str, Spent], holds: dict[str, float] = HELD) -> dict[str, list[str]]:
@@ -56,6 +66,17 @@ def test_what_learns_all_at_once_is_held_to_the_sum_of_the_tasks():
     assert words({"joint": replace(joint, steps=(120,))}) == {"joint": ["steps ×2"]}
 
 
+def test_runs_of_other_orders_are_held_equal_task_by_task_and_not_place_by_place():
+    """A task of 200 samples is the second of one order and the first of another."""
+    first = replace(PLAIN, tasks=("a", "b", "c"))
+    other = replace(PLAIN, samples=(200, 300, 100), steps=(20, 30, 10), tasks=("b", "c", "a"))
+    joint = replace(PLAIN, samples=(600,), steps=(61,), tasks=("joint",))
+
+    assert differences({"first": first, "other": other, "joint": joint}, HELD) == {}
+    found = differences({"first": first, "again": first, "other": replace(other, steps=(20, 30, 30))}, HELD)
+    assert [one.what for one in found["other"]] == ["steps ×3 in task 3"]
+
+
 def test_training_less_than_the_budget_favours_nobody():
     runs = {"more": replace(PLAIN, trained=4800), "less": replace(PLAIN, trained=35), "a": PLAIN}
 
@@ -94,6 +115,16 @@ def test_a_comparison_with_a_larger_budget_is_refused_and_runs_where_one_allows_
     with pytest.raises(OptionError, match=r"moelora has trained parameters ×8\.23; --allow-unequal"):
         hold_equal(jobs, Fair())
     assert hold_equal(jobs, Fair(allow=True)) == [one.job for one in jobs]
+
+
+def test_a_backbone_that_cannot_be_had_without_weights_is_held_equal_after_its_runs(
+    install: Callable[..., Any],
+):
+    install("heavy", modules={"heavy": HEAVY})
+    stacks = [stack(method, (), (), {}) for method in ("finetune", "ewc")]
+    jobs = [prepare(Job(one, "cl_zoo.testing:load_tiny", backbone="heavy:load")) for one in stacks]
+
+    assert hold_equal(jobs, Fair()) == [one.job for one in jobs]
 
 
 def test_matching_gives_a_method_the_rank_that_comes_nearest():

@@ -170,3 +170,15 @@ def test_an_interrupted_grid_goes_on_with_the_same_command(tmp_path: Path) -> No
     assert f"4 runs; {len(before)} finished" in second.stderr
     assert {file: os.stat(file).st_mtime_ns for file in before} == before
     assert "learnt in 2 orders, CS, SC" in " ".join(second.stdout.split())
+
+
+def test_the_logs_of_a_comparison_under_way_stay_when_another_one_is_planned_beside_it(tmp_path: Path):
+    log = tmp_path / "logs" / "worker-0.log"
+    with Workers(1, [], tmp_path):
+        log.write_text("a traceback\n")
+        with Workers(1, [], tmp_path):
+            pass
+        assert log.read_text() == "a traceback\n"
+
+    with Workers(1, [], tmp_path):
+        assert log.read_text() == ""
