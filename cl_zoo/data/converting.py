@@ -61,8 +61,11 @@ def convert(benchmark: Benchmark, plugin: Any, out: Path, say: Callable[[str], N
             "backbone": benchmark.default_backbone,
             "recipe": json.loads(json.dumps(dict(benchmark.recipe))),
             "images": [".", PICTURES],
+            "orders": dict(benchmark.orders),
             "tasks": tasks,
         }
+        if isinstance(plugin, Described):
+            about["pictures"] = plugin.description.pictures
         file = out / f"{benchmark.name}.yaml"
         file.write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
     say(f"{file}: {len(tasks)} tasks")

@@ -15,6 +15,7 @@ from cl_zoo.data.benchmarks import Described, load_benchmark
 from cl_zoo.data.converting import convert
 from cl_zoo.errors import DataError, OptionError
 from cl_zoo.features.encoder import open_image
+from cl_zoo.images.kinds import Faithful
 from cl_zoo.names import load
 from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named
 
@@ -63,10 +64,14 @@ def test_what_users_bring_is_written_in_the_plainest_form(tmp_path: Path, turns:
     task["train"] = {"files": ["llava_turns.json"], "format": "llava", "turns": turns}
     task["test"] = {"files": ["question_numbers.json"], "format": "question"}
     about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava", "tasks": [task]}
+    about |= {"pictures": "faithful", "orders": {"only": "A"}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(about))
     plugin = Described(tmp_path / "mine.yaml", beside=True)
 
     after = load_benchmark(str(convert(plugin(None), plugin, tmp_path / "out")), str(tmp_path))
+
+    assert after.orders == {"only": "A"}
+    assert all(isinstance(one.image, Faithful) for one in after.tasks[0].train)
 
     assert samples(after.tasks[0], "train") == samples(plugin(None).tasks[0], "train")
     lines = [json.loads(line) for line in (tmp_path / "out" / "a-b_train.jsonl").read_text().splitlines()]
