@@ -52,11 +52,10 @@ class Asked:
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
+        turns = {"before": [list(turn) for turn in self.before]} if self.before else {}
         rest = {"question": self.question, "expected": self.expected, "answers": list(self.answers)}
-        if self.before:
-            rest = {"before": [list(turn) for turn in self.before], **rest}
         where = {"task": self.task, "task_place": self.task_place}
-        return {**where, **self.about, **rest, "forgotten": self.forgotten}
+        return {**where, **self.about, **turns, **rest, "forgotten": self.forgotten}
 
 
 def answered(folder: Path, task: str | None = None) -> Iterator[Asked]:

@@ -81,6 +81,26 @@ def test_what_users_bring_is_written_in_the_plainest_form(tmp_path: Path, turns:
     assert json.loads((tmp_path / "out" / "a-b_test.jsonl").read_text())["answer"] == "4"
 
 
+@pytest.mark.parametrize("turns", ["all", "last"])
+def test_a_test_split_of_conversations_comes_back_and_the_next_command_finds_its_pictures(
+    cli: Any, tmp_path: Path, turns: str
+):
+    (tmp_path / "talks.json").write_text((FORMATS / "llava_turns.json").read_text())
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    split = {"files": ["talks.json"], "format": "llava", "turns": turns}
+    task = {"name": "a", "letter": "A", "metric": "exact", "max_new_tokens": 8, "train": split, "test": split}
+    about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava", "tasks": [task]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(about))
+    before = load_benchmark(str(tmp_path / "mine.yaml"))
+
+    said = cli("data", "convert", tmp_path / "mine.yaml", "--out", tmp_path / "out").out
+
+    assert said.endswith(f"next: cl-zoo data check {tmp_path}/out/mine.yaml --data {tmp_path}\n")
+    after = load_benchmark(str(tmp_path / "out/mine.yaml"), str(tmp_path))
+    assert samples(after.tasks[0], "test") == samples(before.tasks[0], "test")
+    assert len(after.tasks[0].test[0].before) == 1
+
+
 def test_several_pictures_and_where_they_stand_come_back(tmp_path: Path):
     files = [tmp_path / f"{name}.png" for name in "abc"]
     for place, file in enumerate(files):
