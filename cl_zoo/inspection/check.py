@@ -114,8 +114,9 @@ def _findings(
         for reading in read:
             outlines |= reading.outlines
         yield from similar_images(rows, same, outlines)
-    for table in tables:
-        yield from oddities(table)
+    for reading, table in zip(read, tables, strict=True):
+        told = any(one.kind == "turns" for one in reading.findings)  # says more than that there are some
+        yield from (one for one in oddities(table) if not (told and one.kind == "multi-turn"))
 
 
 def _users(read: Sequence[Reading]) -> dict[str, list[Row]]:
