@@ -75,6 +75,8 @@ class Worded:
         try:
             for text in sample.questions:
                 self.check_prompt(text.replace(MARK, "") if marked else text, "its prompt")
+            for text in (*(answer for _, answer in sample.before), sample.answer or ""):
+                self.check_prompt(text, "its answer")
         except DataError as error:
             return str(error)
         return None

@@ -55,6 +55,8 @@ def _sample(one: Asked, forgotten: bool) -> Iterator[str]:
     """A sample's lines: its name, the question, what was expected, and the answers, of forgotten ones then and now."""
     about = [f"{key} {one.about[key]}" for key in ("id", "record", "picture") if key in one.about]
     yield f"  sample {one.about['place']} ({_line(', '.join(about))})"
+    for asked, answer in one.before:
+        yield f"    before     {_line(asked)} → {_line(answer)}"
     yield f"    question   {_line(one.question)}"
     expected = one.expected if isinstance(one.expected, str) else " | ".join(one.expected or ())
     yield f"    expected   {_line(expected)}"

@@ -98,7 +98,7 @@ def convert(
     """Write every record as it was understood, as JSON lines of our own, with a YAML file that describes them."""
     from pathlib import Path
 
-    from cl_zoo.data.benchmarks import benchmark_loader, made
+    from cl_zoo.data.benchmarks import Described, benchmark_loader, made
     from cl_zoo.data.converting import convert as convert_all
     from cl_zoo.errors import OptionError
 
@@ -106,6 +106,8 @@ def convert(
         raise OptionError("--out is empty; pass a new folder")
     plugin, folder = benchmark_loader(benchmark), Path(data) if data else None
     file = convert_all(made(plugin, folder, benchmark), plugin, Path(out))
+    if data is None and isinstance(plugin, Described) and plugin.beside:
+        data = str(plugin.path.parent)  # pictures stay where they are
     print(f"next: cl-zoo data check {file}{f' --data {data}' if data else ''}")
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def learnt(split: Split, count: int) -> str:
-    """Identifies what the first samples of a split say, with the pictures that they name; of pictures inside a dataset as `content`."""
+    """Identifies what the first samples of a split say, with the pictures that they name; of pictures inside a dataset as `content`, of
+    those in a folder of shards their sizes."""
     return _short([*_pictures(split), split.entries.digest_of(count)])
 
 
@@ -63,8 +64,12 @@ def content(path: str, size: int, *times: int) -> str:
 
 def _pictures(split: Split) -> list[Any]:
     """Which pictures the names in a split's records stand for: folders, how they are read, and what a dataset holds inside."""
-    plan = split.plan
-    inside = "" if split.of_files else content(*stamp(_own_folder(plan.file, plan.split)))
+    plan, inside = split.plan, ""
+    if split.shards is not None and os.path.isdir(plan.file):
+        len(split)  # reads them; a shard's own size is a multiple of 10,240 bytes and shows little
+        inside = split.shards.pictures
+    elif not split.of_files:
+        inside = content(*stamp(_own_folder(plan.file, plan.split)))
     return [plan.roots.names, plan.faithful, inside]
 
 

@@ -1,8 +1,8 @@
 """`cl-zoo data convert`: a benchmark as it was understood, written as JSON lines with a YAML file that describes them.
 
 Training and validation are written as `llava`, test as `question`, with references and all else that answers are scored against in the
-records. Images keep the names that they have; the new YAML file starts from the same data folder (`--data`). Pictures inside a dataset or in
-memory are written as PNG files, below `pictures/` beside the YAML file.
+records, and as `llava` where its questions have turns before them. Images keep the names that they have; the new YAML file starts from the
+same data folder (`--data`). Pictures inside a dataset or in memory are written as PNG files, below `pictures/` beside the YAML file.
 """
 
 from __future__ import annotations
@@ -61,8 +61,11 @@ def convert(benchmark: Benchmark, plugin: Any, out: Path, say: Callable[[str], N
             "backbone": benchmark.default_backbone,
             "recipe": json.loads(json.dumps(dict(benchmark.recipe))),
             "images": [".", PICTURES],
+            "orders": dict(benchmark.orders),
             "tasks": tasks,
         }
+        if isinstance(plugin, Described):
+            about["pictures"] = plugin.description.pictures
         file = out / f"{benchmark.name}.yaml"
         file.write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
     say(f"{file}: {len(tasks)} tasks")
@@ -79,14 +82,17 @@ def _task(task: TaskData, out: Path, say: Callable[[str], None]) -> dict[str, An
         if not len(samples):
             continue
         name = f"{_plain(task.name)}_{split}.jsonl"
+        form, write = "llava", _talk
+        if split == "test":
+            talks = any(without_image(samples, place).before for place in range(len(samples)))
+            form, write = ("llava", _tested_talk) if talks else ("question", _question)
         learns = set[bool]()
         with (out / name).open("w", encoding="utf-8") as file:
             for place, images in enumerate(_images(samples, out, Path(_plain(task.name)) / split)):
-                write, sample = _question if split == "test" else _talk, without_image(samples, place)
+                sample = without_image(samples, place)
                 file.write(json.dumps(write(sample, images), ensure_ascii=False) + "\n")
                 learns |= {sample.learns_before} if sample.before else set()
         say(f"{out / name}: {len(samples):,} records")
-        form = "question" if split == "test" else "llava"
         about[split] = {"files": [name], "format": form, "count": len(samples)}
         if len(learns) > 1:
             says = f"task {task.name}, {split}: of some samples all answers are learnt and of others the last"
@@ -110,6 +116,13 @@ def _talk(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
     return {"id": sample.id, **_named(images), "conversations": turns}
 
 
+def _tested_talk(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
+    if sample.answer is None or sample.references or sample.truth:
+        says = f"sample {sample.id!r}: is scored against other things than an answer, which a conversation has no place for"
+        raise DataError(f"{says}; leave this benchmark a plugin")
+    return _talk(sample, images)
+
+
 def _named(images: Sequence[str]) -> dict[str, Any]:
     if len(images) > 1:
         return {"images": list(images)}
@@ -117,9 +130,6 @@ def _named(images: Sequence[str]) -> dict[str, Any]:
 
 
 def _question(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
-    if sample.before:
-        says = f"sample {sample.id!r}: has turns before its question, which a test record has no place for"
-        raise DataError(f"{says}; write 'turns: split' for the test split")
     truth = dict(sample.truth)
     if unknown := sorted(truth.keys() - set(KNOWN)):
         says = f"sample {sample.id!r}: its truth holds {unknown[0]!r}, which a record has no place for"

@@ -62,7 +62,9 @@ class Packed(OnDemand[tuple[int, Entry]]):
         for start, end in pairwise(self._ends[: count + 1]):
             _, *values = json.loads(self._block[start:end])
             wanted.update(json.dumps(values[3:6]).encode() + b"\n")
-            asked.update(json.dumps([values[:3], values[6:]]).encode() + b"\n")
+            record, *turns = values[6:]
+            del turns[1:2]  # which answers are learnt is nothing that is asked
+            asked.update(json.dumps([values[:3], [record, *turns]]).encode() + b"\n")
         return asked.hexdigest(), wanted.hexdigest()
 
     def make(self, place: int) -> tuple[int, Entry]:

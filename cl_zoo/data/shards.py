@@ -60,6 +60,11 @@ class Shards:
         about = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.files]
         return hashlib.sha256(repr(about).encode()).hexdigest()
 
+    @property
+    def pictures(self) -> str:
+        """Digest of the pictures' sizes, once the shards are read; their content is not read for it."""
+        return hashlib.sha256(self._sizes.tobytes()).hexdigest()
+
     def read(self, columns: Mapping[str, str]) -> list[dict[str, Any]]:
         """A record for each sample: what its `.json` says, `txt`, the name of its picture as `image`, its key where it has no id.
 

@@ -95,9 +95,12 @@ class Later(Batch):
 
 
 def expected(task: TaskData) -> Iterator[dict[str, Any]]:
-    """What the answers to a task are scored against, one record per test sample, with its place and where it comes from."""
+    """What the answers to a task are scored against, one record per test sample, with its place, where it comes from and
+    the turns before its question."""
     for i in range(len(task.test)):
         sample = without_image(task.test, i)
-        named = {"id": sample.id, "place": i, **origin(task.test, i)}
+        named: dict[str, Any] = {"id": sample.id, "place": i, **origin(task.test, i)}
+        if sample.before:
+            named |= {"before": [list(turn) for turn in sample.before]}
         wanted = {**named, "answer": sample.answer, "references": list(sample.references)}
         yield {**wanted, "truth": dict(sample.truth)} if sample.truth else wanted

@@ -114,8 +114,9 @@ def _findings(
         for reading in read:
             outlines |= reading.outlines
         yield from similar_images(rows, same, outlines)
-    for table in tables:
-        yield from oddities(table)
+    for reading, table in zip(read, tables, strict=True):
+        told = any(one.kind == "turns" for one in reading.findings)  # says more than that there are some
+        yield from (one for one in oddities(table) if not (told and one.kind == "multi-turn"))
 
 
 def _users(read: Sequence[Reading]) -> dict[str, list[Row]]:
@@ -160,9 +161,12 @@ def _of_files(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> I
 def _in_memory(read: Sequence[Reading]) -> Iterator[Picture]:
     """Each record has its own: those that turn all white would be one by what they look like."""
     for reading in read:
-        for row in reading.rows:
-            for found in reading.kinds.get(row.record, ()):
-                yield Picture(row.place, found, row)
+        firsts = {
+            row.record: row for row in reversed(reading.rows)
+        }  # questions of one record share its pictures
+        for record in sorted(firsts):
+            for found in reading.kinds.get(record, ()):
+                yield Picture(firsts[record].place, found, firsts[record])
 
 
 def _by_kind(looked_at: Sequence[Picture]) -> dict[str, list[Picture]]:
@@ -184,7 +188,7 @@ def _odd_pictures(looked_at: Sequence[Picture], plugin: Any) -> Iterator[Finding
         what = KINDS[kind]
         if kind in FAITHFUL:
             what = (
-                f"{what.partition(',')[0]}, and are read faithfully"
+                f"{what.partition(',')[0]}, and {'is' if len(pictures) == 1 else 'are'} read faithfully"
                 if faithful
                 else f"{what} (pictures: faithful in the description puts that right)"
             )

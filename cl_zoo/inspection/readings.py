@@ -6,6 +6,7 @@ a plugin makes, samples are asked for one by one; a fault that concerns a whole 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from cl_zoo.data.references import referred
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
 from cl_zoo.data.shards import PACKED
+from cl_zoo.data.splits import Split
 from cl_zoo.data.turns import has_system
 from cl_zoo.errors import ClZooError, DataError
 from cl_zoo.inspection.findings import Finding, counted
@@ -268,20 +270,23 @@ def _samples(
 ) -> Reading:
     """What samples say, each asked for once; images in memory are named by their content."""
     try:
-        reading = replace(reading, records=len(samples))
+        numbers = _numbers(samples)
     except DataError as error:
         return replace(reading, findings=[reading.finding("broken file", str(error))])
+    reading = replace(reading, records=len(set(numbers)))
     if not reading.records and reading.split != "validation":
         words = f"{reading.file}: holds no samples; add some, or drop the task"
         return replace(reading, findings=[reading.finding("broken file", words)])
     findings, rows = _count(reading), []
     outlines, odd, asked = dict[str, bytes](), dict[int, tuple[tuple[str, ...], ...]](), []
-    for number in range(1, reading.records + 1):
+    asks = Counter(numbers)
+    for place, number in enumerate(numbers):
         where = f"{reading.file}, record {number}"
         try:
-            sample = as_named(samples, number - 1)
+            sample = as_named(samples, place)
             names = [named(image, outlines if outline else None) for image in sample.images]
-            odd[number] = kinds_inside(samples, number - 1, sample)
+            if number not in odd:
+                odd[number] = kinds_inside(samples, place, sample)
         except DataError as error:
             findings.append(reading.finding(_kind(error), str(error), number))
             continue
@@ -298,11 +303,18 @@ def _samples(
         scored = sample.references or sample.truth  # by what: the rule says so when it is asked
         what = None if scored else lack(ANSWER, sample.answer, (), {})
         findings += _unanswered(reading, number, sample, what)
-        rows.append(_row(reading, number, names, sample, 1 + len(sample.before)))
+        rows.append(_row(reading, number, names, sample, max(asks[number], 1 + len(sample.before))))
         asked.append((number, sample.id, Expected(sample.answer, sample.references, sample.truth)))
     if reading.split == "test":
         findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
     return replace(reading, rows=rows, findings=findings, outlines=outlines, kinds=odd)
+
+
+def _numbers(samples: Sequence[Sample]) -> list[int]:
+    """The number of each sample's record, from 1: of a conversation that is split several samples have one."""
+    if isinstance(samples, Split):
+        return [samples.entries[place][0] for place in range(len(samples))]
+    return list(range(1, len(samples) + 1))
 
 
 def _turned(reading: Reading, turns: str) -> Reading:

@@ -25,6 +25,7 @@ class Asked:
         task, task_place: of the stream.
         about: `id`, `place` in the task's test split, and where they are known `record` (the record's own id) and `picture`.
         question: the prompt.
+        before: the turns before it, (asked, answered) each.
         expected: the right answer, or the references of a caption.
         answers: `{"after": task, "stage", "answer", "score"}` in the order of the stages, the score by the official rule; `after`
             is `None` where nothing was learnt, and `form` is there (true) where the answer is wrong in form alone.
@@ -36,6 +37,7 @@ class Asked:
     question: str
     expected: str | list[str] | None
     answers: tuple[dict[str, Any], ...]
+    before: tuple[tuple[str, str], ...] = ()
 
     @property
     def then(self) -> dict[str, Any] | None:
@@ -50,9 +52,10 @@ class Asked:
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
+        turns = {"before": [list(turn) for turn in self.before]} if self.before else {}
         rest = {"question": self.question, "expected": self.expected, "answers": list(self.answers)}
         where = {"task": self.task, "task_place": self.task_place}
-        return {**where, **self.about, **rest, "forgotten": self.forgotten}
+        return {**where, **self.about, **turns, **rest, "forgotten": self.forgotten}
 
 
 def answered(folder: Path, task: str | None = None) -> Iterator[Asked]:
@@ -90,7 +93,7 @@ def _of_task(
     expected = read_expected(of_expected)
     said = {stage: read_answers(file, expected) for stage, file in files.items()}
     prompts = {one["id"]: str(one.get("prompt", "")) for _, one in lines(files[stages[0]])}
-    names = [{key: one[key] for key in NAMES if key in one} for _, one in lines(of_expected)]
+    told = [one for _, one in lines(of_expected)]
     for number, (sample, wanted) in enumerate(expected.items()):
         answers = tuple(
             {
@@ -101,9 +104,14 @@ def _of_task(
             }
             for stage in stages
         )
-        about = {"id": sample, "place": number, **names[number]}
+        about = {
+            "id": sample,
+            "place": number,
+            **{key: told[number][key] for key in NAMES if key in told[number]},
+        }
         right = list(wanted.references) or wanted.answer
-        yield Asked(manifest["tasks"][place], place, about, prompts[sample], right, answers)
+        before = tuple((str(asked), str(answer)) for asked, answer in told[number].get("before", ()))
+        yield Asked(manifest["tasks"][place], place, about, prompts[sample], right, answers, before)
 
 
 def _scores(

@@ -1,7 +1,7 @@
 """A few samples of each task with their picture and what every method answered after each task, first those that most methods forgot.
 
 Pictures come from the benchmark where its data are at hand and are those that the runs were made on. A benchmark is loaded when it is an
-installed one or when the user names its data: what a run's folder names is not run for that alone.
+installed one or a YAML file: what a run's folder names is not run.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from cl_zoo.names import BENCHMARKS, installed
 from cl_zoo.runs.answered import Asked, answered
 from cl_zoo.runs.chain import data_of
 from cl_zoo.runs.result import Result
-from cl_zoo.tasks import Benchmark, ImageSource, TaskData
+from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
 
 SIDE = 144
 """Pixels of a thumbnail's longer side."""
+
+GAP = 4
+"""Pixels between pictures of one sample."""
 
 LONGEST = 400
 """Signs of a question or an answer that are shown."""
@@ -46,7 +49,8 @@ class Example:
 
     Attributes:
         place: in the task's test split.
-        picture: a data URI; empty where there is none at hand.
+        question: behind the turns before it, a line each.
+        picture: a data URI, of several pictures side by side; empty where there is none at hand.
         said: of each method.
     """
 
@@ -113,30 +117,48 @@ def pictures(
         return list(found), f"Pictures are not shown: {error}."
     shown = []
     for one in found:
-        split = tasks[one.task].test
-        image = split[one.place].image if one.place < len(split) else None
-        shown.append(Example(one.task, one.place, one.question, one.expected, one.said, thumbnail(image)))
+        images = _images(tasks[one.task].test, one.place)
+        shown.append(Example(one.task, one.place, one.question, one.expected, one.said, thumbnail(*images)))
     return shown, ""
 
 
-def thumbnail(image: ImageSource | None) -> str:
-    """A small picture as a data URI; empty where there is none or it cannot be read."""
+def thumbnail(*images: ImageSource) -> str:
+    """Small pictures side by side as a data URI; empty where there is none, or none can be read."""
+    small = [one for one in map(_small, images) if one is not None]
+    if not small:
+        return ""
+    wide = sum(one.width + GAP for one in small) - GAP
+    strip, left = Image.new("RGB", (wide, max(one.height for one in small)), "white"), 0
+    for one in small:
+        strip.paste(one, (left, 0))
+        left += one.width + GAP
+    held = io.BytesIO()
+    strip.save(held, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"
+
+
+def _small(image: ImageSource) -> Image.Image | None:
+    """A picture as it is shown; `None` where it cannot be read."""
     try:
         if isinstance(image, Path):
             if no_file(image):
-                return ""
+                return None
             with Image.open(image) as opened:
                 small = as_rgb(opened, faithful=faithfully(image))
-        elif image is not None:
-            small = as_rgb(image)
         else:
-            return ""
+            small = as_rgb(image)
         small.thumbnail((SIDE, SIDE))
-        held = io.BytesIO()
-        small.save(held, "JPEG", quality=82)
     except Exception:  # Pillow's readers raise whatever a broken file leads them to
-        return ""
-    return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"
+        return None
+    return small
+
+
+def _images(split: Sequence[Sample], place: int) -> Sequence[ImageSource]:
+    """Those of a sample; none where a picture is damaged or there is no such sample."""
+    try:
+        return as_named(split, place).images if place < len(split) else ()
+    except ClZooError:
+        return ()
 
 
 def _tasks(manifest: Mapping[str, Any], data: str | None) -> dict[str, TaskData]:
@@ -148,7 +170,8 @@ def _tasks(manifest: Mapping[str, Any], data: str | None) -> dict[str, TaskData]
     job, about = manifest["job"], manifest["identity"]["benchmark"]
     name = str(job["benchmark"])
     known = {one.name for one in installed(BENCHMARKS)}
-    if name.partition("[")[0] not in known:
+    plain = name.partition("[")[0]
+    if plain not in known and not plain.endswith((".yaml", ".yml")):
         raise ClZooError(f"{name} is no installed benchmark, and a run's folder runs no code")
     benchmark: Benchmark = load_benchmark(name, data or job.get("data"))
     tasks = benchmark.stream(",".join(about.get("order", ())) or None, about.get("limit"))
@@ -174,7 +197,8 @@ def _example(asked: Mapping[str, Asked], stages: int) -> Example:
     said = tuple(
         Said(label, tuple(_by_stage(sample, stages)), sample.forgotten) for label, sample in asked.items()
     )
-    return Example(one.task, one.about["place"], _cut(one.question), _cut(expected), said)
+    question = [*(f"{_cut(asked)} → {_cut(answer)}" for asked, answer in one.before), _cut(one.question)]
+    return Example(one.task, one.about["place"], "\n".join(question), _cut(expected), said)
 
 
 def _by_stage(sample: Asked, stages: int) -> Iterator[dict[str, Any] | None]:

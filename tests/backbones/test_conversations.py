@@ -148,6 +148,16 @@ def test_a_turn_before_that_marks_an_image_or_has_nothing_to_learn_is_refused(ti
 # What is learnt
 
 
+@pytest.mark.parametrize("place", ["before", "last"])
+def test_an_answer_that_holds_the_text_of_an_image_is_refused(tiny: Backbone, place: str) -> None:
+    said = f"red {tiny.image_text}"
+    one = conversation() if place == "last" else conversation([(TALK[0][0], said), *TALK[1:]])
+    one = replace(one, answer=said) if place == "last" else one
+
+    with pytest.raises(DataError, match="its answer holds <image>, which stands for the image itself"):
+        tiny.batch([one], answers=True)
+
+
 def test_the_loss_of_a_conversation_is_the_mean_over_all_its_answers(tiny: Backbone) -> None:
     """Held against the logits of the whole text without any padding or cut."""
     sample = conversation(image=square(1)[0])

@@ -15,6 +15,7 @@ from cl_zoo.data.benchmarks import Described, load_benchmark
 from cl_zoo.data.converting import convert
 from cl_zoo.errors import DataError, OptionError
 from cl_zoo.features.encoder import open_image
+from cl_zoo.images.kinds import Faithful
 from cl_zoo.names import load
 from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named
 
@@ -63,10 +64,14 @@ def test_what_users_bring_is_written_in_the_plainest_form(tmp_path: Path, turns:
     task["train"] = {"files": ["llava_turns.json"], "format": "llava", "turns": turns}
     task["test"] = {"files": ["question_numbers.json"], "format": "question"}
     about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava", "tasks": [task]}
+    about |= {"pictures": "faithful", "orders": {"only": "A"}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(about))
     plugin = Described(tmp_path / "mine.yaml", beside=True)
 
     after = load_benchmark(str(convert(plugin(None), plugin, tmp_path / "out")), str(tmp_path))
+
+    assert after.orders == {"only": "A"}
+    assert all(isinstance(one.image, Faithful) for one in after.tasks[0].train)
 
     assert samples(after.tasks[0], "train") == samples(plugin(None).tasks[0], "train")
     lines = [json.loads(line) for line in (tmp_path / "out" / "a-b_train.jsonl").read_text().splitlines()]
@@ -74,6 +79,26 @@ def test_what_users_bring_is_written_in_the_plainest_form(tmp_path: Path, turns:
     each = [["<image>\nWho?", "me"], ["<image>\nWhere?", "here"]]
     assert said == (each if turns == "split" else [["<image>\nWho?", "me", "Where?", "here"]])
     assert json.loads((tmp_path / "out" / "a-b_test.jsonl").read_text())["answer"] == "4"
+
+
+@pytest.mark.parametrize("turns", ["all", "last"])
+def test_a_test_split_of_conversations_comes_back_and_the_next_command_finds_its_pictures(
+    cli: Any, tmp_path: Path, turns: str
+):
+    (tmp_path / "talks.json").write_text((FORMATS / "llava_turns.json").read_text())
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    split = {"files": ["talks.json"], "format": "llava", "turns": turns}
+    task = {"name": "a", "letter": "A", "metric": "exact", "max_new_tokens": 8, "train": split, "test": split}
+    about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava", "tasks": [task]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(about))
+    before = load_benchmark(str(tmp_path / "mine.yaml"))
+
+    said = cli("data", "convert", tmp_path / "mine.yaml", "--out", tmp_path / "out").out
+
+    assert said.endswith(f"next: cl-zoo data check {tmp_path}/out/mine.yaml --data {tmp_path}\n")
+    after = load_benchmark(str(tmp_path / "out/mine.yaml"), str(tmp_path))
+    assert samples(after.tasks[0], "test") == samples(before.tasks[0], "test")
+    assert len(after.tasks[0].test[0].before) == 1
 
 
 def test_several_pictures_and_where_they_stand_come_back(tmp_path: Path):

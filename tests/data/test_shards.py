@@ -15,6 +15,7 @@ from PIL import Image
 
 from cl_zoo.data import shards
 from cl_zoo.data.benchmarks import Described
+from cl_zoo.data.contents import learnt
 from cl_zoo.data.converting import convert
 from cl_zoo.data.places import digest, where
 from cl_zoo.data.roots import Roots
@@ -162,6 +163,18 @@ def test_what_identifies_a_split_changes_with_a_picture_in_a_shard(tmp_path: Pat
     assert digest(split(shard(file, sample("0", png("red") + bytes(600))))) != before
 
 
+def test_a_run_is_told_from_another_by_the_pictures_in_the_shards_of_its_own_split(tmp_path: Path):
+    train = shard(tmp_path / "train-0.tar", sample("0", png("red")))
+    shard(tmp_path / "test-0.tar", sample("0", png("red")))
+    size, before = train.stat().st_size, learnt(split(tmp_path), 1)
+
+    shard(tmp_path / "test-0.tar", sample("0", png("red") + bytes(20_000)))
+    assert learnt(split(tmp_path), 1) == before
+    shard(train, sample("0", png("red") + bytes(20)))
+    assert train.stat().st_size == size
+    assert learnt(split(tmp_path), 1) != before
+
+
 def described(folder: Path) -> Described:
     (folder / "birds").mkdir()
     shard(folder / "birds/train-0.tar", [*sample("0", png("red")), *sample("1", png("#ff000080", "RGBA"))])
@@ -191,6 +204,29 @@ def test_shards_are_checked_as_other_data_are(tmp_path: Path):
     assert report.to_json()["pictures"]["transparent"]["files"] == [
         f"{tmp_path}/birds, split train, record 2"
     ]
+
+
+def test_a_check_counts_records_and_pictures_and_not_the_questions_of_conversations_that_are_split(
+    tmp_path: Path,
+):
+    plugin = described(tmp_path)
+    texts = ("What colour?", "red", "Why?", "paint")
+    turns = [{"from": who, "value": text} for who, text in zip(["human", "gpt"] * 2, texts, strict=True)]
+    said = [(f"{n}.json", json.dumps({"conversations": turns}).encode()) for n in range(2)]
+    pictured = [(f"{n}.png", png("#ff000080", "RGBA")) for n in range(2)]
+    shard(tmp_path / "birds/train-0.tar", sorted(said + pictured))
+    about = yaml.safe_load(plugin.path.read_text())
+    about["tasks"][0]["train"] = {**about["tasks"][0]["train"], "turns": "split", "count": 2}
+    plugin.path.write_text(yaml.safe_dump(about))
+
+    report = inspect(Described(plugin.path, beside=True), None)
+
+    train, _ = report.tasks
+    assert (train.records, train.samples, train.multi_turn) == (2, 4, 2)
+    assert [one.kind for one in report.findings if one.fault] == ["gold"]
+    assert report.to_json()["pictures"]["transparent"]["count"] == 2
+    (remark,) = [one.sentence for one in report.findings if one.kind == "turns"]
+    assert "'turns' is 'split': 'all' 2 samples with 4 learnt answers" in remark
 
 
 def test_converted_shards_are_json_lines_with_files_beside_them(tmp_path: Path):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sequences import PARTS, PLACES, reads_as
 
-from cl_zoo.data.contents import learnt
+from cl_zoo.data.contents import asked_and_expected, learnt
 from cl_zoo.data.packed import Packed
 from cl_zoo.data.places import where
 from cl_zoo.data.records import Entry
@@ -48,6 +48,15 @@ def plan(tmp_path: Path, records: Any, form: str = "llava", needs: str = "answer
 def split(*arguments: Any, **more: Any) -> Split:
     made = plan(*arguments, **more)
     return Split(lambda: made)
+
+
+def test_which_answers_are_learnt_is_nothing_that_a_test_split_asks(tmp_path: Path):
+    record = talk("A?", "a")
+    record["conversations"] += talk("B?", "b")["conversations"]
+    every, last = (split(tmp_path, [record], turns=turns) for turns in ("all", "last"))
+
+    assert asked_and_expected(every, 1) == asked_and_expected(last, 1)
+    assert learnt(every, 1) != learnt(last, 1)
 
 
 def test_samples_to_learn_are_told_apart_by_place_because_ids_come_twice(tmp_path: Path):

@@ -631,8 +631,8 @@ def test_conversations_of_several_questions_are_counted(tree):
 
     assert report.ok
     assert (facts.records, facts.samples, facts.multi_turn) == (6, 6, 1)
-    (remark,) = [one for one in report.findings if one.kind == "multi-turn"]
-    assert remark.sentence == "CLEVR-Math, train: 1 of 6 conversations have more than one question"
+    (remark,) = [one for one in report.findings if one.kind in ("turns", "multi-turn")]
+    assert remark.sentence.startswith("CLEVR-Math, train: 1 of 6 records hold several questions; ")
 
 
 # Processes
@@ -1078,7 +1078,7 @@ def test_kinds_of_pictures_inside_a_dataset_are_counted_as_those_of_files_are(tm
     says = {
         "official": [f"turn nearly all white {remedy}; first {first} 1", f"mostly black {remedy}; first {first} 3"],
         "faithful": [f"2 of 5 images have 16 bits a pixel, and are read faithfully; first {first} 1",
-                     f"1 of 5 images has transparency, and are read faithfully; first {first} 3"],
+                     f"1 of 5 images has transparency, and is read faithfully; first {first} 3"],
     }[pictures]  # fmt: skip
     found = [one for one in report.findings if one.kind in ("16-bit", "transparent")]
     assert [(one.count, one.sentence.endswith(end)) for one, end in zip(found, says, strict=True)] == [
@@ -1094,7 +1094,7 @@ def test_where_pictures_are_read_faithfully_the_remark_says_so(tmp_path):
     report = inspect(with_pictures(tmp_path, pictures="faithful"), None, overlap="none")
 
     (deep,) = [one.sentence for one in report.findings if one.kind == "16-bit"]
-    assert deep.startswith("1 of 4 images has 16 bits a pixel, and are read faithfully; first ")
+    assert deep.startswith("1 of 4 images has 16 bits a pixel, and is read faithfully; first ")
 
 
 def test_the_page_shows_what_is_seen_both_ways_and_holds_no_foreign_markup(cli, tmp_path):

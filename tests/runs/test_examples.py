@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kept_runs import write_run
 from PIL import Image
 
@@ -104,4 +106,28 @@ def test_a_thumbnail_is_small_and_of_what_cannot_be_read_there_is_none(tmp_path:
 
     made = Image.open(io.BytesIO(base64.b64decode(thumbnail(large).partition(",")[2])))
     assert made.size == (SIDE, SIDE // 2)
-    assert [thumbnail(one) for one in (None, broken, tmp_path / "gone.png")] == ["", "", ""]
+    assert [thumbnail(), thumbnail(broken), thumbnail(tmp_path / "gone.png")] == ["", "", ""]
+
+
+def test_all_pictures_of_a_sample_of_a_yaml_file_are_shown_and_one_that_is_gone_ends_nothing(tmp_path: Path):
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (SIDE, 10), colour).save(tmp_path / f"{name}.png")
+    records = [{"question_id": n, "images": ["a.png", "b.png"], "text": "?", "answer": "a"} for n in range(2)]
+    records[1]["images"] = ["c.png"]
+    (tmp_path / "asked.json").write_text(json.dumps(records))
+    split = {"files": ["asked.json"], "format": "question"}
+    task: dict[str, Any] = {"name": "t", "letter": "T", "metric": "exact", "max_new_tokens": 4}
+    about = {"name": "mine", "version": "1", "methods": ["finetune"], "backbone": "llava"}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**about, "tasks": [{**task, "train": split, "test": split}]}))
+    made = manifest(str(file), load_benchmark(str(file)).data_hash, "1")
+
+    (both, gone), note = pictures([Example("t", place, "?", "", ()) for place in range(2)], made)
+
+    assert (note, gone.picture) == ("", "")
+    strip = Image.open(io.BytesIO(base64.b64decode(both.picture.partition(",")[2])))
+    assert strip.size == (2 * SIDE + 4, 10)
+    red, _, blue = strip.getpixel((SIDE - 20, 5))
+    assert (red > 200, blue > 200) == (True, False)
+    red, _, blue = strip.getpixel((strip.width - 20, 5))
+    assert (red > 200, blue > 200) == (False, True)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from cl_zoo.errors import DataError
+from cl_zoo.runs.answered import answered as answers_of
 from cl_zoo.testing import square, tiny_internvl, tiny_qwen
 
 ASKED = ("What colour is it ?", "Where is the square ?", "Say side in short .")
@@ -76,6 +77,8 @@ def test_a_stack_learns_conversations_and_the_manifest_counts_them(
     assert result.manifest["conversations"] == {"first": counted, "second": counted}
     (answered, *_) = (result.folder / "answers" / "1-1.jsonl").read_text().splitlines()
     assert json.loads(answered)["prompt"] == ASKED[-1]
+    (sample, *_) = list(answers_of(result.folder, "second"))
+    assert (sample.before, sample.question) == (((ASKED[0], "red"), (ASKED[1], "left")), ASKED[-1])
 
 
 def test_nothing_is_said_of_conversations_where_all_ask_once(run_tiny: Callable[..., Any]) -> None:
