@@ -174,9 +174,15 @@ def test_rows_of_layers_keep_shares_of_the_gain() -> None:
 
 
 def test_every_pair_and_every_factor_is_asked_about(apart: Apart) -> None:
-    keys = [one.key for one in merged_questions(apart.tasks, (1.0, 0.5))]
+    asked = merged_questions(apart.tasks, (1.0, 0.5))
+    answering = {one.key: one.choose(apart.bank.layers[0]) for one in asked}
 
-    assert len(keys) == len(set(keys)) == 2 * (2 + 1 + 2)
+    assert len(asked) == len(answering) == 2 * (2 + 1 + 2)
+    assert answering["base", 1] == ((), 1.0)
+    assert answering["alone", 1] == (["t1"], 1.0)
+    assert answering["pair", 1, 0] == (["t1", "t0"], 1.0)
+    assert answering["all", 1, 0.5] == (["t0", "t1"], 0.5)
+    assert [one.task.name for one in asked if one.key[1] == 1] == ["side"] * 5
 
 
 @pytest.mark.parametrize(
