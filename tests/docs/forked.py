@@ -183,6 +183,10 @@ class Worker:
         os.close(told[1])
         self.stdin, self.stdout = os.fdopen(command[1], "w"), os.fdopen(told[0])
 
+    def poll(self) -> int | None:
+        """It lives until it is told to end."""
+        return None
+
     def terminate(self) -> None:
         os.kill(self.pid, 15)
 
