@@ -355,5 +355,6 @@ def _kinds(everything: Sequence[Prepared]) -> list[str]:
     return [repr((one.job.choices, one.recipe, _sizes_of_tasks(one))) for one in everything]
 
 
-def _sizes_of_tasks(prepared: Prepared) -> tuple[int, ...]:
-    return tuple(len(task.train) for task in prepared.stream)
+def _sizes_of_tasks(prepared: Prepared) -> list[tuple[str, int]]:
+    """Sizes by name, in no order: a task costs the same wherever it stands."""
+    return sorted((task.name, len(task.train)) for task in prepared.stream)
