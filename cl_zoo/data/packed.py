@@ -24,6 +24,7 @@ class Packed(OnDemand[tuple[int, Entry]]):
     def __init__(self, numbered: Iterable[tuple[int, Entry]]) -> None:
         block, self._ends = bytearray(), array("Q", [0])
         self.several = self.records = 0
+        self._told: dict[int, tuple[str, str]] = {}
         last: int | None = None
         for number, one in numbered:
             values = [
@@ -58,6 +59,8 @@ class Packed(OnDemand[tuple[int, Entry]]):
 
     def digests_of(self, count: int) -> tuple[str, str]:
         """Of what the first entries ask, and of what answers to them are scored against: answer, references, truth."""
+        if count in self._told:  # every job of a grid asks
+            return self._told[count]
         asked, wanted = hashlib.sha256(), hashlib.sha256()
         for start, end in pairwise(self._ends[: count + 1]):
             _, *values = json.loads(self._block[start:end])
@@ -65,7 +68,8 @@ class Packed(OnDemand[tuple[int, Entry]]):
             record, *turns = values[6:]
             del turns[1:2]  # which answers are learnt is nothing that is asked
             asked.update(json.dumps([values[:3], [record, *turns]]).encode() + b"\n")
-        return asked.hexdigest(), wanted.hexdigest()
+        self._told[count] = asked.hexdigest(), wanted.hexdigest()
+        return self._told[count]
 
     def make(self, place: int) -> tuple[int, Entry]:
         number, name, image, prompt, answer, references, truth, record, *turns = json.loads(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cl_zoo.contract.options import NoOptions
 from cl_zoo.engine.folder import IDENTITY, RunFolder
 from cl_zoo.errors import ClZooError, PluginError, full_disk_named
+from cl_zoo.recipe.budget import TOLERANCE
 from cl_zoo.report.table import Table
 from cl_zoo.runs.ahead import Ahead
 from cl_zoo.runs.equal import HELD, TRAINED_PARAMETERS, Difference, Fair, Spent, differences
@@ -98,8 +99,14 @@ class Comparison:
     def table(self, scoring: str = "official") -> Table:
         """All of them in one table, by the official or the strict rules."""
         found, ranks = unequal(self.results, self.holds), other_ranks(self.results)
+        budgets = matched(self.results)
         rows = [
-            replace(one, unequal=found.get(one.key, ()), stamps=(*one.stamps, *ranks.get(one.key, ()))).row()
+            replace(
+                one,
+                unequal=found.get(one.key, ()),
+                stamps=(*one.stamps, *ranks.get(one.key, ())),
+                budget=budgets.get(one.key),
+            ).row()
             for one in self.results
         ]
         return Table(rows, scoring)
@@ -269,14 +276,27 @@ def _ended(
 
 def unequal(results: Sequence[Result], holds: Mapping[str, float]) -> dict[Key, tuple[Difference, ...]]:
     """How the budget of each run differs from that of most; what is said of a run by its own recipe's budget is not said again."""
-    finished = {one.key: one for one in results if one.error is None}
-    spent = {key: found for key, one in finished.items() if (found := Spent.from_ledger(one.ledger))}
-    budgets = Counter(one.budget for one in spent.values()).most_common(1)
-    said = {key for key, one in spent.items() if one.budget == budgets[0][0]}
+    spent, common = _spent(results)
+    said = {key for key, one in spent.items() if one.budget == common}
     return {
         key: tuple(one for one in many if one.name != TRAINED_PARAMETERS or key not in said)
         for key, many in differences(spent, holds).items()
     }
+
+
+def matched(results: Sequence[Result]) -> dict[Key, int]:
+    """The budget of most, for the runs of another one that train as much as it allows: `--match` gives them the rank for that."""
+    spent, common = _spent(results)
+    others = {key: one.trained for key, one in spent.items() if one.budget != common}
+    return {key: common for key, trained in others.items() if abs(trained - common) <= TOLERANCE * common}
+
+
+def _spent(results: Sequence[Result]) -> tuple[dict[Key, Spent], int]:
+    """What the finished runs have spent that learn something, and what the recipe of most lets train."""
+    finished = {one.key: one for one in results if one.error is None}
+    spent = {key: found for key, one in finished.items() if (found := Spent.from_ledger(one.ledger))}
+    budgets = Counter(one.budget for one in spent.values()).most_common(1)
+    return spent, budgets[0][0] if budgets else 0
 
 
 def other_ranks(results: Sequence[Result]) -> dict[Key, tuple[str, ...]]:

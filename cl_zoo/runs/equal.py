@@ -19,6 +19,7 @@ from cl_zoo.recipe.budget import TOLERANCE, beside_projector
 from cl_zoo.report.rows import task_columns
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import JOINT, Prepared, prepare
+from cl_zoo.runs.ratios import of_tasks, times
 
 if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
@@ -164,7 +165,7 @@ def _different(name: str, runs: Mapping[Key, Spent], share: float) -> Iterator[t
         for key, values in by_task.items():
             places = values if values.keys() == most_have.keys() else most_have
             common = tuple(most_have[place] for place in places)
-            if words := _of_tasks(tuple(values.values()), common, share):
+            if words := of_tasks(tuple(values.values()), common, share):
                 yield key, Difference(name, f"{name} {words}", sum(values.values()) / max(1, sum(common)))
         return
     if name == "trained-parameters":
@@ -176,44 +177,7 @@ def _different(name: str, runs: Mapping[Key, Spent], share: float) -> Iterator[t
     for key, value in spent.items():
         if most and abs(value - most) > share * most:
             ratio = value / most
-            yield key, Difference(name, f"{name.replace('-', ' ')} {_times(ratio)}", ratio, ratio > 1)
-
-
-def _of_tasks(values: tuple[int, ...], common: tuple[int, ...], share: float) -> str:
-    """`×2 from task 2`; nothing where the values are those of the others within a share."""
-    if len(values) != len(common):
-        whole = sum(values) / sum(common)
-        return _times(whole) if abs(sum(values) - sum(common)) > share * sum(common) else ""
-    ratios = [value / other if other else 1.0 for value, other in zip(values, common, strict=True)]
-    groups: list[list[int]] = []
-    for place, (value, other) in enumerate(zip(values, common, strict=True)):
-        ratio = ratios[place]
-        if abs(value - other) > share * other:
-            alike = [group for group in groups if abs(ratio / ratios[group[0]] - 1) <= share]
-            if alike:
-                alike[0].append(place)
-            else:
-                groups.append([place])
-    told = []
-    for group in groups:
-        times = _times(sum(values[n] for n in group) / sum(common[n] for n in group))
-        told.append(f"{times}{_where(group, len(values))}")
-    return ", ".join(told)
-
-
-def _where(places: list[int], tasks: int) -> str:
-    """` from task 2`, ` in tasks 1, 3`; nothing where it is all of them."""
-    if len(places) == tasks:
-        return ""
-    if len(places) > 1 and places == list(range(places[0], tasks)):
-        return f" from task {places[0] + 1}"
-    if len(places) > 2 and places == list(range(places[0], places[-1] + 1)):
-        return f" in tasks {places[0] + 1} to {places[-1] + 1}"
-    return f" in task{'s' if len(places) > 1 else ''} {', '.join(str(n + 1) for n in places)}"
-
-
-def _times(ratio: float) -> str:
-    return f"×{ratio:.2f}".rstrip("0").rstrip(".") if ratio >= 0.1 else f"×{ratio:.2g}"
+            yield key, Difference(name, f"{name.replace('-', ' ')} {times(ratio)}", ratio, ratio > 1)
 
 
 Value = TypeVar("Value", bound=Hashable)
@@ -352,8 +316,9 @@ def _ranked(job: Job, rank: int | None) -> Job:
 
 
 def _kinds(everything: Sequence[Prepared]) -> list[str]:
-    return [repr((one.job.choices, one.recipe, _sizes_of_tasks(one))) for one in everything]
+    return [repr((one.job.choices, one.recipe, _sizesof_tasks(one))) for one in everything]
 
 
-def _sizes_of_tasks(prepared: Prepared) -> tuple[int, ...]:
-    return tuple(len(task.train) for task in prepared.stream)
+def _sizesof_tasks(prepared: Prepared) -> list[tuple[str, int]]:
+    """Sizes by name, in no order: a task costs the same wherever it stands."""
+    return sorted((task.name, len(task.train)) for task in prepared.stream)

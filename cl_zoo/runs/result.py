@@ -38,6 +38,7 @@ class Result:
         manifest: everything known about it; empty where it failed.
         folder: where it lies.
         stamps: what else a reader of its row has to know, from whoever put it beside others.
+        budget: what may train in one task by those beside it, where it has another rank and trains as much as they may.
         unequal: budgets in which it differs from the comparison that it stands in.
         places: arguments of `restore`: where the weights are now, on which device it answers, and whose code is trusted.
         order: letters of its tasks; empty for a run from before they were written down.
@@ -52,6 +53,7 @@ class Result:
     user_error: bool = False
     unequal: tuple[Difference, ...] = ()
     stamps: tuple[str, ...] = ()
+    budget: int | None = None
     places: Mapping[str, Any] = field(default_factory=dict)
     order: str = ""
     ordered: bool = True
@@ -225,7 +227,7 @@ class Result:
         ):  # it learnt nothing, or was made before budgets were written down
             return None
         most = max(tasks, key=lambda task: beside_projector(task["trained"]))
-        return most["trained"], self.ledger["budget"], most["learning"]
+        return most["trained"], self.budget or self.ledger["budget"], most["learning"]
 
     def table(self, scoring: str = "official") -> Table:
         """Its table by the official or the strict rules."""

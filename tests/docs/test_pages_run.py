@@ -296,8 +296,8 @@ def read(arguments: list[str], place: str, *, whole: bool = True) -> None:
 
 def look_up(command: str, given: dict[str, Any]) -> None:
     """Plugins, options, recipes and benchmarks that a command names; files and words in capitals stand for the reader's own."""
-    from cl_zoo.cli.showing import show
     from cl_zoo.cli.flags import options, values
+    from cl_zoo.cli.showing import show
     from cl_zoo.contract.plugins import make
     from cl_zoo.data.benchmarks import benchmark_loader
     from cl_zoo.names import BACKBONES, find, split, stack

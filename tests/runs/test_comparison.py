@@ -112,6 +112,20 @@ def test_what_trains_is_measured_by_the_budget_of_the_recipe(run_tiny: Callable[
     assert mixture.marks["experts"] == {"experts": 4, "rank": 1, "update_rank": 4, "starved": True}
 
 
+def test_a_run_whose_rank_was_matched_is_measured_by_the_budget_of_the_others(run_tiny: Callable[..., Any]):
+    """Of a mixture that trains eight times what its own rank allows, matched to an eighth of the rank."""
+    plain = run_tiny("finetune")
+    ledger = {**plain.ledger, "budget": plain.ledger["budget"] // 8}
+    recipe = {**plain.manifest["identity"]["recipe"], "adapter": {"rank": 1}}
+    identity = {**plain.manifest["identity"], "recipe": recipe}
+    matched = replace(plain, label="mix", manifest={**plain.manifest, "ledger": ledger, "identity": identity})
+
+    table = Comparison((plain, replace(plain, label="ewc"), matched)).table()
+
+    assert matched.row().stamps == ("parameters × 8",)
+    assert [row.stamps for row in table.rows] == [(), (), ("rank 1",)]
+
+
 # The result
 
 
