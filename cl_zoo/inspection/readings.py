@@ -33,7 +33,7 @@ from cl_zoo.inspection.survey import Row
 from cl_zoo.inspection.turns import several_turns
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.scoring.judges import Expected
-from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named
+from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named, origin
 
 SPLITS = ("train", "validation", "test")
 KINDS = {Outside: "outside", Undecoded: "unreadable", EmptyAnswer: "empty answer"}
@@ -287,6 +287,7 @@ def _samples(
             names = [named(image, outlines if outline else None) for image in sample.images]
             if number not in odd:
                 odd[number] = kinds_inside(samples, place, sample)
+            sample = replace(sample, id=origin(samples, place).get("record", sample.id))
         except DataError as error:
             findings.append(reading.finding(_kind(error), str(error), number))
             continue
