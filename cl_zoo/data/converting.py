@@ -68,7 +68,7 @@ def convert(benchmark: Benchmark, plugin: Any, out: Path, say: Callable[[str], N
             about["pictures"] = plugin.description.pictures
         file = out / f"{benchmark.name}.yaml"
         file.write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    say(f"{file}: {len(tasks)} tasks")
+    say(f"{file}: {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}")
     return file
 
 
@@ -92,7 +92,7 @@ def _task(task: TaskData, out: Path, say: Callable[[str], None]) -> dict[str, An
                 sample = without_image(samples, place)
                 file.write(json.dumps(write(sample, images), ensure_ascii=False) + "\n")
                 learns |= {sample.learns_before} if sample.before else set()
-        say(f"{out / name}: {len(samples):,} records")
+        say(f"{out / name}: {len(samples):,} {'record' if len(samples) == 1 else 'records'}")
         about[split] = {"files": [name], "format": form, "count": len(samples)}
         if len(learns) > 1:
             says = f"task {task.name}, {split}: of some samples all answers are learnt and of others the last"

@@ -33,7 +33,7 @@ from cl_zoo.inspection.survey import Row
 from cl_zoo.inspection.turns import several_turns
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.scoring.judges import Expected
-from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named
+from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named, origin
 
 SPLITS = ("train", "validation", "test")
 KINDS = {Outside: "outside", Undecoded: "unreadable", EmptyAnswer: "empty answer"}
@@ -283,10 +283,8 @@ def _samples(
     for place, number in enumerate(numbers):
         where = f"{reading.file}, record {number}"
         try:
-            sample = as_named(samples, place)
-            names = [named(image, outlines if outline else None) for image in sample.images]
-            if number not in odd:
-                odd[number] = kinds_inside(samples, place, sample)
+            sample, names, of = _seen(samples, place, outlines if outline else None)
+            odd.setdefault(number, of)
         except DataError as error:
             findings.append(reading.finding(_kind(error), str(error), number))
             continue
@@ -308,6 +306,16 @@ def _samples(
     if reading.split == "test":
         findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
     return replace(reading, rows=rows, findings=findings, outlines=outlines, kinds=odd)
+
+
+def _seen(
+    samples: Sequence[Sample], place: int, outlines: dict[str, bytes] | None
+) -> tuple[Sample, list[str], tuple[tuple[str, ...], ...]]:
+    """A sample by its record's own id, the names of its images, and the kinds of those that are no files."""
+    sample = as_named(samples, place)
+    names = [named(image, outlines) for image in sample.images]
+    of = kinds_inside(samples, place, sample)
+    return replace(sample, id=origin(samples, place).get("record", sample.id)), names, of
 
 
 def _numbers(samples: Sequence[Sample]) -> list[int]:

@@ -75,7 +75,7 @@ Same = Mapping[str, str]
 def facts(start: Facts, rows: Sequence[Row], same: Same) -> Facts:
     """Counts and shares of one split, put into what `start` says about its file."""
     per_image = Counter(image for row in rows for image in _images(row, same))
-    ids = Counter(row.id for row in rows if row.id)
+    ids = Counter(name for _, name in {(row.record, row.id) for row in rows if row.id})
     records = Counter((_images(row, same), row.asked, row.answer) for row in rows)
     lines = Counter(_instruction(row.prompt, start.instruction) for row in rows)
     return replace(
@@ -173,7 +173,7 @@ def similar_images(rows: Sequence[Row], same: Same, outlines: Mapping[str, bytes
 def oddities(found: Facts) -> Iterator[Finding]:
     """What in a split's counts a reader should know, as remarks."""
     shares = [
-        ("repeated ids", found.repeated_ids, "samples repeat the id of another; training does not go by ids"),
+        ("repeated ids", found.repeated_ids, "records repeat the id of another; training does not go by ids"),
         ("identical", found.identical, "samples repeat another in image, prompt and answer"),
         ("rationale", found.rationales, "prompts contain a rationale, which may give the answer away"),
         ("text only", found.text_only, "samples have no image"),
@@ -182,7 +182,8 @@ def oddities(found: Facts) -> Iterator[Finding]:
     ]
     for kind, count, words in shares:
         if count and not (kind == "repeated ids" and found.split == "test"):
-            share = f"{count:,} of {found.records if kind == 'multi-turn' else found.samples:,}"
+            whole = found.records if kind in ("repeated ids", "multi-turn") else found.samples
+            share = f"{count:,} of {whole:,}"
             yield _remark(kind, found, f"{share} {words}", count)
     if len(found.instructions) > 1:
         parts = [

@@ -49,7 +49,7 @@ def golds(metric: str, expected: Expected) -> tuple[str, ...]:
         metric: a name in `RULES`.
         expected: with what the rule needs.
     """
-    if metric == "caption":
+    if of_files(metric):
         return expected.references
     if metric == "grounding":
         return (f"[{', '.join(map(str, expected.truth['box']))}]",)

@@ -222,7 +222,7 @@ def test_a_check_counts_records_and_pictures_and_not_the_questions_of_conversati
     report = inspect(Described(plugin.path, beside=True), None)
 
     train, _ = report.tasks
-    assert (train.records, train.samples, train.multi_turn) == (2, 4, 2)
+    assert (train.records, train.samples, train.multi_turn, train.repeated_ids) == (2, 4, 2, 0)
     assert [one.kind for one in report.findings if one.fault] == ["gold"]
     assert report.to_json()["pictures"]["transparent"]["count"] == 2
     (remark,) = [one.sentence for one in report.findings if one.kind == "turns"]

@@ -127,6 +127,16 @@ def test_a_gold_of_more_words_than_tokens_is_too_long():
     assert mismatch("caption", gold, 2) is not None
 
 
+@pytest.mark.parametrize("metric", ["caption", "caption-char"])
+def test_the_golds_of_captions_are_their_references_whatever_cuts_them(metric: str):
+    expected = Expected(None, ("one two three", "one two"))
+
+    assert golds(metric, expected) == expected.references
+    found = Golds(metric, 1).mismatch(0, expected)
+    assert found is not None
+    assert found.says == "its answer has 2 words, which no 1 tokens (max_new_tokens) can say"
+
+
 def test_nothing_is_said_of_an_unknown_rule_and_of_what_lacks_more():
     assert mismatch("exakt", Expected("Left ")) is None
     assert mismatch("textvqa", Expected("a")) is None
