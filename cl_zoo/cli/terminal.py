@@ -22,7 +22,7 @@ def working() -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on after the last finished task", file=sys.stderr)
+        print("interrupted; the same command goes on after the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     finally:
         os.dup2(results, 1)

@@ -14,11 +14,12 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cl_zoo.engine.files import (
     LIST,
@@ -273,18 +274,24 @@ def locked(run: Path) -> Iterator[None]:
     run.parent.mkdir(parents=True, exist_ok=True)
     path = run.parent / f".{run.name}.lock"
     with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it may have removed the file since it was opened: a lock on that one guards nothing.
-            held = os.path.samestat(os.fstat(lock.fileno()), path.stat())
-        except OSError:
-            held = False
-        if not held:
+        # Whoever only lists runs holds it for a moment.
+        if not any(_held(lock, path, wait) for wait in (0.0, 0.02, 0.1)):
             raise RunHeld(f"run {run}: another process is working on it; wait for it or use another --out")
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _held(lock: IO[str], path: Path, wait: float) -> bool:
+    """Whether this process holds the lock now, tried after some seconds."""
+    time.sleep(wait)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever held it may have removed the file since it was opened: a lock on that one guards nothing.
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def read_identity(folder: Path) -> Any:

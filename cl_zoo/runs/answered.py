@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cl_zoo.engine.files import remedy
 from cl_zoo.engine.folder import read_manifest
 from cl_zoo.errors import DataError, OptionError, nearest
 from cl_zoo.runs.manifest import score_answers
@@ -139,5 +140,5 @@ def _score(folder: Path, scores: Mapping[str, Mapping[str, Any]], cell: str, sam
     score = found.get("score")
     if not isinstance(score, int | float):
         file = folder / "scores" / f"{cell}.jsonl"
-        raise DataError(f"{file}: has no score of sample {sample!r}; delete it, and scores are made anew")
+        raise DataError(f"{file}: has no score of sample {sample!r}; {remedy(folder)}")
     return {"score": float(score), **({"form": True} if found.get("form") else {})}

@@ -27,6 +27,9 @@ from cl_zoo.runs.tidy import records
 OWN = ("stack", "sources", "probes")
 """Parts of an identity that belong to a method and not to the setting that all methods share."""
 
+RANK = "adapter.rank"
+"""A setting that the table stamps by itself where it differs."""
+
 KEYS = 3
 """Settings that a label or a stamp names."""
 
@@ -131,7 +134,9 @@ def told_apart(results: Sequence[Result]) -> list[Result]:
         keys = _differing([settings[id(other)] for other in labels[one.label]])
         label = f"{one.label} {{{_pairs(mine, keys)}}}" if keys else one.label
         unusual = [
-            key for key in dict(_leaves(_shared(one))) if key not in keys and mine[key] != common.get(key)
+            key
+            for key in dict(_leaves(_shared(one)))
+            if key not in (*keys, RANK) and mine[key] != common.get(key)
         ]
         stamps = (f"set otherwise: {_pairs(mine, unusual)}",) if unusual else ()
         named.append(replace(one, label=label, stamps=(*one.stamps, *stamps)))

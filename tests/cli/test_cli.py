@@ -204,7 +204,7 @@ def test_an_interrupted_run_goes_on_and_answers_the_same(
     _, told = process.communicate()
 
     assert process.returncode == 130
-    assert told.splitlines()[-1] == "interrupted; the same command goes on after the last finished task"
+    assert told.splitlines()[-1] == "interrupted; the same command goes on after the last checkpoint"
     partial = only_run(tmp_path / "runs")
     assert partial.name.endswith(".partial")
     assert (partial / "state-1" / "state.json").is_file()

@@ -123,7 +123,7 @@ def test_scores_that_lack_a_sample_are_an_error_with_the_remedy(run: Path):
     file = run / "scores" / "1-0.jsonl"
     file.write_text(file.read_text().splitlines()[0] + "\n")
 
-    with pytest.raises(DataError, match=r"scores/1-0.jsonl: has no score of sample '8'; delete it"):
+    with pytest.raises(DataError, match=r"scores/1-0.jsonl: has no score of sample '8'; `cl-zoo verify"):
         list(answered(run))
 
 
