@@ -70,6 +70,11 @@ class Sample:
         earlier = self.before if self.learns_before else ()
         return (*(answer for _, answer in earlier), self.answer)
 
+    @property
+    def words(self) -> str:
+        """Its prompt without the marks of images, for who looks at texts alone."""
+        return self.prompt.replace(MARK, "").strip() if self.more_images or self.before else self.prompt
+
     def question_only(self) -> Sample:
         """The sample as a method may see it at inference: nothing of what is expected; the turns before stay, as context."""
         return replace(self, answer=None, references=(), truth={})

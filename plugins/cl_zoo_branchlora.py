@@ -248,7 +248,7 @@ class Branched(Around):
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """e_img (zeros without an image) and e_txt, each (batch, d)."""
         images = self._backbone.features.images([sample.image for sample in batch.samples])
-        return images, self._backbone.features.texts([sample.prompt for sample in batch.samples])
+        return images, self._backbone.features.texts([sample.words for sample in batch.samples])
 
     def active(self) -> dict[str, int]:
         """Parameters that take part in one answer token: A, the chosen branches, and one router per layer."""

@@ -151,7 +151,7 @@ class Pool(Prompted):
         query = self._features.images([sample.image for sample in batch.samples])
         blind = [place for place, sample in enumerate(batch.samples) if sample.image is None]
         if blind:
-            texts = self._features.texts([batch.samples[place].prompt for place in blind])
+            texts = self._features.texts([batch.samples[place].words for place in blind])
             query = query.index_copy(0, torch.tensor(blind, device=query.device), texts)
         return query
 

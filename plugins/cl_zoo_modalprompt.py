@@ -162,7 +162,7 @@ class Guided(Prompted):
     def scores(self, batch: Batch) -> Tensor:
         """G of every task with a prompt, (batch, tasks)."""
         self.images = self._features.images([sample.image for sample in batch.samples])
-        self.texts = self._features.texts([sample.prompt for sample in batch.samples])
+        self.texts = self._features.texts([sample.words for sample in batch.samples])
         known = [self.prototypes[name] for name in self.prompts if name in self.prototypes]
         if self.network is not None:
             known.append(self.prototype())

@@ -242,3 +242,12 @@ def test_a_split_that_makes_its_samples_and_says_nothing_of_them_is_not_asked():
         origin = None  # type: ignore[assignment]
 
     assert origin(Rendered(), 1) == {}
+
+
+def test_words_of_a_sample_are_its_prompt_without_the_marks_of_images() -> None:
+    """A sample of one image and one question has no marks: what looks like one there is text."""
+    one = Sample("0", None, "What is <image> for?")
+    two = Sample("1", None, "<image>\nIs it <image>?", more_images=(Path("b.png"),))
+
+    assert one.words == "What is <image> for?"
+    assert two.words == "Is it ?"

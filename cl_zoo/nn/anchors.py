@@ -60,14 +60,14 @@ def image_view(features: FeatureEncoder, weight: float) -> View:
 def text_view(features: FeatureEncoder, weight: float) -> View:
     """Whole prompts, question and instruction, in CLIP's joint space."""
     says = "text feature in CLIP's joint space of the whole prompt (question, newline, instruction), fp32, not normalised"
-    return View(lambda samples: features.texts([one.prompt for one in samples]), features.width, weight, says)
+    return View(lambda samples: features.texts([one.words for one in samples]), features.width, weight, says)
 
 
 def state_view(features: FeatureEncoder, weight: float) -> View:
     """Prompts before CLIP's text projection, up to a first " ASSISTANT", as two released methods take them."""
 
     def look(samples: Sequence[Sample]) -> Tensor:
-        return features.text_states([one.prompt.partition(" ASSISTANT")[0] for one in samples])
+        return features.text_states([one.words.partition(" ASSISTANT")[0] for one in samples])
 
     says = (
         "state at the end token before CLIP's text projection, after the final layer norm, of the prompt (question, "
