@@ -20,7 +20,6 @@ import PIL
 
 from cl_zoo._version import __version__
 from cl_zoo.backbones import backbone as backbones
-from cl_zoo.backbones import wording
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.data import places
 from cl_zoo.data.splits import Split
@@ -103,6 +102,6 @@ def _stamps(paths: Iterable[str]) -> str:
 
 def _code() -> str:
     """Changed code does not take over what older code found."""
-    here = sorted(Path(__file__).parent.glob("*.py"))
-    others = (backbones, wording, kinds, captions, golds, judges)
-    return source_hash(*here, *(str(module.__file__) for module in others))
+    rooms = (Path(__file__).parent, Path(str(backbones.__file__)).parent)
+    files = [file for room in rooms for file in sorted(room.glob("*.py"))]
+    return source_hash(*files, *(str(module.__file__) for module in (kinds, captions, golds, judges)))
