@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cl_zoo.cli import catalogue
+from cl_zoo.cli import catalogue, showing
 from cl_zoo.recipe.keys import recipe_settings, recipes
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.scoring.rules import RULES
@@ -66,12 +66,12 @@ def _rule(name: str) -> list[str]:
 
 
 def _benchmark(name: str) -> list[str]:
-    shown = f"$ cl-zoo show benchmark {name}\n{catalogue.describe_benchmark(name)}"
+    shown = f"$ cl-zoo show benchmark {name}\n{showing.describe_benchmark(name)}"
     return [f"### {code(name)} {{#benchmark-{name}}}", fenced(shown, "console")]
 
 
 def _backbone(name: str) -> list[str]:
-    what, _, facts = catalogue.describe_backbone(name).partition("\n\nloader")
+    what, _, facts = showing.describe_backbone(name).partition("\n\nloader")
     return [code(name), escaped(what), code(facts.split()[0])]
 
 
