@@ -34,6 +34,7 @@ DECIDING = (
     "nn",
     "processes",
     "recipe",
+    "sequences",
     "tasks",
 )
 """Rooms of the engine whose source decides an answer; their hash is part of every run's identity."""
