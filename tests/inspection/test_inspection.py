@@ -21,7 +21,7 @@ import yaml
 from PIL import Image, ImageColor
 
 from cl_zoo.data.benchmarks import Described
-from cl_zoo.errors import DataError, OptionError, PluginError, RunError
+from cl_zoo.errors import ClZooError, DataError, OptionError, PluginError, RunError
 from cl_zoo.inspection.check import inspect
 from cl_zoo.inspection.findings import FAULTS, Report
 from cl_zoo.names import load
@@ -329,6 +329,27 @@ def test_right_answers_that_no_rule_counts_in_full_are_one_remark(tmp_path):
         f"first {tmp_path}/test.json, record 1 (id '0'): its answer 'U.S.' scores 0.00 by the rule contains-gold-bounded when a model "
         "says it, which is a slip of the official script (strict: 1.00)"
     )
+
+
+def test_without_java_what_only_the_tokenizer_knows_is_a_remark(tmp_path, monkeypatch):
+    (tmp_path / "train.json").write_text(json.dumps([{"question_id": 1, "text": "?", "answer": "a"}]))
+    asked = [{"question_id": n, "text": "?", "references": [said]} for n, said in enumerate(["?!", "a dog"])]
+    (tmp_path / "test.json").write_text(json.dumps(asked))
+    split = {"files": ["train.json"], "format": "question"}
+    plugin = one_task(tmp_path, split, {**split, "files": ["test.json"]})
+    plugin.path.write_text(plugin.path.read_text().replace("exact", "caption"))
+
+    def missing() -> str:
+        raise ClZooError("caption scores need Java, and PATH has none; install it")
+
+    monkeypatch.setattr("cl_zoo.scoring.captions.find_java", missing)
+    report = inspect(Described(plugin.path, beside=True), None)
+
+    assert report.ok
+    assert [one.sentence for one in report.findings if one.kind == "captions"] == [
+        "a, test: whether captions without an English letter or digit hold a word is not known: caption scores need Java, "
+        "and PATH has none; install it"
+    ]
 
 
 def a_file_of_each(folder: Path, train: Any, test: Any, form: str = "llava") -> Described:
