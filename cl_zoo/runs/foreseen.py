@@ -48,7 +48,7 @@ def _foreseen(prepared: Prepared, backbone: Backbone | None, elsewhere: bool) ->
     device = torch.device(job.device) if told else World(job.device).device
     identity = None
     if backbone is not None:
-        identity = {**identify(prepared, backbone), "device": device.type}
+        identity = identify(prepared, backbone, device.type)
     order = letters(prepared.stream)
     # A seed decides nothing where nobody draws: such a run is one for all seeds.
     seed = None if _untouched(prepared.plugins) else job.seed

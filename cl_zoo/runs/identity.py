@@ -48,8 +48,12 @@ def deciding() -> list[Path]:
     ]
 
 
-def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
-    """Everything that decides a run's result, of the data what its own tasks are; its hash is the run's id."""
+def identify(prepared: Prepared, backbone: Backbone, device: str | None = None) -> dict[str, Any]:
+    """Everything that decides a run's result, of the data what its own tasks are; its hash is the run's id.
+
+    Args:
+        device: kind of device that the run is going to use, where the backbone is somewhere else.
+    """
     job, benchmark = prepared.job, prepared.benchmark
     data = [data_of(benchmark, task) for task in prepared.stream]
     identity = {
@@ -76,7 +80,7 @@ def identify(prepared: Prepared, backbone: Backbone) -> dict[str, Any]:
         "recipe": prepared.recipe.model_dump(mode="json"),
         "seed": job.seed,
         "cells": job.cells,
-        "device": backbone.device.type,
+        "device": device or backbone.device.type,
         "sources": prepared.plugins.sources(),
         "engine": _engine(),
         "version": __version__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +240,12 @@ def test_planned_runs_go_on_where_an_interrupted_one_had_come(tmp_path: Path) ->
 
     assert one.at == At(lesson=1)
     assert sum(units for kind, _, units in one.work.left(one.at) if kind == "step") == 10
+
+
+@pytest.mark.parametrize("method", ["zeroshot", "multitask", "finetune"])
+def test_a_run_has_the_id_that_was_foreseen_of_it(method: str, run_tiny: Callable[..., Any]) -> None:
+    """Foreseen without weights, on no device: the id and all links of the chain are those of the device that it runs on."""
+    made = run_tiny(method)
+    (told,) = foreseen([prepare(Job.from_json(made.manifest["job"]))])
+
+    assert told["run"] == made.manifest["id"]
