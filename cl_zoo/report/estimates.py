@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cl_zoo.errors import DataError
-
-CONFIDENCE = 0.95
+from cl_zoo.statistics.spread import CONFIDENCE, quantile
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     if n == 1:
         return Estimate(mean, n)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = _t_quantile(n - 1) * std / math.sqrt(n)
+    half = quantile((1 + CONFIDENCE) / 2, n - 1) * std / math.sqrt(n)
     return Estimate(mean, n, std, mean - half, mean + half)
 
 
@@ -66,12 +65,3 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
             f"seeds {sorted(first)} and {sorted(second)} have none in common; run both methods on the same seeds"
         )
     return estimate([first[seed] - second[seed] for seed in common])
-
-
-def _t_quantile(degrees: int) -> float:
-    """The two-sided quantile of Student's t distribution."""
-    from scipy.special import (
-        stdtrit,
-    )  # scipy.stats takes a second to import; the command line must not pay for it
-
-    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))

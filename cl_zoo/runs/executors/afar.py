@@ -7,6 +7,7 @@ lost with its machine it is sent again; the run goes on after its last checkpoin
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from cl_zoo.errors import PluginError, first_line
 from cl_zoo.runs.execute import TRAINED
 from cl_zoo.runs.executors.contract import Event, Executor
 from cl_zoo.runs.faults import LOGS
@@ -230,3 +232,16 @@ class Afar(Executor):
         trip.__dict__.update(_Trip(replace(trip.errand, events=file, again=True), tries).__dict__)
         self._sent(trip)
         return {"event": "progress", "phase": "passed", "message": f"lost ({lost}), sent again"}
+
+
+def imported(library: str, executor: str) -> Any:
+    """The library that an executor works with; the extra of the executor's name brings it.
+
+    Raises:
+        PluginError: it is not installed.
+    """
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        remedy = f"pip install 'cl-zoo[{executor}]'"
+        raise PluginError(f"--executor {executor}: {first_line(error)}; {remedy}") from error

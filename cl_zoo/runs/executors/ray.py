@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from cl_zoo.errors import OptionError, PluginError, first_line
 from cl_zoo.machine import cores
-from cl_zoo.runs.executors.afar import Afar, Errand
+from cl_zoo.runs.executors.afar import Afar, Errand, imported
 from cl_zoo.runs.job import Job
 
 STORE = 80_000_000
@@ -45,7 +45,7 @@ class Ray(Afar):
         self.retries, self.gpus, self._ray = options.retries, options.gpus or 0, None
 
     def __enter__(self) -> Ray:
-        ray = imported()
+        ray = imported("ray", "ray")
         if ray.is_initialized():
             raise PluginError(
                 "this process is in a Ray cluster already; call ray.shutdown() before the comparison"
@@ -108,16 +108,3 @@ class Ray(Afar):
 def called(errand: Errand) -> None:
     """What a task does."""
     errand()
-
-
-def imported() -> Any:
-    """Ray.
-
-    Raises:
-        PluginError: it is not installed.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise PluginError(f"--executor ray: {first_line(error)}; pip install 'cl-zoo[ray]'") from error
-    return ray

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from cl_zoo.errors import OptionError, PluginError, first_line
-from cl_zoo.runs.executors.afar import Afar, Errand
+from cl_zoo.errors import OptionError, first_line
+from cl_zoo.runs.executors.afar import Afar, Errand, imported
 from cl_zoo.runs.faults import LOGS
 from cl_zoo.runs.job import Job
 
@@ -49,7 +49,7 @@ class Slurm(Afar):
         self.gpus = options.gpus if options.gpus is not None else int(jobs[0].device.startswith("cuda"))
 
     def __enter__(self) -> Slurm:
-        submitit = imported()
+        submitit = imported("submitit", "slurm")
         asked, own = self.options, self.options.model_extra or {}
         folder = Path(self.jobs[0].out, LOGS, FOLDER).absolute()
         try:
@@ -81,16 +81,3 @@ class Slurm(Afar):
 
     def cancel(self, handle: Any) -> None:
         handle.cancel(check=False)
-
-
-def imported() -> Any:
-    """Submitit.
-
-    Raises:
-        PluginError: it is not installed.
-    """
-    try:
-        import submitit
-    except ImportError as error:
-        raise PluginError(f"--executor slurm: {first_line(error)}; pip install 'cl-zoo[slurm]'") from error
-    return submitit
