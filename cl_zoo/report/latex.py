@@ -44,8 +44,13 @@ def as_latex(table: Table, caption: str = "") -> str:
     """
     parts = ["% needs \\usepackage{booktabs}\n"]
     for sheet in table.sheets:
-        parts.append("\n".join(_environment(sheet, caption)) + "\n")
+        parts.append(sheet_as_latex(sheet, caption))
     return "\n".join(parts)
+
+
+def sheet_as_latex(sheet: Sheet, caption: str = "") -> str:
+    """One sheet in a `table` environment."""
+    return "\n".join(_environment(sheet, caption)) + "\n"
 
 
 def escaped(text: str) -> str:

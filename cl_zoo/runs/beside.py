@@ -14,6 +14,7 @@ from typing import Any
 from cl_zoo.errors import printable
 from cl_zoo.published import Publication, Row, read_published
 from cl_zoo.report.estimates import Estimate
+from cl_zoo.report.page.content import Aside, Block
 from cl_zoo.report.printed import BOUNDS, MEAN, printed
 from cl_zoo.report.rows import SEQUENTIAL, Method, PerTask
 from cl_zoo.report.sheets import (
@@ -130,13 +131,18 @@ class Beside:
     def text(self, width: int | None = None) -> str:
         """Plain text, wide tables in pieces."""
         sheets = [as_text(part) for part in narrowed(self.sheet(), width)] if self.compared else []
-        return "\n".join([f"{self._heading}:\n", *sheets, _listed(map(printable, self.remarks))])
+        return "\n".join([f"{self.heading}:\n", *sheets, _listed(map(printable, self.remarks))])
 
     def markdown(self) -> str:
         """Under a heading of the second level."""
         sheets = [as_markdown(self.sheet())] if self.compared else []
         remarks = map(escaped, self.remarks)
-        return "\n".join([f"## {escaped(self._heading)}\n", *sheets, _listed(remarks)])
+        return "\n".join([f"## {escaped(self.heading)}\n", *sheets, _listed(remarks)])
+
+    def aside(self) -> Aside:
+        """For the page."""
+        blocks = [Block(one.label, _title(one), tuple(self._lines(one))) for one in self.compared]
+        return Aside(self.heading, (*self.tasks, MEAN), tuple(blocks), self.remarks)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -144,7 +150,8 @@ class Beside:
         return {**about, "compared": [one.to_json() for one in self.compared], "remarks": list(self.remarks)}
 
     @property
-    def _heading(self) -> str:
+    def heading(self) -> str:
+        """Its name and source."""
         return f"Beside {self.name} ({self.paper.cited()})"
 
     def _lines(self, one: Compared) -> Iterator[Line]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cl_zoo.errors import RunError, printable
 from cl_zoo.report.figures import write_figures
-from cl_zoo.report.latex import as_latex
+from cl_zoo.report.latex import as_latex, sheet_as_latex
 from cl_zoo.report.matrices import sheets
 from cl_zoo.report.page.content import Gallery, Run, Told
 from cl_zoo.report.page.render import render
@@ -94,8 +94,12 @@ def markdown(told: list[Part]) -> str:
 
 
 def latex(told: list[Part]) -> str:
-    """The tables as LaTeX."""
-    return "\n".join(as_latex(one.table, one.title) for one in told)
+    """The tables as LaTeX, each publication in a table of its own behind them."""
+    pieces = []
+    for one in told:
+        pieces.append(as_latex(one.table, one.title))
+        pieces += [sheet_as_latex(paper.sheet(), paper.heading) for paper in one.beside if paper.compared]
+    return "\n".join(pieces)
 
 
 def as_csv(told: list[Part], kind: str = "cells") -> str:
@@ -127,7 +131,8 @@ def html(told: list[Part], found: Found, count: int = 3, data: str | None = None
     pages = []
     for one in told:
         runs = [Run(r.label, r.seed, r.manifest) for r in one.comparison.results if r.error is None]
-        pages.append(Told(one.title, one.name, one.table, runs, _gallery(one, count, data)))
+        asides = [paper.aside() for paper in one.beside]
+        pages.append(Told(one.title, one.name, one.table, runs, _gallery(one, count, data), asides))
     return render(pages, [str(one) for one in found.left_out])
 
 

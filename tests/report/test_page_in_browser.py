@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kept_runs import begin_run, write_run
 
 from cl_zoo.runs.finding import find_runs
@@ -29,6 +30,24 @@ METHODS = {
     "hide[variant=released]": ([75], [75, 75], [50, 75, 75]),
     "a method whose name is longer than any chart can show": ([100], [100, 75], [100, 75, 100]),
     NASTY["label"]: ([75], [50, 50], [0, 25, 50]),
+}
+PAPER = {
+    "about": "a paper on the zoo.",
+    "source": {"paper": f"Somebody {SCRIPT}", "table": "1"},
+    "benchmark": "zoo",
+    "backbone": "eagle-7b",
+    "order": "RCA",
+    "tasks": {task: task for task in TASKS},
+    "rows": [
+        {"method": "Base", "ours": "zeroshot", "protocol": "none", "cells": [20.0, 40.0, 30.0], "mean": 30.0},
+        {
+            "method": NASTY["label"],
+            "ours": "ewc",
+            "metric": "Last",
+            "cells": [40.0, 80.0, 60.0],
+            "mean": 60.0,
+        },
+    ],
 }
 
 
@@ -57,7 +76,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     begin_run(root, "lwf")
     found = find_runs([root])
     place = root / "report.html"
-    place.write_text(html(parts(found), found), encoding="utf-8")
+    paper = root / "paper.yaml"
+    paper.write_text(yaml.safe_dump(PAPER))
+    place.write_text(html(parts(found, papers=[str(paper)]), found), encoding="utf-8")
     return place
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,3 +184,27 @@ def test_the_report_prints_it_and_writes_it_to_its_files(
     first = table["beside"][0]["compared"][0]
     assert (first["metric"], first["mean"]["difference"], first["ours"]["render"]["n"]) == ("Avg", 12.5, 2)
     assert cli("report", tmp_path / "runs", "--beside", "nobody").code == 2
+
+
+def test_the_page_and_latex_have_the_same_rows_and_remarks(
+    cli: Callable[..., Any], tmp_path: Path, paper: Path
+):
+    ewc(tmp_path / "runs")
+    write_run(tmp_path / "runs", "x<i>", 0, ([100], [50, 100]), facts={"order": "RC"})
+    page, latex = tmp_path / "r.html", tmp_path / "r.tex"
+
+    assert cli("report", tmp_path / "runs", "--beside", paper, "--html", page, "--latex", latex).code == 0
+
+    part = page.read_text().partition('id="c1-beside">')[2].partition("</section>")[0]
+    (last,) = [one for one in re.findall(r"<tbody.*?</tbody>", part, flags=re.S) if ">Last<" in one]
+    assert re.findall(r"<td>(.*?)</td>", last)[-3:] == ["+10.00", "+20.00", "+15.00"]
+    assert 'data-label="ewc"' in last
+    assert f"{paper} has no row of x&lt;i&gt;" in part
+    assert r"difference & +10.00 & +20.00 & +15.00 \\" in latex.read_text()
+    assert "c1-beside" not in unasked(cli, tmp_path)
+
+
+def unasked(cli: Callable[..., Any], folder: Path) -> str:
+    """The page without `--beside`."""
+    cli("report", folder / "runs", "--html", folder / "plain.html")
+    return (folder / "plain.html").read_text()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cl_zoo.report.sheets import Line
 from cl_zoo.report.table import Table
 
 
@@ -35,6 +36,37 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Lines of one method beside one published row.
+
+    Attributes:
+        label: of our method.
+        title: what is compared: `Last`.
+        lines: ours, theirs and the difference.
+    """
+
+    label: str
+    title: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Aside:
+    """One publication beside a comparison.
+
+    Attributes:
+        heading: its name and source.
+        columns: the tasks and their mean.
+        remarks: what is not compared, and what differences may be due to.
+    """
+
+    heading: str
+    columns: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Told:
     """One comparison.
 
@@ -48,3 +80,4 @@ class Told:
     table: Table
     runs: Sequence[Run]
     gallery: Gallery = Gallery()
+    asides: Sequence[Aside] = ()

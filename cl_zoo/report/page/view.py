@@ -89,6 +89,7 @@ def section(told: Told, number: int) -> dict[str, Any]:
         "heat": heat,
         "scale": [colours.as_hex(colours.of_score(score)) for score in range(0, 101, 5)],
         "gallery": told.gallery,
+        "asides": told.asides,
         "budget": _budget(told),
         "probes": list(_probes(told)),
         "runs": [_run(run) for run in told.runs],
