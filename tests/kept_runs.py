@@ -46,11 +46,16 @@ def write_run(
     probes: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
     cells: str = "lower",
+    backbone: str = "",
+    limit: int | None = None,
     **recipe: Any,
 ) -> Path:
     """A run's folder in which each cell has the given score: that share of its answers is `right`, the others `wrong`."""
     identity = identity_of(label, seed, tasks, **recipe)
     identity["cells"] = cells
+    identity["benchmark"]["limit"] = limit
+    if backbone:
+        identity["backbone"] = {"name": backbone}
     identity["probes"] = [{"name": name, "options": {}, "probe": True} for name in probes]
     folder = RunFolder(root, run_id(identity, label, seed), identity)
     ids = [f"{n:05d}" for n in range(SAMPLES)]

@@ -44,7 +44,12 @@ LIGHT = {"backbones.checkpoints", "backbones.templates", "engine.files", "engine
 
 LINES_OF_A_FUNCTION, LINES_OF_A_MODULE = 40, 350
 LONG_FUNCTIONS = {"cli.main.run", "cli.main.compare", "cli.looking.forecast", "cli.looking.ledger"}
-LONG_FUNCTIONS |= {"cli.premises.leakage", "cli.premises.screen", "cli.premises.ablate"}
+LONG_FUNCTIONS |= {
+    "cli.premises.leakage",
+    "cli.premises.screen",
+    "cli.premises.ablate",
+    "cli.reproducing.reproduce",
+}
 """Command signatures with an option per line."""
 
 LONG_MODULES = {"testing.conformance.promises"}

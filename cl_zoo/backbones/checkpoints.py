@@ -18,6 +18,9 @@ FAMILIES = {"llava": "llava", "internvl": "internvl", "qwen2_5_vl": "qwen2.5-vl"
 
 TITLES = {"llava": "LLaVA", "internvl": "InternVL", "qwen2_5_vl": "Qwen2.5-VL"}
 
+HUB = {name: f"llava-hf/{name}-hf" for name in ("llava-1.5-7b", "llava-1.5-13b")}
+"""Backbones that come from the hub where no folder is named, and the repository of each."""
+
 NEEDED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
 """Files of a hub repository that a backbone is made of."""
 
@@ -174,6 +177,18 @@ def _lacking(folder: Path) -> list[str]:
     return [*others, *weights, *missing_shards(folder)]
 
 
+def in_cache(repository: str) -> tuple[Path | None, str]:
+    """The folder of a repository of the hub in the local cache, or what is wrong: `is not in the local cache`."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=list(NEEDED), local_files_only=True))
+    except Exception:  # not in the cache; huggingface_hub has a class for each reason
+        return None, "is not in the local cache"
+    lacking = _lacking(folder)
+    return (None, f"is in the local cache without {lacking[0]}") if lacking else (folder, "")
+
+
 def hub_folder(name: str, repository: str) -> Path:
     """A folder with a repository of the hub: from the local cache, else downloaded, as is what an interrupted download left out.
 
@@ -182,14 +197,9 @@ def hub_folder(name: str, repository: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    try:
-        folder = Path(snapshot_download(repository, allow_patterns=list(NEEDED), local_files_only=True))
-        lacking = _lacking(folder)
-        if not lacking:
-            return folder
-        state = f"is in the local cache without {lacking[0]}"
-    except Exception:  # not in the cache; huggingface_hub has a class for each reason
-        state = "is not in the local cache"
+    kept, state = in_cache(repository)
+    if kept is not None:
+        return kept
     try:
         folder = Path(snapshot_download(repository, allow_patterns=list(WANTED)))
         lacking = _lacking(folder)  # without a network, huggingface_hub may answer with what was there before

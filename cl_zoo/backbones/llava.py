@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.backbones.checkpoints import hub_folder
+from cl_zoo.backbones.checkpoints import HUB, hub_folder
 from cl_zoo.backbones.loading import load_checkpoint
 
 ENCODER = "ViT-L-14-336/openai"
@@ -81,5 +81,5 @@ def load_13b(path: Path | None, device: torch.device, dtype: torch.dtype) -> Bac
 
 
 def _published(name: str, path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbone:
-    folder = path or hub_folder(name, f"llava-hf/{name}-hf")
+    folder = path or hub_folder(name, HUB[name])
     return load(folder, device, dtype, name=name, features=ENCODER)

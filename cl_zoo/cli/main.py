@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cl_zoo._version import __version__
-from cl_zoo.cli import analyzing, answers, data, looking, models, premises, reporting, verifying
+from cl_zoo.cli import analyzing, answers, data, looking, models, premises, reporting, reproducing, verifying
 from cl_zoo.cli.flags import (
     AllowUnequal,
     AsJson,
@@ -252,6 +252,7 @@ for name, command in (
     ("export", models.export),
     ("verify", verifying.verify),
     ("report", reporting.report),
+    ("reproduce", reproducing.reproduce),
     ("runs", reporting.runs),
     ("clean", reporting.clean),
 ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -87,6 +87,30 @@ class Grid(_Said):
         return self
 
 
+class Setting(_Said):
+    """How a table's methods were trained, by the names that this is called here.
+
+    Attributes:
+        recipe: one for all methods, or
+        suite: one of those in which each method has its own.
+        values: recipe values over it, by dotted key.
+        source: where all this is read.
+        unlike: what of it is known not to be as theirs, a sentence each.
+    """
+
+    recipe: str = ""
+    suite: str = ""
+    values: Mapping[str, Any] = {}
+    source: str
+    unlike: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Setting:
+        if bool(self.recipe) == bool(self.suite):
+            raise ValueError("its setting names a recipe or a suite, one of them")
+        return self
+
+
 class Publication(_Said):
     """What one table or file gives.
 
@@ -99,6 +123,7 @@ class Publication(_Said):
         tasks: heading of each column, and the name of its task here.
         rows, matrices: the figures.
         caveats: why its figures are not measured as ours are, a sentence each.
+        setting: how its methods were trained; `None` where that cannot be set up here.
     """
 
     about: str
@@ -110,6 +135,7 @@ class Publication(_Said):
     rows: tuple[Row, ...] = ()
     matrices: tuple[Grid, ...] = ()
     caveats: tuple[str, ...] = ()
+    setting: Setting | None = None
 
     @model_validator(mode="after")
     def _a_cell_for_each_task(self) -> Publication:
@@ -126,6 +152,20 @@ class Publication(_Said):
     def columns(self) -> tuple[str, ...]:
         """The tasks by their names here, in the order of the columns."""
         return tuple(self.tasks.values())
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The methods here that stand for its rows and matrices, each once."""
+        return tuple(
+            dict.fromkeys(
+                filter(None, [*(row.ours for row in self.rows), *(grid.ours for grid in self.matrices)])
+            )
+        )
+
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """The orders that its rows learnt the tasks in, in letters, each once."""
+        return tuple(dict.fromkeys([row.order or self.order for row in self.rows])) or (self.order,)
 
     def scores(self, row: Row) -> dict[str, float]:
         """The cells of a row that are known, by the name of the task here."""

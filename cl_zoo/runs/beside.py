@@ -108,6 +108,7 @@ class Beside:
         tasks: columns, as our table has them.
         compared: rows side by side.
         remarks: what is not compared, and what differences may be due to, a sentence each.
+        unlike: those of them by which ours are no repetition of theirs: another model, fewer samples, other rules.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Beside:
     tasks: tuple[str, ...]
     compared: tuple[Compared, ...]
     remarks: tuple[str, ...]
+    unlike: tuple[str, ...] = ()
 
     def sheet(self) -> Sheet:
         """For each metric ours, theirs and the difference."""
@@ -187,9 +189,10 @@ def beside(table: Table, results: Sequence[Result], name: str) -> Beside:
             found, reasons = _of_method(part, table.tasks, paper, name)
             compared += found
             left += reasons
-    said = [*left, *(_settings(table, results, paper, name) if compared else ())]
+    unlike = tuple(_unlike(table, results, paper, name)) if compared else ()
+    said = [*left, *unlike, *(f"{name}: {one}" for one in paper.caveats if compared)]
     said += [f"{one.row.method}, {one.metric}: {one.row.note}" for one in compared if one.row.note]
-    return Beside(name, paper, table.tasks, tuple(compared), tuple(dict.fromkeys(said)))
+    return Beside(name, paper, table.tasks, tuple(compared), tuple(dict.fromkeys(said)), unlike)
 
 
 def _nothing(table: Table, results: Sequence[Result], paper: Publication, name: str) -> str:
@@ -268,8 +271,8 @@ def _title(one: Compared) -> str:
     return BOUNDS if one.row.protocol != SEQUENTIAL else one.metric
 
 
-def _settings(table: Table, results: Sequence[Result], paper: Publication, name: str) -> Iterator[str]:
-    """What differences may be due to beside the methods."""
+def _unlike(table: Table, results: Sequence[Result], paper: Publication, name: str) -> Iterator[str]:
+    """What differences may be due to beside the methods, as far as the runs tell."""
     identities = [one.manifest["identity"] for one in results if one.error is None]
     backbones = dict.fromkeys(
         one.get("backbone", {}).get("name", "an unknown backbone") for one in identities
@@ -282,7 +285,6 @@ def _settings(table: Table, results: Sequence[Result], paper: Publication, name:
         yield f"these runs have {fewest} samples a split and {name} all of them: differences are of the samples too"
     if table.scoring != "official":
         yield f"these scores are by the {table.scoring} rules and those of {name} by the official ones"
-    yield from (f"{name}: {one}" for one in paper.caveats)
 
 
 def _listed(remarks: Iterable[str]) -> str:
