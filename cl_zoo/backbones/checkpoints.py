@@ -13,10 +13,20 @@ from typing import Any
 from cl_zoo.errors import BackboneError, first_line
 from cl_zoo.names import BACKBONES, installed
 
-FAMILIES = {"llava": "llava", "internvl": "internvl", "qwen2_5_vl": "qwen2.5-vl"}
+FAMILIES = {
+    "llava": "llava",
+    "internvl": "internvl",
+    "qwen2_5_vl": "qwen2.5-vl",
+    "smolvlm": "smolvlm2",
+}
 """The backbone that reads a checkpoint, by the `model_type` in its `config.json`."""
 
-TITLES = {"llava": "LLaVA", "internvl": "InternVL", "qwen2_5_vl": "Qwen2.5-VL"}
+TITLES = {
+    "llava": "LLaVA",
+    "internvl": "InternVL",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "smolvlm": "SmolVLM2",
+}
 
 NEEDED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
 """Files of a hub repository that a backbone is made of."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         tiny_clip,
         tiny_internvl,
         tiny_qwen,
+        tiny_smolvlm,
         tiny_tokenizer,
     )
 
@@ -48,6 +49,7 @@ _HOMES = {
     "tiny_clip": "tiny_models",
     "tiny_internvl": "tiny_models",
     "tiny_qwen": "tiny_models",
+    "tiny_smolvlm": "tiny_models",
     "tiny_tokenizer": "tiny_models",
 }
 """The module of each name."""
@@ -70,6 +72,7 @@ __all__ = [
     "tiny_clip",
     "tiny_internvl",
     "tiny_qwen",
+    "tiny_smolvlm",
     "tiny_tokenizer",
 ]
 

@@ -1,5 +1,5 @@
-"""Random models of the very classes of the real ones, small enough to be made on the spot: a LLaVA, an InternVL, a Qwen2.5-VL
-and a CLIP, each an ordinary checkpoint folder.
+"""Random models of the very classes of the real ones, small enough to be made on the spot: a LLaVA, an InternVL, a Qwen2.5-VL,
+a SmolVLM2 and a CLIP, each an ordinary checkpoint folder.
 
     >>> folder = tiny_qwen(Path("tiny-qwen"))  # then: --backbone qwen2.5-vl:tiny-qwen
 """
@@ -132,6 +132,36 @@ def tiny_qwen(folder: Path, *, layers: int = 2, seed: int = 0) -> Path:
     return _write(folder, "Qwen2_5_VLForConditionalGeneration", config, tokenizer, processor, seed)
 
 
+def tiny_smolvlm(folder: Path, *, layers: int = 2, seed: int = 0, tiles: bool = True) -> Path:
+    """Write a random SmolVLM2 as an ordinary checkpoint folder: tiles of 16 × 16 pixels, 4 tokens each, one or two on a side.
+
+    Args:
+        tiles: an image is cut into tiles, and the whole of it follows them; else it is one.
+    """
+    from transformers import SmolVLMConfig, SmolVLMImageProcessor
+
+    tile = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
+    marks = ("<fake_token_around_image>", "<global-img>", *tile, "<|im_start|>", "User:", "Assistant:")
+    tokenizer = tiny_tokenizer("<image>", "<end_of_utterance>", None, marks)
+    config = SmolVLMConfig(
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 4,
+        },
+        text_config={**_decoder(tokenizer, layers), "model_type": "llama"},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    processor = SmolVLMImageProcessor(
+        size={"longest_edge": 32}, max_image_size={"longest_edge": 16}, do_image_splitting=tiles
+    )
+    return _write(folder, "SmolVLMForConditionalGeneration", config, tokenizer, processor, seed)
+
+
 def tiny_clip(folder: Path, *, seed: int = 0) -> Path:
     """Write a random open_clip model as a folder that `--features` takes."""
     import open_clip
@@ -185,7 +215,7 @@ def _write(folder: Path, kind: str, config: Any, tokenizer: Any, processor: Any,
         model = getattr(transformers, kind)(config)
         # Larger than usual, so that answers differ between prompts.
         for name, weight in model.named_parameters():
-            if weight.ndim > 1 and "language_model" in name:
+            if weight.ndim > 1 and ("language_model" in name or "text_model" in name):
                 torch.nn.init.normal_(weight, std=0.2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

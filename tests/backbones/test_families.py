@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.backbones.internvl import load as load_internvl
 from cl_zoo.backbones.llava import load as load_llava
 from cl_zoo.backbones.qwen import load as load_qwen
+from cl_zoo.backbones.smolvlm import load as load_smolvlm
 from cl_zoo.batches import Batch, answer_losses, forward, task_loss
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import Learner
@@ -29,7 +31,7 @@ from cl_zoo.planning.sizes import shapes
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Benchmark, Sample, Task
-from cl_zoo.testing import square, tiny_benchmark, tiny_checkpoint, tiny_internvl, tiny_qwen
+from cl_zoo.testing import square, tiny_benchmark, tiny_checkpoint, tiny_internvl, tiny_qwen, tiny_smolvlm
 
 CPU = torch.device("cpu")
 SURE = 1e-3
@@ -54,6 +56,10 @@ KINDS = {
         "internvl", load_internvl, tiny_internvl, "InternVLForConditionalGeneration", (("tiles", True),)
     ),
     "qwen": Kind("qwen2.5-vl", load_qwen, tiny_qwen, "Qwen2_5_VLForConditionalGeneration"),
+    "smolvlm": Kind("smolvlm2", load_smolvlm, tiny_smolvlm, "SmolVLMForConditionalGeneration"),
+    "smolvlm-whole": Kind(
+        "smolvlm2", load_smolvlm, tiny_smolvlm, "SmolVLMForConditionalGeneration", (("tiles", False),)
+    ),
 }
 
 
@@ -246,26 +252,32 @@ def bytewise(marks: Sequence[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=marks[-1], pad_token=marks[-1])
 
 
+MARK = "<fake_token_around_image>"
 SAID = {
     "llava": "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
     "detailed, and polite answers to the user's questions. USER: <image>\nHow?\nSay it. ASSISTANT:",
     "internvl": "<|im_start|>user\n<img><IMG_CONTEXT></img>\nHow?\nSay it.<|im_end|>\n<|im_start|>assistant\n",
     "qwen2.5-vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     "<|vision_start|><|image_pad|><|vision_end|>How?\nSay it.<|im_end|>\n<|im_start|>assistant\n",
+    "smolvlm2": f"<|im_start|>User:{MARK}<row_1_col_1><image>{MARK}<row_1_col_2><image>\n"
+    f"{MARK}<row_2_col_1><image>{MARK}<row_2_col_2><image>\n\n{MARK}<global-img><image>{MARK}"
+    "How?\nSay it.<end_of_utterance>\nAssistant:",
+    "smolvlm-whole": f"<|im_start|>User:{MARK}<global-img><image>{MARK}How?\nSay it.<end_of_utterance>\nAssistant:",
 }
 """Prompts with one image token, character by character, as the families' own processors write them."""
 
 
 def test_the_prompt_is_that_of_the_family_to_the_last_line_break(kind: Kind, backbone: Backbone) -> None:
     marks = ("<image>", "<img>", "<IMG_CONTEXT>", "</img>", "<|im_start|>", "<|im_end|>", "</s>")
-    more = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+    more = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>", MARK, "<global-img>", "<end_of_utterance>")
     backbone.tokenizer = bytewise([*more, *marks])
     backbone.model.config.image_token_id = backbone.tokenizer.convert_tokens_to_ids(backbone.image_text)
 
     batch = backbone.batch([Sample("0", square(0)[0], "How?\nSay it.", "So.")], answers=False)
 
     text = backbone.tokenizer.decode(batch.inputs["input_ids"][0])
-    assert text.replace(backbone.image_text * 4, backbone.image_text) == SAID[kind.name]
+    whole = "smolvlm-whole" if ("tiles", False) in kind.options else kind.name
+    assert text.replace(backbone.image_text * 4, backbone.image_text) == SAID[whole]
 
 
 def test_inputs_are_plain_tensors(backbone: Backbone) -> None:
@@ -498,7 +510,7 @@ def without_a_tensor(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")
-    del tensors[next(name for name in tensors if "merger" in name or "linear_1" in name)]
+    del tensors[next(name for name in tensors if re.search("merger|linear_1|connector", name))]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
@@ -539,7 +551,9 @@ def test_a_family_without_a_path_is_told_to_take_one(kind: Kind) -> None:
 def test_a_folder_of_no_known_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
 
-    with pytest.raises(BackboneError, match=r"holds a 'llama' model; .* internvl, llava, qwen2_5_vl"):
+    with pytest.raises(
+        BackboneError, match=r"holds a 'llama' model; .* internvl, llava, qwen2_5_vl, smolvlm"
+    ):
         backbone_parts(str(tmp_path))
 
 

@@ -108,7 +108,7 @@ def loads(
     )
     if counts and any(len(task.train) > PROBED or len(task.test) > PROBED for task in stream):
         notes.append(f"tokens are means over {PROBED} samples of each split")
-    if not getattr(backbone.model.config.vision_config, "image_size", None):
+    if backbone.cost(*PICTURE) or not getattr(backbone.model.config.vision_config, "image_size", None):
         notes.append(f"an image has {PICTURE[0]} × {PICTURE[1]} pixels, {seen.tokens} tokens")
     return [found[id(task)] for task in stream], seen, notes
 
@@ -116,6 +116,8 @@ def loads(
 @torch.no_grad()
 def look(backbone: Backbone) -> Look:
     """What one image costs a backbone, with or without weights."""
+    if told := backbone.cost(*PICTURE):
+        return Look(*told)
     config = backbone.model.config.vision_config
     side = getattr(config, "image_size", None)
     if side:
@@ -127,7 +129,7 @@ def look(backbone: Backbone) -> Look:
         columns, rows = (round(pixels / (config.patch_size * merge)) for pixels in PICTURE)
         features = torch.zeros(rows, columns, merge * merge, config.hidden_size, device="meta")
     _, tokens, _ = backbone.show([features])
-    return Look(tokens[0], features.numel() // features.shape[-1], features.numel())
+    return Look(backbone.image_width(tokens[0]), features.numel() // features.shape[-1], features.numel())
 
 
 def _load(task: TaskData, backbone: Backbone, seen: Look, counts: bool) -> TaskLoad:
