@@ -17,6 +17,7 @@ FAMILIES = {
     "llava": "llava",
     "internvl": "internvl",
     "qwen2_5_vl": "qwen2.5-vl",
+    "qwen3_vl": "qwen3-vl",
     "smolvlm": "smolvlm2",
 }
 """The backbone that reads a checkpoint, by the `model_type` in its `config.json`."""
@@ -25,6 +26,7 @@ TITLES = {
     "llava": "LLaVA",
     "internvl": "InternVL",
     "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen3_vl": "Qwen3-VL",
     "smolvlm": "SmolVLM2",
 }
 

@@ -11,7 +11,6 @@ Half of `longest_edge` there makes it 2 × 2 and the whole, `"do_image_splitting
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,10 @@ from torch import Tensor, nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.loading import load_checkpoint
 from cl_zoo.backbones.templates import TEMPLATES
-from cl_zoo.backbones.towers import FrozenTower
+from cl_zoo.backbones.towers import FrozenTiles, FrozenTower
 from cl_zoo.backbones.wording import Piece
 
 AROUND = "<fake_token_around_image>"
-
-
-class FrozenTiles(FrozenTower):
-    """A vision tower that also takes what it answered, (tiles, 1, patches, width): one channel where pixels have three."""
-
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        kept = pixel_values.shape[1] == 1
-        return super().forward(pixel_values[:, 0]) if kept else self.tower(pixel_values, **kwargs)
 
 
 class SmolVLM(Backbone):
@@ -57,10 +48,8 @@ class SmolVLM(Backbone):
     def process(self, image: Image.Image) -> dict[str, Any]:
         """Tiles (tiles, 1, channels, height, width), and how many rows and columns of them there are beside the whole."""
         made = self.image_processor(images=[image], return_tensors="pt", return_row_col_info=True)
-        return {
-            "pixel_values": made["pixel_values"][0][:, None],
-            "grid": (made["rows"][0][0], made["cols"][0][0]),
-        }
+        grid = made["rows"][0][0], made["cols"][0][0]
+        return {"pixel_values": made["pixel_values"][0][:, None], "grid": grid}
 
     def look(self, pixels: Sequence[dict[str, Any]]) -> list[Tensor]:
         """What enters the connector, (1 + tiles · patches, width) per image: the first row begins with rows and columns of tiles."""
@@ -68,19 +57,19 @@ class SmolVLM(Backbone):
 
     def show(self, features: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[str], tuple[int, ...]]:
         grids = torch.stack([one[0, :2] for one in features]).int().tolist()
-        tiles = [rows * columns + 1 for rows, columns in grids]
-        values = torch.cat([one[1:].unflatten(0, (of, -1)) for one, of in zip(features, tiles, strict=True)])
-        return {"pixel_values": values[:, None, None]}, [self.layout(*grid) for grid in grids], tuple(tiles)
+        tiles = tuple(rows * columns + 1 for rows, columns in grids)
+        values = [one[1:].view(of, 1, 1, -1, one.shape[1]) for one, of in zip(features, tiles, strict=True)]
+        return {"pixel_values": torch.cat(values)}, [self.layout(*grid) for grid in grids], tiles
 
     def layout(self, rows: int, columns: int) -> str:
         """The text that stands for an image between its marks: its tiles row by row, where it is cut, and the whole."""
         image = self.image_text * (self._patches // self.model.config.scale_factor**2)
-        tiles = [
-            "".join(f"{AROUND}<row_{row}_col_{column}>{image}" for column in range(1, columns + 1)) + "\n"
+        text = "".join(
+            f"{AROUND}<row_{row}_col_{column}>{image}" + "\n" * (column == columns)
             for row in range(1, rows + 1)
-        ]
-        text = "".join([*tiles, "\n" if rows else "", f"{AROUND}<global-img>{image}"])
-        return text.removeprefix(AROUND)
+            for column in range(1, columns + 1)
+        )
+        return (text + "\n" * bool(rows) + f"{AROUND}<global-img>{image}").removeprefix(AROUND)
 
     def image_tokens(self, width: int, height: int) -> int | None:
         """Of its tiles with their marks; not counted where the processor does not scale the longer side to whole tiles."""
@@ -89,23 +78,19 @@ class SmolVLM(Backbone):
 
     def cost(self, width: int, height: int) -> tuple[int, int, int]:
         """Where nobody says otherwise, the longer side has four tiles, as in the published checkpoints."""
-        longer = max(width, height)
-        rows, columns = self._grid(width, height) or (-(-4 * height // longer), -(-4 * width // longer))
+        published = (-(-4 * side // max(width, height)) for side in (height, width))
+        rows, columns = self._grid(width, height) or published
         patches = (rows * columns + 1) * self._patches
-        tokens = len(re.findall("<.*?>", self.layout(rows, columns)))
+        tokens = self.layout(rows, columns).count("<")  # but for line breaks each mark is a token
         return tokens, patches, (1 + patches) * self.model.config.vision_config.hidden_size
 
     def _grid(self, width: int, height: int) -> tuple[int, int] | None:
-        processor = self.image_processor
-        if processor is None:
+        if (by := self.image_processor) is None:
             return None
-        whole = (
-            processor.do_resize
-            and not processor.size["longest_edge"] % processor.max_image_size["longest_edge"]
-        )
-        if processor.do_image_splitting and not whole:
+        whole = by.do_resize and not by.size["longest_edge"] % by.max_image_size["longest_edge"]
+        if by.do_image_splitting and not whole:
             return None
-        _, rows, columns = processor.get_number_of_image_patches(height, width)
+        _, rows, columns = by.get_number_of_image_patches(height, width)
         return rows, columns
 
     @property

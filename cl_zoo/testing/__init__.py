@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         tiny_clip,
         tiny_internvl,
         tiny_qwen,
+        tiny_qwen3,
         tiny_smolvlm,
         tiny_tokenizer,
     )
@@ -49,6 +50,7 @@ _HOMES = {
     "tiny_clip": "tiny_models",
     "tiny_internvl": "tiny_models",
     "tiny_qwen": "tiny_models",
+    "tiny_qwen3": "tiny_models",
     "tiny_smolvlm": "tiny_models",
     "tiny_tokenizer": "tiny_models",
 }
@@ -72,6 +74,7 @@ __all__ = [
     "tiny_clip",
     "tiny_internvl",
     "tiny_qwen",
+    "tiny_qwen3",
     "tiny_smolvlm",
     "tiny_tokenizer",
 ]

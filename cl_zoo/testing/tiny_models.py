@@ -1,5 +1,5 @@
 """Random models of the very classes of the real ones, small enough to be made on the spot: a LLaVA, an InternVL, a Qwen2.5-VL,
-a SmolVLM2 and a CLIP, each an ordinary checkpoint folder.
+a Qwen3-VL, a SmolVLM2 and a CLIP, each an ordinary checkpoint folder.
 
     >>> folder = tiny_qwen(Path("tiny-qwen"))  # then: --backbone qwen2.5-vl:tiny-qwen
 """
@@ -130,6 +130,42 @@ def tiny_qwen(folder: Path, *, layers: int = 2, seed: int = 0) -> Path:
         patch_size=4, merge_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
     )
     return _write(folder, "Qwen2_5_VLForConditionalGeneration", config, tokenizer, processor, seed)
+
+
+def tiny_qwen3(folder: Path, *, layers: int = 2, seed: int = 0) -> Path:
+    """Write a random Qwen3-VL as an ordinary checkpoint folder: a token per 8 × 8 pixels, states of two earlier layers (DeepStack)."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig
+
+    marks = ("<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+    tokenizer = tiny_tokenizer("<|image_pad|>", "<|im_end|>", None, (*marks, *CHAT))
+    number = tokenizer.convert_tokens_to_ids
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+    }
+    config = Qwen3VLConfig(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "patch_size": 4,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 36,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        text_config={**_decoder(tokenizer, layers), "head_dim": 16, "rope_parameters": rope},
+        image_token_id=number("<|image_pad|>"),
+        video_token_id=number("<|video_pad|>"),
+        vision_start_token_id=number("<|vision_start|>"),
+        vision_end_token_id=number("<|vision_end|>"),
+    )
+    processor = Qwen2VLImageProcessor(
+        patch_size=4, merge_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
+    )
+    return _write(folder, "Qwen3VLForConditionalGeneration", config, tokenizer, processor, seed)
 
 
 def tiny_smolvlm(folder: Path, *, layers: int = 2, seed: int = 0, tiles: bool = True) -> Path:
