@@ -36,8 +36,7 @@ class SmolVLM(Backbone):
     style = "smolvlm2"
     image_frame = (AROUND, AROUND)
     image_text = "<image>"
-    answer_lead = " "
-    end = "<end_of_utterance>"
+    answer_lead, end = " ", "<end_of_utterance>"
     aspects = ("keep",)
     tower_at, projector_at, decoder_at = "model.vision_model", "model.connector", "model.text_model"
     several_images = True

@@ -477,7 +477,7 @@ def test_adapters_go_on_all_linears_of_the_decoder_and_nowhere_else(backbone: Ba
 
     names = [name for name, _ in bank.named_parameters() if "bank_down" in name]
     assert len(names) == 2 * 7  # layers, linears
-    assert all("language_model.layers" in name for name in names)
+    assert all(f"{backbone.decoder_at}.layers" in name for name in names)
 
 
 def test_names_without_the_wrapper_are_those_of_the_stock_model(

@@ -150,6 +150,15 @@ def test_what_is_learnt_is_the_answer_with_its_space_and_its_end_as_in_the_chat_
     assert spoken.answer_tokens(sample) == int((learnt != IGNORED).sum())
 
 
+def test_the_space_is_a_part_of_the_word_that_is_answered(spoken: Backbone) -> None:
+    """So an answer of one word is one token, where its word alone would be several."""
+    word, alone = spoken.tokenizer(" left", add_special_tokens=False), spoken.tokenizer("left")
+
+    assert len(word["input_ids"]) == 1 < len(alone["input_ids"])
+    assert spoken.answer_tokens(Sample("0", None, "Where?", "left")) == 2
+    assert spoken.decode(torch.tensor([word["input_ids"]])) == ["left"]
+
+
 def test_a_template_of_ones_own_keeps_its_space_before_an_image(spoken: Backbone) -> None:
     spoken.adjust(template="Ask: {prompt} Say:")
 
