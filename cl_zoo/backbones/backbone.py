@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from cl_zoo.backbones import towers
@@ -29,8 +30,8 @@ from cl_zoo.features.shelves import Shelf
 from cl_zoo.images.ahead import Ahead, reading_threads
 from cl_zoo.tasks import ImageSource, Sample, source_hash
 
-LINEARS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"
-"""All linears of a decoder. A bare `q_proj` would match a vision tower as well."""
+LINEARS = r".*{}\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"
+"""All linears of a decoder, by its name in the model. A bare `q_proj` would match a vision tower as well."""
 
 
 class Backbone(Worded):
@@ -52,9 +53,11 @@ class Backbone(Worded):
         style: name of the template that it was taught.
         image_frame: texts that stand before and behind an image's tokens.
         image_text: the text whose token is an image token.
+        answer_lead: what an answer begins with, where the template of the family does not end with it: the space that a
+            vocabulary has as a part of the next word.
         end: the token that ends an answer, where it is not the tokenizer's own end token.
         aspects: values of `--image-aspect`, the default first.
-        tower_at, projector_at: where the model has its vision tower and its projector.
+        tower_at, projector_at, decoder_at: where the model has its vision tower, its projector and its language model.
         takes_vectors: whether its language model can be given vectors between the tokens, as soft prompts need it.
         several_images: whether it was taught to look at several images at once; a sample with more than one is refused otherwise.
     """
@@ -62,10 +65,12 @@ class Backbone(Worded):
     model_type: ClassVar[str]
     model_class: ClassVar[str]
     style: ClassVar[str]
+    answer_lead: ClassVar[str] = ""
     end: ClassVar[str | None] = None
     aspects: ClassVar[tuple[str, ...]] = ("pad", "crop", "stretch")
     tower_at: ClassVar[str] = "model.vision_tower"
     projector_at: ClassVar[str] = "model.multi_modal_projector"
+    decoder_at: ClassVar[str] = "model.language_model"
     takes_vectors: ClassVar[bool] = True
     several_images: ClassVar[bool] = False
 
@@ -86,7 +91,7 @@ class Backbone(Worded):
             revision,
             features,
         )
-        self.linears = LINEARS
+        self.linears = LINEARS.format(self.decoder_at.rpartition(".")[2])
         self.image_aspect = self.aspects[0]
         self.cache: Path | None = None
         model.eval().requires_grad_(False)
@@ -111,11 +116,14 @@ class Backbone(Worded):
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it looks at images; define look()")
 
-    def show(self, features: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[int], tuple[int, ...]]:
+    def show(
+        self, features: Sequence[Tensor]
+    ) -> tuple[dict[str, Tensor], Sequence[int | str], tuple[int, ...]]:
         """The model's inputs for images that `look` has seen.
 
         Returns:
-            The inputs; how many tokens each image takes in the prompt; how many rows of `pixel_values` it has.
+            The inputs; how many image tokens each image takes in the prompt, or the text that stands for it where there are
+            others among them; how many rows of `pixel_values` it has.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it shows images; define show()")
 
@@ -126,6 +134,15 @@ class Backbone(Worded):
             DataError: the image processor refuses its proportions, in the processor's words.
         """
         return None
+
+    def cost(self, width: int, height: int) -> tuple[int, int, int] | None:
+        """What an image of a size costs, counted from the configuration alone: tokens in a prompt, patches in the tower, numbers
+        that are kept of it; `None` where an image of the tower's own size tells."""
+        return None
+
+    def process(self, image: Image.Image) -> dict[str, Any]:
+        """What the image processor makes of one image: `pixel_values`, and what `look` needs besides."""
+        return dict(self.image_processor(images=[image], return_tensors="pt"))
 
     def finish(self, inputs: dict[str, Any]) -> None:
         """Add to a batch's inputs, in place, what the family's model needs besides."""
@@ -187,7 +204,7 @@ class Backbone(Worded):
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder layers of the language model, bottom first."""
-        return cast(nn.ModuleList, self.model.model.language_model.layers)
+        return cast(nn.ModuleList, self.model.get_submodule(self.decoder_at).layers)
 
     @property
     def projector(self) -> nn.Module:
@@ -251,9 +268,9 @@ class Backbone(Worded):
             if says := self.misplaced(sample):
                 raise DataError(f"sample {sample.id!r}: {says}")
         images = [image for sample in samples for image in sample.images]
-        seen, counts, spans = self.show(self.encode(images)) if images else ({}, [], ())
-        widths = iter(counts)
-        rows = [self._tokens(sample, [next(widths) for _ in sample.images], answers) for sample in samples]
+        seen, each, spans = self.show(self.encode(images)) if images else ({}, [], ())
+        shown = iter(each)
+        rows = [self._tokens(sample, [next(shown) for _ in sample.images], answers) for sample in samples]
         inputs, targets = padded(rows, self.tokenizer.pad_token_id, self.device, answers=answers)
         inputs.update(seen)
         self.finish(inputs)
@@ -313,7 +330,7 @@ class Backbone(Worded):
         """What the image processor makes of one image, in the model's type; on the CPU, as this runs in a thread."""
         framed = frame(open_image(image), self.image_aspect, self.image_processor)
         try:
-            made = self.image_processor(images=[framed], return_tensors="pt")
+            made = self.process(framed)
         except ValueError as error:
             raise DataError(
                 f"image {image if isinstance(image, Path) else 'in memory'}: {first_line(error)}; leave it out of the data"

@@ -13,10 +13,22 @@ from typing import Any
 from cl_zoo.errors import BackboneError, first_line
 from cl_zoo.names import BACKBONES, installed
 
-FAMILIES = {"llava": "llava", "internvl": "internvl", "qwen2_5_vl": "qwen2.5-vl"}
+FAMILIES = {
+    "llava": "llava",
+    "internvl": "internvl",
+    "qwen2_5_vl": "qwen2.5-vl",
+    "qwen3_vl": "qwen3-vl",
+    "smolvlm": "smolvlm2",
+}
 """The backbone that reads a checkpoint, by the `model_type` in its `config.json`."""
 
-TITLES = {"llava": "LLaVA", "internvl": "InternVL", "qwen2_5_vl": "Qwen2.5-VL"}
+TITLES = {
+    "llava": "LLaVA",
+    "internvl": "InternVL",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen3_vl": "Qwen3-VL",
+    "smolvlm": "SmolVLM2",
+}
 
 HUB = {name: f"llava-hf/{name}-hf" for name in ("llava-1.5-7b", "llava-1.5-13b")}
 """Backbones that come from the hub where no folder is named, and the repository of each."""

@@ -50,14 +50,14 @@ class FrozenVisual(FrozenTower):
 
 
 class Gathered(nn.Module):
-    """In the merger's place: the patches of each token side by side, (tokens, patches of a token · width)."""
+    """In the merger's place: the patches of each token, (tokens, patches of a token, width)."""
 
     def __init__(self, patches: int) -> None:
         super().__init__()
         self.patches = patches
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x) // self.patches, -1)
+        return x.reshape(-1, self.patches, x.shape[-1])
 
 
 class Qwen(Backbone):
@@ -72,7 +72,6 @@ class Qwen(Backbone):
     aspects = ("keep",)
     tower_at = "model.visual"
     projector_at = "model.visual.tower.merger"
-    takes_vectors = False
     several_images = True
 
     def wrap(self, tower: nn.Module) -> FrozenTower:
@@ -104,6 +103,18 @@ class Qwen(Backbone):
             raise DataError(first_line(error)) from None
         return int(patches // self._merge**2)
 
+    def cost(self, width: int, height: int) -> tuple[int, int, int]:
+        """Of a grid in squares of merged patches, as near to the size as can be."""
+        vision = self.model.config.vision_config
+        rows, columns = (round(side / (vision.patch_size * self._merge)) for side in (height, width))
+        patches = rows * columns * self._merge**2
+        return rows * columns, patches, patches * self._levels * vision.hidden_size
+
+    @property
+    def _levels(self) -> int:
+        """Layers of the tower whose states are kept."""
+        return 1
+
     @property
     def _merge(self) -> int:
         return int(self.model.config.vision_config.spatial_merge_size)
@@ -112,9 +123,13 @@ class Qwen(Backbone):
         # One image at a time: its features are the same whatever other images are asked for.
         grid, merge = pixels["image_grid_thw"].to(self.device), self._merge
         with self._unmerged() as tower:
-            gathered: Tensor = tower(pixels["pixel_values"], grid_thw=grid).pooler_output
-        _, rows, columns = (int(side) for side in grid[0])
-        return gathered.reshape(rows // merge, columns // merge, merge * merge, -1)
+            gathered = self._gathered(tower(pixels["pixel_values"], grid_thw=grid))
+        _, rows, _ = (int(side) for side in grid[0])
+        return gathered.reshape(rows // merge, -1, *gathered.shape[1:])
+
+    def _gathered(self, made: Any) -> Tensor:
+        """What the tower answers without its merger, a row for each token."""
+        return cast(Tensor, made.pooler_output)
 
     @contextmanager
     def _unmerged(self) -> Iterator[Any]:

@@ -25,6 +25,10 @@ TEMPLATES = {
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
     ),
+    # the chat template of Qwen3-VL's processor, which puts no system sentence first
+    "qwen3-vl": "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
+    # the chat template of SmolVLM2's processor; an answer begins with a space behind it, an image with none before it
+    "smolvlm2": "<|im_start|>User: {prompt}<end_of_utterance>\nAssistant:",
 }
 """Templates by name."""
 AGAIN = {
@@ -32,6 +36,8 @@ AGAIN = {
     "plain": "",
     "internvl": "\n<|im_start|>user\n",
     "qwen2.5-vl": "\n<|im_start|>user\n",
+    "qwen3-vl": "\n<|im_start|>user\n",
+    "smolvlm2": "\nUser: ",
 }
 """What stands between the end token of an answer and the next question: the system sentence stands once."""
 

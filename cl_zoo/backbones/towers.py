@@ -33,6 +33,14 @@ class FrozenTower(nn.Module):
         )
 
 
+class FrozenTiles(FrozenTower):
+    """A vision tower that also takes what it answered as (tiles, 1, patches, width): one channel where pixels have three."""
+
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+        kept = pixel_values.shape[1] == 1
+        return super().forward(pixel_values[:, 0]) if kept else self.tower(pixel_values, **kwargs)
+
+
 class EveryLayer(tuple[Tensor, ...]):
     """Hidden states of which only the selected layer is known: every index gives it."""
 

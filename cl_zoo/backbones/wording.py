@@ -41,6 +41,7 @@ class Worded:
 
     image_frame: ClassVar[tuple[str, str]]
     image_text: ClassVar[str]
+    answer_lead: ClassVar[str]
     several_images: ClassVar[bool]
     name: str
     model: Any
@@ -83,7 +84,7 @@ class Worded:
 
     def answer_tokens(self, sample: Sample) -> int:
         """How many targets a sample has in a batch: the tokens of each answer that is learnt and the one that ends it."""
-        return sum(len(self._ids(answer or "")) + 1 for answer in sample.learnt)
+        return sum(len(self._ids(self.answer_lead + (answer or ""))) + 1 for answer in sample.learnt)
 
     def text_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has, as answers and prompts are read: without what a tokenizer puts around them."""
@@ -109,6 +110,10 @@ class Worded:
             start + sum(counts[piece.text] + (piece.kind == ANSWER) for piece in those) for those in pieces
         ]
 
+    def image_width(self, shown: int | str) -> int:
+        """How many tokens an image takes that `Backbone.show` gives as their number or as a text."""
+        return shown if isinstance(shown, int) else len(self._ids(shown))
+
     def decode(self, tokens: Tensor) -> list[str]:
         """Generated tokens (batch, n) to answers, without special tokens and outer white space."""
         return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
@@ -124,7 +129,7 @@ class Worded:
             list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
         )
 
-    def _tokens(self, sample: Sample, image_tokens: Sequence[int], answers: bool) -> Row:
+    def _tokens(self, sample: Sample, images: Sequence[int | str], answers: bool) -> Row:
         """Token ids of a sample, in training with its answer and the end token, and what is learnt of them.
 
         What stands before and behind the image are texts of their own to the tokenizer, as in LLaVA's code: a SentencePiece
@@ -133,18 +138,15 @@ class Worded:
         records begin with none; one that did would be split in another way here than in a whole conversation.
 
         Args:
-            image_tokens: how often the image token stands for each image.
+            images: how often the image token stands for each image, or the text that does.
         """
         if answers and not all(sample.learnt):
             raise DataError(
                 f"sample {sample.id!r} ({sample.prompt[:40]!r}…) has no answer to learn; drop it from the training split"
             )
-        row, learning, counts = Row(list(self._start), []), False, iter(image_tokens)
+        row, learning, shown = Row(list(self._start), []), False, iter(images)
         for piece in self._pieces(sample, answers):
-            if piece.kind == IMAGE:
-                ids = [self.model.config.image_token_id] * next(counts)
-            else:
-                ids = self._ids(piece.text)
+            ids = self._image_ids(next(shown)) if piece.kind == IMAGE else self._ids(piece.text)
             if piece.kind == ANSWER:
                 ids.append(self.tokenizer.eos_token_id)
             row.ids.extend(ids)
@@ -153,6 +155,9 @@ class Worded:
                 row.targets.extend(ids if piece.learnt else [IGNORED] * len(ids))
         self._check_length(sample, len(row.ids), "its image and answer" if answers else "its image")
         return row
+
+    def _image_ids(self, shown: int | str) -> list[int]:
+        return self._ids(shown) if isinstance(shown, str) else [int(self.model.config.image_token_id)] * shown
 
     def _pieces(self, sample: Sample, answers: bool) -> Iterator[Piece]:
         """What a sample is made of, in its order."""
@@ -166,7 +171,8 @@ class Worded:
         for parts, answer in zip_longest(texts, answered):
             yield from self._asked(head, parts, tail)
             if answer is not None:
-                yield Piece(ANSWER, *answer)
+                text, learnt = answer
+                yield Piece(ANSWER, self.answer_lead + text, learnt)
             head = between(self.template)
 
     def _asked(self, head: str, parts: Sequence[str], tail: str) -> Iterator[Piece]:

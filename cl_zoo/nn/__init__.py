@@ -12,7 +12,7 @@ from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
-from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
+from cl_zoo.nn.prompts import Prompted, insert, token_rows
 from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router, top_gates
 from cl_zoo.nn.still import evaluating, standing_still
 
@@ -38,7 +38,6 @@ __all__ = [
     "adapters",
     "bank_parts",
     "cosines",
-    "embeddings",
     "evaluating",
     "full_precision",
     "gate_sums",

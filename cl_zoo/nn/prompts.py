@@ -5,11 +5,16 @@
 They stand right behind the first real token of each row, which is the beginning-of-sequence token in LLaVA, as in
 ModalPrompt's released code (https://arxiv.org/abs/2410.05849). Every row gets its own ones, all rows the same number.
 Since the answer stays at the end of the row, the last K logits are still those of the last K targets.
+
+The model is given a longer row of token ids, and the prompts take the places of the embeddings of the ids that stand in for them.
+So it looks at images and counts positions by itself, in one axis or in three, as if the prompts were words of the instruction.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +26,20 @@ if TYPE_CHECKING:
 
 
 class Prompted(nn.Module):
-    """A frozen LLaVA or InternVL behind soft prompts; a method derives from it and says which prompts each sample gets.
+    """A frozen model behind soft prompts; a method derives from it and says which prompts each sample gets.
 
     Derived classes hold the prompts, choose among them in `prepare(batch)` and hand them out in `soft_prompts()`. The
     model's own weights stay frozen; its projector learns if the recipe lets it.
 
     Raises:
-        BackboneError: the model counts positions from token ids, among which vectors have no place.
+        BackboneError: the backbone says that vectors have no place between the tokens of its language model.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         if not backbone.takes_vectors:
             raise BackboneError(
-                f"backbone {backbone.name} takes no soft prompts: it counts positions from token ids; choose a LLaVA or InternVL, or a method without soft prompts"
+                f"backbone {backbone.name} takes no soft prompts; choose another backbone, or a method without soft prompts"
             )
         self.model = backbone.model
 
@@ -50,57 +55,61 @@ class Prompted(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} chooses no prompts; define soft_prompts()")
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None, **further: Any
-    ) -> Any:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **further: Any) -> Any:
         """As the plain model, P tokens longer; positions are counted anew, `logits_to_keep` counts from the end."""
-        return self.model(**{**further, **self._inputs(input_ids, attention_mask, pixel_values)})
+        with self._reading(input_ids, attention_mask, further) as inputs:
+            if "mm_token_type_ids" not in inputs:  # with which the model counts them itself, in three axes
+                inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+            return self.model(**inputs)
 
-    def generate(
-        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None, **settings: Any
-    ) -> Tensor:
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, **settings: Any) -> Tensor:
         """Token ids (batch, tokens + new): the input without prompts, then what was generated."""
-        inputs = self._inputs(input_ids, attention_mask, pixel_values)
-        del inputs["position_ids"]  # generation counts them from the mask, step by step
-        made: Tensor = self.model.generate(**inputs, **settings)
-        return torch.cat([input_ids, made], dim=1)
+        with self._reading(input_ids, attention_mask, settings) as inputs:
+            made: Tensor = self.model.generate(**inputs)
+        return torch.cat([input_ids, made[:, inputs["input_ids"].shape[1] :]], dim=1)
 
-    def _inputs(self, ids: Tensor, mask: Tensor, pixels: Tensor | None) -> dict[str, Tensor]:
-        """Embeddings, mask and positions of the row with its prompts."""
+    @contextmanager
+    def _reading(self, ids: Tensor, mask: Tensor, further: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Inside, the model reads the prompts once, in the longer row whose inputs are given."""
         prompts = self.soft_prompts()
         if len(prompts) != len(ids):
             raise ValueError(
                 f"prompts were chosen for {len(prompts)} samples and the input has {len(ids)}; call prepare(batch) first"
             )
-        embedded, mask = insert(embeddings(self.model, ids, pixels), mask, prompts)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return {"inputs_embeds": embedded, "attention_mask": mask, "position_ids": positions}
+        standing = ids.new_full((*prompts.shape[:2], 1), self._word)
+        longer, real = insert(ids[..., None], mask, standing)
+        inputs = {**further, "input_ids": longer[..., 0], "attention_mask": real}
+        inputs.pop("position_ids", None)
+        if (kinds := further.get("mm_token_type_ids")) is not None:
+            words = torch.zeros_like(standing, dtype=kinds.dtype)
+            inputs["mm_token_type_ids"] = insert(kinds[..., None], mask, words)[0][..., 0]
+        places = mask.argmax(dim=1, keepdim=True) + 1 + torch.arange(prompts.shape[1], device=mask.device)
 
+        def put(table: nn.Module, given: Any, embedded: Tensor) -> Tensor:
+            reading.remove()  # a later step of generation reads what was generated
+            beams = len(embedded) // len(prompts)
+            rows = prompts.repeat_interleave(beams, dim=0).to(embedded)
+            return embedded.scatter(
+                1, places.repeat_interleave(beams, dim=0)[..., None].expand_as(rows), rows
+            )
 
-def embeddings(model: Any, ids: Tensor, pixels: Tensor | None) -> Tensor:
-    """What the language model of a LLaVA or InternVL reads for token ids (batch, tokens), (batch, tokens, width).
+        reading = self.model.get_input_embeddings().register_forward_hook(put)
+        try:
+            yield inputs
+        finally:
+            reading.remove()
 
-    Image tokens are replaced by the projected image features, in the order of the rows that have an image, as the model
-    itself does when it is given ids.
-    """
-    embedded = cast(Tensor, model.get_input_embeddings()(ids))
-    if pixels is None:
-        return embedded
-    found = model.model.get_image_features(
-        pixel_values=pixels,
-        vision_feature_layer=model.config.vision_feature_layer,
-        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
-    )
-    shown = torch.cat(tuple(getattr(found, "pooler_output", found)))  # one (patches, width) per image
-    places = (ids == model.config.image_token_id)[..., None]
-    return embedded.masked_scatter(places.expand_as(embedded), shown.to(embedded))
+    @property
+    def _word(self) -> int:
+        """A token id that stands for no image."""
+        return int(self.model.config.image_token_id == 0)
 
 
 def insert(embedded: Tensor, mask: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-    """Put prompts behind the first real token of each left-padded row.
+    """Put prompts, or the ids that stand in for them, behind the first real token of each left-padded row.
 
     Args:
-        embedded: (batch, tokens, width).
+        embedded: (batch, tokens, width); width is one for ids.
         mask: (batch, tokens), one from the first real token on.
         prompts: (batch, P, width); P may be zero.
 

@@ -14,6 +14,8 @@ from cl_zoo.backbones.checkpoints import FAMILIES, family_of
 from cl_zoo.backbones.internvl import InternVL
 from cl_zoo.backbones.llava import Llava
 from cl_zoo.backbones.qwen import Qwen
+from cl_zoo.backbones.qwen3 import Qwen3
+from cl_zoo.backbones.smolvlm import SmolVLM
 from cl_zoo.engine.sizes import Size
 from cl_zoo.errors import BackboneError, ClZooError, first_line, nearest
 from cl_zoo.report.sheets import NOTES, UNKNOWN, Entry, Line, Section, Sheet, as_text
@@ -21,7 +23,7 @@ from cl_zoo.report.sheets import NOTES, UNKNOWN, Entry, Line, Section, Sheet, as
 PUBLISHED = Path(__file__).parent / "published"
 """Configurations of models as their authors published them, one JSON file each."""
 
-CLASSES: dict[str, type[Backbone]] = {one.model_type: one for one in (Llava, InternVL, Qwen)}
+CLASSES: dict[str, type[Backbone]] = {one.model_type: one for one in (Llava, InternVL, Qwen, Qwen3, SmolVLM)}
 """Families by the `model_type` of their configurations."""
 
 

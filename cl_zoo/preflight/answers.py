@@ -43,9 +43,8 @@ def _faults(
         for place, one in enumerate(asked)
         if not says[place] and not _short(golds(task.metric, one), task.max_new_tokens)
     }
-    counted = iter(
-        backbone.text_tokens([text for those in texts.values() for text in those]) if texts else ()
-    )
+    said = [backbone.answer_lead + text for those in texts.values() for text in those]
+    counted = iter(backbone.text_tokens(said) if said else ())
     for place, those in texts.items():
         least = min(next(counted) for _ in those)
         if least > task.max_new_tokens:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         tiny_clip,
         tiny_internvl,
         tiny_qwen,
+        tiny_qwen3,
+        tiny_smolvlm,
         tiny_tokenizer,
     )
 
@@ -48,6 +50,8 @@ _HOMES = {
     "tiny_clip": "tiny_models",
     "tiny_internvl": "tiny_models",
     "tiny_qwen": "tiny_models",
+    "tiny_qwen3": "tiny_models",
+    "tiny_smolvlm": "tiny_models",
     "tiny_tokenizer": "tiny_models",
 }
 """The module of each name."""
@@ -70,6 +74,8 @@ __all__ = [
     "tiny_clip",
     "tiny_internvl",
     "tiny_qwen",
+    "tiny_qwen3",
+    "tiny_smolvlm",
     "tiny_tokenizer",
 ]
 

@@ -1,5 +1,5 @@
-"""Random models of the very classes of the real ones, small enough to be made on the spot: a LLaVA, an InternVL, a Qwen2.5-VL
-and a CLIP, each an ordinary checkpoint folder.
+"""Random models of the very classes of the real ones, small enough to be made on the spot: a LLaVA, an InternVL, a Qwen2.5-VL,
+a Qwen3-VL, a SmolVLM2 and a CLIP, each an ordinary checkpoint folder.
 
     >>> folder = tiny_qwen(Path("tiny-qwen"))  # then: --backbone qwen2.5-vl:tiny-qwen
 """
@@ -132,6 +132,72 @@ def tiny_qwen(folder: Path, *, layers: int = 2, seed: int = 0) -> Path:
     return _write(folder, "Qwen2_5_VLForConditionalGeneration", config, tokenizer, processor, seed)
 
 
+def tiny_qwen3(folder: Path, *, layers: int = 2, seed: int = 0) -> Path:
+    """Write a random Qwen3-VL as an ordinary checkpoint folder: a token per 8 × 8 pixels, states of two earlier layers (DeepStack)."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig
+
+    marks = ("<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+    tokenizer = tiny_tokenizer("<|image_pad|>", "<|im_end|>", None, (*marks, *CHAT))
+    number = tokenizer.convert_tokens_to_ids
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+    }
+    config = Qwen3VLConfig(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "patch_size": 4,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 36,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        text_config={**_decoder(tokenizer, layers), "head_dim": 16, "rope_parameters": rope},
+        image_token_id=number("<|image_pad|>"),
+        video_token_id=number("<|video_pad|>"),
+        vision_start_token_id=number("<|vision_start|>"),
+        vision_end_token_id=number("<|vision_end|>"),
+    )
+    processor = Qwen2VLImageProcessor(
+        patch_size=4, merge_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
+    )
+    return _write(folder, "Qwen3VLForConditionalGeneration", config, tokenizer, processor, seed)
+
+
+def tiny_smolvlm(folder: Path, *, layers: int = 2, seed: int = 0, tiles: bool = True) -> Path:
+    """Write a random SmolVLM2 as an ordinary checkpoint folder: tiles of 16 × 16 pixels, 4 tokens each, one or two on a side.
+
+    Args:
+        tiles: an image is cut into tiles, and the whole of it follows them; else it is one.
+    """
+    from transformers import SmolVLMConfig, SmolVLMImageProcessor
+
+    tile = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
+    marks = ("<fake_token_around_image>", "<global-img>", *tile, "<|im_start|>", "User:", "Assistant:")
+    tokenizer = tiny_tokenizer("<image>", "<end_of_utterance>", None, marks)
+    config = SmolVLMConfig(
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 4,
+        },
+        text_config={**_decoder(tokenizer, layers), "model_type": "llama"},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    processor = SmolVLMImageProcessor(
+        size={"longest_edge": 32}, max_image_size={"longest_edge": 16}, do_image_splitting=tiles
+    )
+    return _write(folder, "SmolVLMForConditionalGeneration", config, tokenizer, processor, seed)
+
+
 def tiny_clip(folder: Path, *, seed: int = 0) -> Path:
     """Write a random open_clip model as a folder that `--features` takes."""
     import open_clip
@@ -185,7 +251,7 @@ def _write(folder: Path, kind: str, config: Any, tokenizer: Any, processor: Any,
         model = getattr(transformers, kind)(config)
         # Larger than usual, so that answers differ between prompts.
         for name, weight in model.named_parameters():
-            if weight.ndim > 1 and "language_model" in name:
+            if weight.ndim > 1 and ("language_model" in name or "text_model" in name):
                 torch.nn.init.normal_(weight, std=0.2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

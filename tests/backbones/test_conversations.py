@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.internvl import load as load_internvl
 from cl_zoo.backbones.qwen import load as load_qwen
+from cl_zoo.backbones.qwen3 import load as load_qwen3
 from cl_zoo.batches import IGNORED, answer_losses, forward, task_loss
 from cl_zoo.errors import DataError
 from cl_zoo.tasks import Sample
-from cl_zoo.testing import square, tiny_internvl, tiny_qwen
+from cl_zoo.testing import square, tiny_internvl, tiny_qwen, tiny_qwen3
 
 CPU = torch.device("cpu")
 TALK = (
@@ -199,10 +200,11 @@ def test_tokens_of_a_conversation_are_counted_as_a_batch_has_them(
 MARKS = {
     "internvl": ("<img>", "<IMG_CONTEXT>", "</img>"),
     "qwen": ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
+    "qwen3": ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
 }
-SHOWN = {"internvl": "<IMG_CONTEXT>\n", "qwen": "<|vision_start|><|image_pad|><|vision_end|>"}
+SHOWN = {"internvl": "<IMG_CONTEXT>\n", "qwen": "".join(MARKS["qwen"]), "qwen3": "".join(MARKS["qwen3"])}
 """What the chat templates of the processors write for an image in a list of contents."""
-HEADS = {"internvl": "", "qwen": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"}
+HEADS = {"internvl": "", "qwen3": "", "qwen": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"}
 
 
 def stripes(width: int, height: int, first: int = 0) -> Image.Image:
@@ -242,6 +244,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Backbone]:
     return {
         "internvl": load_internvl(tiny_internvl(folder / "internvl", tiles=True), CPU, torch.float32),
         "qwen": load_qwen(tiny_qwen(folder / "qwen"), CPU, torch.float32),
+        "qwen3": load_qwen3(tiny_qwen3(folder / "qwen3"), CPU, torch.float32),
     }
 
 
@@ -253,8 +256,9 @@ def processor(name: str, backbone: Backbone) -> Any:
     class NoVideo(BaseVideoProcessor):
         def __init__(self) -> None: ...
 
-    if name == "qwen":
-        return transformers.Qwen2_5_VLProcessor(backbone.image_processor, backbone.tokenizer, NoVideo())
+    if name.startswith("qwen"):
+        kind = transformers.Qwen2_5_VLProcessor if name == "qwen" else transformers.Qwen3VLProcessor
+        return kind(backbone.image_processor, backbone.tokenizer, NoVideo())
     for role, token in zip(("start_image", "context_image", "end_image"), MARKS[name], strict=True):
         setattr(backbone.tokenizer, f"{role}_token", token)
         setattr(backbone.tokenizer, f"{role}_token_id", backbone.tokenizer.convert_tokens_to_ids(token))
@@ -289,7 +293,7 @@ def test_several_images_are_token_for_token_and_pixel_for_pixel_those_of_the_pro
     assert ours.inputs["input_ids"].tolist() == theirs["input_ids"].tolist()
     made = [backbone._pixels(image) for image in sample.images]
     assert torch.equal(torch.cat([one["pixel_values"] for one in made]), theirs["pixel_values"])
-    if name == "qwen":
+    if name.startswith("qwen"):
         assert torch.equal(ours.inputs["image_grid_thw"], theirs["image_grid_thw"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,16 +21,27 @@ from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.backbones.internvl import load as load_internvl
 from cl_zoo.backbones.llava import load as load_llava
 from cl_zoo.backbones.qwen import load as load_qwen
+from cl_zoo.backbones.qwen3 import load as load_qwen3
+from cl_zoo.backbones.smolvlm import load as load_smolvlm
 from cl_zoo.batches import Batch, answer_losses, forward, task_loss
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import Learner
 from cl_zoo.errors import BackboneError, DataError
 from cl_zoo.nn.placing import adapters
+from cl_zoo.nn.prompts import Prompted
 from cl_zoo.planning.sizes import shapes
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Benchmark, Sample, Task
-from cl_zoo.testing import square, tiny_benchmark, tiny_checkpoint, tiny_internvl, tiny_qwen
+from cl_zoo.testing import (
+    square,
+    tiny_benchmark,
+    tiny_checkpoint,
+    tiny_internvl,
+    tiny_qwen,
+    tiny_qwen3,
+    tiny_smolvlm,
+)
 
 CPU = torch.device("cpu")
 SURE = 1e-3
@@ -54,6 +66,11 @@ KINDS = {
         "internvl", load_internvl, tiny_internvl, "InternVLForConditionalGeneration", (("tiles", True),)
     ),
     "qwen": Kind("qwen2.5-vl", load_qwen, tiny_qwen, "Qwen2_5_VLForConditionalGeneration"),
+    "qwen3": Kind("qwen3-vl", load_qwen3, tiny_qwen3, "Qwen3VLForConditionalGeneration"),
+    "smolvlm": Kind("smolvlm2", load_smolvlm, tiny_smolvlm, "SmolVLMForConditionalGeneration"),
+    "smolvlm-whole": Kind(
+        "smolvlm2", load_smolvlm, tiny_smolvlm, "SmolVLMForConditionalGeneration", (("tiles", False),)
+    ),
 }
 
 
@@ -234,6 +251,60 @@ def test_some_rows_of_a_batch_take_their_own_images_along(backbone: Backbone, pl
     )
 
 
+class Two(Prompted):
+    """Soft prompts that are the embeddings of tokens."""
+
+    def __init__(self, backbone: Backbone, tokens: Tensor) -> None:
+        super().__init__(backbone)
+        self.rows, self.own = 0, self.model.get_input_embeddings()(tokens)
+
+    def prepare(self, batch: Batch) -> None:
+        self.rows = len(batch)
+
+    def soft_prompts(self) -> Tensor:
+        return self.own.expand(self.rows, -1, -1)
+
+
+def with_tokens(batch: Batch, tokens: Tensor) -> dict[str, Any]:
+    """The batch's inputs with tokens written behind the first real one of each row, as words of the prompt."""
+    longer = dict(batch.inputs)
+    written = {
+        "input_ids": tokens,
+        "attention_mask": torch.ones_like(tokens),
+        "mm_token_type_ids": tokens * 0,
+    }
+    for name in written.keys() & longer.keys():
+        rows = zip(longer[name], batch.first_tokens.tolist(), strict=True)
+        longer[name] = torch.stack(
+            [torch.cat([row[: first + 1], written[name].to(row), row[first + 1 :]]) for row, first in rows]
+        )
+    if "position_ids" in longer:
+        longer["position_ids"] = (longer["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    return longer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5], [2, 5], [1]], ids=str)
+def test_a_soft_prompt_that_is_a_tokens_embedding_reads_as_the_token(
+    backbone: Backbone, rows: list[int]
+) -> None:
+    """With images and without, learning and answering: places, positions and images are those of the longer text."""
+    tokens = torch.tensor(backbone.tokenizer.convert_tokens_to_ids(["red", "blue"]))
+    samples = [mixed()[row] for row in rows]
+    soft, batch = Two(backbone, tokens), backbone.batch(samples, answers=True)
+
+    expected = backbone.model(**with_tokens(batch, tokens), use_cache=False).logits
+    torch.testing.assert_close(forward(soft, batch).logits, expected, rtol=0, atol=1e-5)
+
+    batch = backbone.batch(samples, answers=False)
+    made, margin = generated(backbone.model, backbone, with_tokens(batch, tokens))
+    answered = soft.generate(
+        **batch.inputs, max_new_tokens=5, do_sample=False, pad_token_id=backbone.tokenizer.pad_token_id
+    )[:, batch.inputs["input_ids"].shape[1] :]
+    for row in range(len(samples)):
+        assert_same_answer(answered[row], made[row], margin[row])
+
+
 def bytewise(marks: Sequence[str]) -> Any:
     """A tokenizer that keeps every character: one token per byte, and one for each mark."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -246,26 +317,34 @@ def bytewise(marks: Sequence[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=marks[-1], pad_token=marks[-1])
 
 
+MARK = "<fake_token_around_image>"
 SAID = {
     "llava": "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
     "detailed, and polite answers to the user's questions. USER: <image>\nHow?\nSay it. ASSISTANT:",
     "internvl": "<|im_start|>user\n<img><IMG_CONTEXT></img>\nHow?\nSay it.<|im_end|>\n<|im_start|>assistant\n",
     "qwen2.5-vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     "<|vision_start|><|image_pad|><|vision_end|>How?\nSay it.<|im_end|>\n<|im_start|>assistant\n",
+    "qwen3-vl": "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>How?\nSay it.<|im_end|>\n"
+    "<|im_start|>assistant\n",
+    "smolvlm2": f"<|im_start|>User:{MARK}<row_1_col_1><image>{MARK}<row_1_col_2><image>\n"
+    f"{MARK}<row_2_col_1><image>{MARK}<row_2_col_2><image>\n\n{MARK}<global-img><image>{MARK}"
+    "How?\nSay it.<end_of_utterance>\nAssistant:",
+    "smolvlm-whole": f"<|im_start|>User:{MARK}<global-img><image>{MARK}How?\nSay it.<end_of_utterance>\nAssistant:",
 }
 """Prompts with one image token, character by character, as the families' own processors write them."""
 
 
 def test_the_prompt_is_that_of_the_family_to_the_last_line_break(kind: Kind, backbone: Backbone) -> None:
     marks = ("<image>", "<img>", "<IMG_CONTEXT>", "</img>", "<|im_start|>", "<|im_end|>", "</s>")
-    more = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+    more = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>", MARK, "<global-img>", "<end_of_utterance>")
     backbone.tokenizer = bytewise([*more, *marks])
     backbone.model.config.image_token_id = backbone.tokenizer.convert_tokens_to_ids(backbone.image_text)
 
     batch = backbone.batch([Sample("0", square(0)[0], "How?\nSay it.", "So.")], answers=False)
 
     text = backbone.tokenizer.decode(batch.inputs["input_ids"][0])
-    assert text.replace(backbone.image_text * 4, backbone.image_text) == SAID[kind.name]
+    whole = "smolvlm-whole" if ("tiles", False) in kind.options else kind.name
+    assert text.replace(backbone.image_text * 4, backbone.image_text) == SAID[whole]
 
 
 def test_inputs_are_plain_tensors(backbone: Backbone) -> None:
@@ -398,7 +477,7 @@ def test_adapters_go_on_all_linears_of_the_decoder_and_nowhere_else(backbone: Ba
 
     names = [name for name, _ in bank.named_parameters() if "bank_down" in name]
     assert len(names) == 2 * 7  # layers, linears
-    assert all("language_model.layers" in name for name in names)
+    assert all(f"{backbone.decoder_at}.layers" in name for name in names)
 
 
 def test_names_without_the_wrapper_are_those_of_the_stock_model(
@@ -498,7 +577,7 @@ def without_a_tensor(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")
-    del tensors[next(name for name in tensors if "merger" in name or "linear_1" in name)]
+    del tensors[next(name for name in tensors if re.search("merger|linear_1|connector", name))]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
@@ -539,7 +618,9 @@ def test_a_family_without_a_path_is_told_to_take_one(kind: Kind) -> None:
 def test_a_folder_of_no_known_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
 
-    with pytest.raises(BackboneError, match=r"holds a 'llama' model; .* internvl, llava, qwen2_5_vl"):
+    with pytest.raises(
+        BackboneError, match=r"holds a 'llama' model; .* internvl, llava, qwen2_5_vl, qwen3_vl, smolvlm"
+    ):
         backbone_parts(str(tmp_path))
 
 

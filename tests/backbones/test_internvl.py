@@ -1,4 +1,4 @@
-"""InternVL: tiles, the frame around them, and soft prompts; what it shares with other families is in `test_families`."""
+"""InternVL: tiles and the frame around them; what it shares with other families is in `test_families`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.internvl import load
-from cl_zoo.batches import Batch, forward
+from cl_zoo.batches import Batch
 from cl_zoo.engine.streams import TaskBatches
 from cl_zoo.errors import BackboneError
-from cl_zoo.nn.prompts import Prompted
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import square, tiny_internvl
@@ -101,39 +99,6 @@ def test_an_image_is_stretched_unless_another_way_is_chosen(folder: Path) -> Non
     torch.testing.assert_close(seen["stretch"], backbone.encode([small])[0], rtol=0, atol=0.05)
     assert not torch.allclose(seen["stretch"], seen["pad"], atol=0.05)
     assert not torch.allclose(seen["pad"], seen["crop"], atol=0.05)
-
-
-class Two(Prompted):
-    """Two soft prompts that are the embeddings of two tokens."""
-
-    def __init__(self, backbone: Backbone, tokens: Tensor) -> None:
-        super().__init__(backbone)
-        self.rows, self.own = 0, self.model.get_input_embeddings()(tokens)
-
-    def prepare(self, batch: Batch) -> None:
-        self.rows = len(batch)
-
-    def soft_prompts(self) -> Tensor:
-        return self.own.expand(self.rows, -1, -1)
-
-
-@torch.no_grad()
-def test_a_soft_prompt_that_is_a_tokens_embedding_reads_as_the_token(tiled: Path) -> None:
-    backbone = load(tiled, CPU, torch.float32)
-    tokens = torch.tensor(backbone.tokenizer.convert_tokens_to_ids(["red", "blue"]))
-    _, batch = image_tokens(backbone, WIDE)
-
-    soft = forward(Two(backbone, tokens), batch).logits
-    ids = batch.inputs["input_ids"][0]
-    hard = torch.cat([ids[:1], tokens, ids[1:]])[None]
-    written = {
-        "input_ids": hard,
-        "attention_mask": torch.ones_like(hard),
-        "position_ids": torch.arange(len(hard[0]))[None],
-    }
-    plain = backbone.model(**{**batch.inputs, **written}, use_cache=False).logits
-
-    torch.testing.assert_close(soft, plain, rtol=0, atol=1e-5)
 
 
 def test_an_original_checkpoint_is_refused_with_its_conversion(tmp_path: Path) -> None:

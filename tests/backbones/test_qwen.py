@@ -11,8 +11,7 @@ from PIL import Image
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.qwen import load
 from cl_zoo.batches import forward
-from cl_zoo.errors import BackboneError, DataError, OptionError
-from cl_zoo.nn.prompts import Prompted
+from cl_zoo.errors import DataError, OptionError
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import square, tiny_qwen
 
@@ -118,13 +117,6 @@ def test_an_image_that_is_too_narrow_is_named(backbone: Backbone, tmp_path: Path
         DataError, match=r"image .*line\.png: absolute aspect ratio must be smaller than 200.*; leave it out"
     ):
         backbone.batch([sample(file)], answers=True)
-
-
-def test_soft_prompts_are_refused_in_one_sentence(backbone: Backbone) -> None:
-    with pytest.raises(
-        BackboneError, match=r"backbone qwen2\.5-vl takes no soft prompts: .* choose a LLaVA or InternVL"
-    ):
-        Prompted(backbone)
 
 
 def test_the_merger_is_back_in_its_place_after_an_image_was_looked_at(backbone: Backbone) -> None:

@@ -31,7 +31,7 @@ from cl_zoo.nn.mixes import AllOnes
 from cl_zoo.runs.comparison import Result
 from cl_zoo.runs.restore import Restored, restore
 from cl_zoo.tasks import Sample
-from cl_zoo.testing import TEMPLATE, tiny_benchmark, tiny_internvl, tiny_qwen
+from cl_zoo.testing import TEMPLATE, tiny_benchmark, tiny_internvl, tiny_qwen, tiny_qwen3, tiny_smolvlm
 
 Make = Callable[..., Path]
 
@@ -232,9 +232,17 @@ def test_peft_finds_the_base_by_itself(make: Make, tmp_path: Path):
     assert torch.equal(logits_of(loaded, stock_inputs(restored)), zoo_logits(restored))
 
 
-@pytest.mark.parametrize("family", ["internvl", "qwen2.5-vl"])
+WRITERS = {
+    "internvl": tiny_internvl,
+    "qwen2.5-vl": tiny_qwen,
+    "qwen3-vl": tiny_qwen3,
+    "smolvlm2": tiny_smolvlm,
+}
+
+
+@pytest.mark.parametrize("family", sorted(WRITERS))
 def test_other_families_are_exported_alike(by_its_card: Any, tmp_path: Path, family: str):
-    {"internvl": tiny_internvl, "qwen2.5-vl": tiny_qwen}[family](tmp_path / "base")
+    WRITERS[family](tmp_path / "base")
     result = cl_zoo.run(
         "finetune",
         benchmark="cl_zoo.testing:load_tiny",

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch, answer_losses, forward
 from cl_zoo.engine.learning import recompute_activations
-from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
+from cl_zoo.errors import BackboneError
+from cl_zoo.nn.prompts import Prompted, insert, token_rows
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
 
@@ -151,18 +152,40 @@ def test_generation_without_prompts_is_the_plain_models(tiny: Backbone) -> None:
 
 
 def test_an_image_is_read_through_the_projector_as_it_is_now(tiny: Backbone) -> None:
-    """Its tokens hold the projected features, patch by patch; all others their rows of the table."""
+    """Its tokens hold the projected features, patch by patch; prompts stand behind the first token, all others are rows of the table."""
     batch = tiny.batch([BLIND, SHOWN], answers=False)
-    ids = batch.inputs["input_ids"]
+    model, ids = Fixed(tiny, 2), batch.inputs["input_ids"]
     tiny.projector.linear_2.bias.data.add_(1)
+    seen: list[Tensor] = []
+    tiny.model.model.language_model.register_forward_pre_hook(
+        lambda module, given, named: seen.append(named["inputs_embeds"]), with_kwargs=True
+    )
 
-    read = embeddings(tiny.model, ids, batch.inputs["pixel_values"])
+    forward(model, batch)
 
-    shown = ids == tiny.model.config.image_token_id
-    assert shown.sum(1).tolist() == [0, 4]
+    (read,) = seen
+    table = tiny.model.get_input_embeddings()
     patches = batch.inputs["pixel_values"][0, 1:]  # the first one stands for the whole image and is left out
-    torch.testing.assert_close(read[1][shown[1]], tiny.projector(patches))
-    assert torch.equal(read[~shown], tiny.model.get_input_embeddings()(ids)[~shown])
+    for row, first in enumerate(batch.first_tokens.tolist()):
+        assert torch.equal(read[row, first + 1 : first + 3], model.own)
+        rest = torch.cat([read[row, : first + 1], read[row, first + 3 :]])
+        shown = ids[row] == tiny.model.config.image_token_id
+        assert int(shown.sum()) == [0, 4][row]
+        torch.testing.assert_close(rest[shown], tiny.projector(patches)[: int(shown.sum())])
+        assert torch.equal(rest[~shown], table(ids[row])[~shown])
+
+
+def test_what_the_model_reads_afterwards_is_its_own(tiny: Backbone) -> None:
+    """Also where reading the prompts ended in an error."""
+    batch = tiny.batch([BLIND, SHOWN], answers=True)
+    plain = forward(tiny.model, batch).logits
+
+    model = Fixed(tiny, 2)
+    forward(model, batch)
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        model.generate(**tiny.batch([BLIND, SHOWN], answers=False).inputs, max_new_tokens=0)
+
+    assert torch.equal(forward(tiny.model, batch).logits, plain)
 
 
 def test_prompts_and_projector_learn_and_nothing_else(tiny: Backbone) -> None:
@@ -237,3 +260,12 @@ def test_prompts_of_another_batch_are_refused(tiny: Backbone) -> None:
 def test_a_module_that_chooses_no_prompts_says_so(tiny: Backbone) -> None:
     with pytest.raises(NotImplementedError, match="Prompted chooses no prompts; define soft_prompts"):
         Prompted(tiny).soft_prompts()
+
+
+def test_a_backbone_may_have_no_place_for_them(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(tiny), "takes_vectors", False)
+
+    with pytest.raises(
+        BackboneError, match="backbone tiny takes no soft prompts; choose another backbone, or a"
+    ):
+        Prompted(tiny)

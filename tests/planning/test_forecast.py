@@ -228,10 +228,13 @@ def test_an_encoder_that_is_there_is_counted_itself(tiny: Backbone) -> None:
         ("llava-1.5-7b", Look((336 // 14) ** 2, 577, 577 * 1024)),
         ("internvl3-8b-hf", Look(1024 // 4, 1025, 1025 * 1024)),
         ("qwen2.5-vl-7b", Look(23 * 17, 23 * 17 * 4, 23 * 17 * 4 * 1280)),
+        ("qwen3-vl-8b", Look(20 * 15, 20 * 15 * 4, 20 * 15 * 4 * 1152 * 4)),
+        ("smolvlm2-2.2b", Look(13 * 83 - 1, 13 * 729, (13 * 729 + 1) * 1152)),
     ],
 )
 def test_what_an_image_costs(name: str, expected: Look) -> None:
-    """Qwen makes a token of 28 × 28 pixels; an image of 640 × 480 is 23 × 17 of them."""
+    """An image of 640 × 480: Qwen2.5-VL makes a token of 28 × 28 pixels, Qwen3-VL one of 32 × 32, and keeps four layers; SmolVLM2 cuts
+    3 × 4 tiles of 81 tokens and two marks, and the whole."""
     assert look(shapes(name)) == expected
 
 

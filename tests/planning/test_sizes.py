@@ -96,6 +96,28 @@ def test_a_lora_on_the_7b_qwen_decoder_of_both_other_families_is_counted(name: s
     assert size.trained == {"adapters": 28 * (inputs + outputs), "projector": projector}
 
 
+@pytest.mark.parametrize(
+    ("name", "layers", "sides", "projector"),
+    [
+        # layer norm of 1152, 4 · 1152 → 4608 → 4096; q, k, v, o, gate, up, down
+        (
+            "qwen3-vl-8b",
+            36,
+            [(4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), *[(4096, 12288)] * 2, (12288, 4096)],
+            2 * 1152 + 4608 * 4608 + 4608 + 4608 * 4096 + 4096,
+        ),
+        # 9 · 1152 → 2048 without a bias
+        ("smolvlm2-2.2b", 24, [*[(2048, 2048)] * 4, *[(2048, 8192)] * 2, (8192, 2048)], 9 * 1152 * 2048),
+    ],
+)
+def test_a_lora_on_the_decoders_of_the_newer_families_is_counted(
+    name: str, layers: int, sides: list[tuple[int, int]], projector: int
+):
+    (size,) = count("finetune", 1, backbone=name)
+
+    assert size.trained == {"adapters": layers * sum(map(sum, sides)), "projector": projector}
+
+
 def test_a_frozen_projector_is_not_counted():
     (size,) = count("finetune", projector="frozen")
 
@@ -126,7 +148,14 @@ def test_the_count_is_that_of_the_ledger_of_a_run(run_tiny: Callable[..., Any], 
 
 
 def test_an_unknown_model_is_named_with_those_that_are_known():
-    assert published() == ["internvl3-8b-hf", "llava-1.5-13b", "llava-1.5-7b", "qwen2.5-vl-7b"]
+    assert published() == [
+        "internvl3-8b-hf",
+        "llava-1.5-13b",
+        "llava-1.5-7b",
+        "qwen2.5-vl-7b",
+        "qwen3-vl-8b",
+        "smolvlm2-2.2b",
+    ]
     with pytest.raises(
         BackboneError, match=r"'llava-1\.5-7'; did you mean 'llava-1\.5-7b'.*or pass a folder"
     ):

@@ -21,6 +21,7 @@ from PIL import Image
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.llava import load as load_llava
+from cl_zoo.backbones.qwen import Qwen
 from cl_zoo.backbones.qwen import load as load_qwen
 from cl_zoo.data.benchmarks import Described
 from cl_zoo.errors import BackboneError, DataError, OptionError
@@ -574,9 +575,16 @@ def test_a_comparison_is_checked_once_before_its_first_run(
     ],
 )
 def test_what_a_backbone_cannot_do_is_said_before_the_first_run(
-    files: Files, folders: dict[str, Path], tmp_path: Path, method: str, more: dict[str, Any], sentence: str
+    files: Files,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    method: str,
+    more: dict[str, Any],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without weights: an encoder that is neither here nor can be fetched, prompts that a model has no place for."""
+    monkeypatch.setattr(Qwen, "takes_vectors", False)
     jobs = [
         job(files, name, f"qwen2.5-vl:{folders['qwen']}", tmp_path, **more) for name in ("finetune", method)
     ]

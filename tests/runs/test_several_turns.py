@@ -12,11 +12,19 @@ import yaml
 
 from cl_zoo.errors import DataError
 from cl_zoo.runs.answered import answered as answers_of
-from cl_zoo.testing import square, tiny_internvl, tiny_qwen
+from cl_zoo.testing import square, tiny_internvl, tiny_qwen, tiny_qwen3, tiny_smolvlm
 
 ASKED = ("What colour is it ?", "Where is the square ?", "Say side in short .")
 SAID = {"split": (18, 18), "all": (6, 18), "last": (6, 6)}
 """Samples and answers of six records of three questions, by `turns`."""
+
+WRITERS = {
+    "internvl": tiny_internvl,
+    "qwen2.5-vl": tiny_qwen,
+    "qwen3-vl": tiny_qwen3,
+    "smolvlm2": tiny_smolvlm,
+}
+"""Families that were taught several images, and who writes a tiny one of each."""
 
 
 @pytest.fixture
@@ -85,11 +93,11 @@ def test_nothing_is_said_of_conversations_where_all_ask_once(run_tiny: Callable[
     assert "conversations" not in run_tiny("zeroshot").manifest
 
 
-@pytest.mark.parametrize("family", ["internvl", "qwen2.5-vl"])
+@pytest.mark.parametrize("family", sorted(WRITERS))
 def test_several_images_are_learnt_rehearsed_answered_and_named(
     run_tiny: Callable[..., Any], talks: Callable[[str], str], tmp_path: Path, family: str
 ) -> None:
-    folder = (tiny_internvl if family == "internvl" else tiny_qwen)(tmp_path / "model")
+    folder = WRITERS[family](tmp_path / "model")
     records = json.loads(Path(talks("all")).with_name("talks.json").read_text())
     for number, record in enumerate(records):
         record["images"] = [record.pop("image"), f"{(number + 1) % 6}.png", "0.png"][: 1 + number % 3]

@@ -108,7 +108,7 @@ def loads(
     )
     if counts and any(len(task.train) > PROBED or len(task.test) > PROBED for task in stream):
         notes.append(f"tokens are means over {PROBED} samples of each split")
-    if not getattr(backbone.model.config.vision_config, "image_size", None):
+    if backbone.cost(*PICTURE):
         notes.append(f"an image has {PICTURE[0]} × {PICTURE[1]} pixels, {seen.tokens} tokens")
     return [found[id(task)] for task in stream], seen, notes
 
@@ -116,18 +116,14 @@ def loads(
 @torch.no_grad()
 def look(backbone: Backbone) -> Look:
     """What one image costs a backbone, with or without weights."""
-    config = backbone.model.config.vision_config
-    side = getattr(config, "image_size", None)
-    if side:
-        side = side if isinstance(side, int) else side[0]
-        pixels = torch.zeros(1, 3, side, side, device=backbone.device, dtype=backbone.model.dtype)
-        (features,) = backbone.look([{"pixel_values": pixels}])
-    else:  # as many patches as the image asks for: a grid in squares of merged patches
-        merge = int(config.spatial_merge_size)
-        columns, rows = (round(pixels / (config.patch_size * merge)) for pixels in PICTURE)
-        features = torch.zeros(rows, columns, merge * merge, config.hidden_size, device="meta")
+    if told := backbone.cost(*PICTURE):
+        return Look(*told)
+    side = backbone.model.config.vision_config.image_size
+    side = side if isinstance(side, int) else side[0]
+    pixels = torch.zeros(1, 3, side, side, device=backbone.device, dtype=backbone.model.dtype)
+    (features,) = backbone.look([{"pixel_values": pixels}])
     _, tokens, _ = backbone.show([features])
-    return Look(tokens[0], features.numel() // features.shape[-1], features.numel())
+    return Look(backbone.image_width(tokens[0]), features.numel() // features.shape[-1], features.numel())
 
 
 def _load(task: TaskData, backbone: Backbone, seen: Look, counts: bool) -> TaskLoad:
