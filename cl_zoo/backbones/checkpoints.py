@@ -13,10 +13,24 @@ from typing import Any
 from cl_zoo.errors import BackboneError, first_line
 from cl_zoo.names import BACKBONES, installed
 
-FAMILIES = {"llava": "llava", "internvl": "internvl", "qwen2_5_vl": "qwen2.5-vl"}
+FAMILIES = {
+    "llava": "llava",
+    "internvl": "internvl",
+    "qwen2_5_vl": "qwen2.5-vl",
+    "llava_next": "llava-next",
+    "llava_onevision": "llava-onevision",
+}
 """The backbone that reads a checkpoint, by the `model_type` in its `config.json`."""
+ALSO = {"internvl3.5": "internvl"}
+"""Other names of backbones, and the `model_type` that they read."""
 
-TITLES = {"llava": "LLaVA", "internvl": "InternVL", "qwen2_5_vl": "Qwen2.5-VL"}
+TITLES = {
+    "llava": "LLaVA",
+    "internvl": "InternVL",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "llava_next": "LLaVA-NeXT",
+    "llava_onevision": "LLaVA-OneVision",
+}
 
 NEEDED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
 """Files of a hub repository that a backbone is made of."""
@@ -100,8 +114,9 @@ def family_of(folder: Path) -> str:
 
 def read_by(backbone: str) -> str | None:
     """The `model_type` that a backbone of this package reads, by its name; `None` for anybody else's."""
-    named = (kind for kind, name in FAMILIES.items() if backbone == name or backbone.startswith(f"{name}-"))
-    return next(named, None)
+    names = {**{name: kind for kind, name in FAMILIES.items()}, **ALSO}
+    named = [name for name in names if f"{backbone}-".startswith(f"{name}-")]
+    return names[max(named, key=len)] if named else None  # `llava-next` is not a `llava`
 
 
 def check_folder(folder: Path, kind: str) -> None:

@@ -25,6 +25,8 @@ TEMPLATES = {
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
     ),
+    # LLaVA-1.6 with Mistral, `conv_mistral_instruct` in llava/conversation.py of https://github.com/haotian-liu/LLaVA
+    "mistral_instruct": "[INST] {prompt} [/INST]",
 }
 """Templates by name."""
 AGAIN = {
@@ -32,6 +34,7 @@ AGAIN = {
     "plain": "",
     "internvl": "\n<|im_start|>user\n",
     "qwen2.5-vl": "\n<|im_start|>user\n",
+    "mistral_instruct": "[INST] ",
 }
 """What stands between the end token of an answer and the next question: the system sentence stands once."""
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
 
 
+ABOUT_IMAGES = ("image_sizes", "batch_num_images")
+"""Inputs that tell a model how its images are laid out in tokens."""
+
+
 class Prompted(nn.Module):
     """A frozen LLaVA or InternVL behind soft prompts; a method derives from it and says which prompts each sample gets.
 
@@ -54,34 +58,45 @@ class Prompted(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None, **further: Any
     ) -> Any:
         """As the plain model, P tokens longer; positions are counted anew, `logits_to_keep` counts from the end."""
-        return self.model(**{**further, **self._inputs(input_ids, attention_mask, pixel_values)})
+        shown = _taken(further)
+        return self.model(**{**further, **self._inputs(input_ids, attention_mask, pixel_values, shown)})
 
     def generate(
         self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None, **settings: Any
     ) -> Tensor:
         """Token ids (batch, tokens + new): the input without prompts, then what was generated."""
-        inputs = self._inputs(input_ids, attention_mask, pixel_values)
+        inputs = self._inputs(input_ids, attention_mask, pixel_values, _taken(settings))
         del inputs["position_ids"]  # generation counts them from the mask, step by step
         made: Tensor = self.model.generate(**inputs, **settings)
         return torch.cat([input_ids, made], dim=1)
 
-    def _inputs(self, ids: Tensor, mask: Tensor, pixels: Tensor | None) -> dict[str, Tensor]:
+    def _inputs(
+        self, ids: Tensor, mask: Tensor, pixels: Tensor | None, shown: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Embeddings, mask and positions of the row with its prompts."""
         prompts = self.soft_prompts()
         if len(prompts) != len(ids):
             raise ValueError(
                 f"prompts were chosen for {len(prompts)} samples and the input has {len(ids)}; call prepare(batch) first"
             )
-        embedded, mask = insert(embeddings(self.model, ids, pixels), mask, prompts)
+        embedded, mask = insert(embeddings(self.model, ids, pixels, **shown), mask, prompts)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         return {"inputs_embeds": embedded, "attention_mask": mask, "position_ids": positions}
 
 
-def embeddings(model: Any, ids: Tensor, pixels: Tensor | None) -> Tensor:
+def _taken(inputs: dict[str, Any]) -> dict[str, Tensor]:
+    """What the model has to know of images besides, taken out of its inputs: with embeddings it is not asked for."""
+    return {name: inputs.pop(name) for name in ABOUT_IMAGES if name in inputs}
+
+
+def embeddings(model: Any, ids: Tensor, pixels: Tensor | None, **shown: Tensor) -> Tensor:
     """What the language model of a LLaVA or InternVL reads for token ids (batch, tokens), (batch, tokens, width).
 
     Image tokens are replaced by the projected image features, in the order of the rows that have an image, as the model
     itself does when it is given ids.
+
+    Args:
+        shown: those of `ABOUT_IMAGES` that the model takes.
     """
     embedded = cast(Tensor, model.get_input_embeddings()(ids))
     if pixels is None:
@@ -90,6 +105,7 @@ def embeddings(model: Any, ids: Tensor, pixels: Tensor | None) -> Tensor:
         pixel_values=pixels,
         vision_feature_layer=model.config.vision_feature_layer,
         vision_feature_select_strategy=model.config.vision_feature_select_strategy,
+        **shown,
     )
     shown = torch.cat(tuple(getattr(found, "pooler_output", found)))  # one (patches, width) per image
     places = (ids == model.config.image_token_id)[..., None]

@@ -228,10 +228,14 @@ def test_an_encoder_that_is_there_is_counted_itself(tiny: Backbone) -> None:
         ("llava-1.5-7b", Look((336 // 14) ** 2, 577, 577 * 1024)),
         ("internvl3-8b-hf", Look(1024 // 4, 1025, 1025 * 1024)),
         ("qwen2.5-vl-7b", Look(23 * 17, 23 * 17 * 4, 23 * 17 * 4 * 1280)),
+        ("llava-v1.6-mistral-7b", Look(576 + 36 * 49, 5 * 577, (5 * 577 + 1) * 1024)),
+        ("llava-onevision-qwen2-7b", Look(729 + 40 * 55, 5 * 729, (5 * 729 + 1) * 1152)),
+        ("internvl3.5-8b", Look(1024 // 4, 1025, 1025 * 1024)),
     ],
 )
 def test_what_an_image_costs(name: str, expected: Look) -> None:
-    """Qwen makes a token of 28 × 28 pixels; an image of 640 × 480 is 23 × 17 of them."""
+    """Qwen makes a token of 28 × 28 pixels; an image of 640 × 480 is 23 × 17 of them. LLaVA-NeXT and LLaVA-OneVision make 2 × 2 tiles of it,
+    48 and 54 patches on each side, of which 36 and 40 rows are not padding alone, and keep a row that tells the size."""
     assert look(shapes(name)) == expected
 
 

@@ -108,7 +108,7 @@ def loads(
     )
     if counts and any(len(task.train) > PROBED or len(task.test) > PROBED for task in stream):
         notes.append(f"tokens are means over {PROBED} samples of each split")
-    if not getattr(backbone.model.config.vision_config, "image_size", None):
+    if not getattr(backbone.model.config.vision_config, "image_size", None) or hasattr(backbone, "cost"):
         notes.append(f"an image has {PICTURE[0]} × {PICTURE[1]} pixels, {seen.tokens} tokens")
     return [found[id(task)] for task in stream], seen, notes
 
@@ -118,6 +118,9 @@ def look(backbone: Backbone) -> Look:
     """What one image costs a backbone, with or without weights."""
     config = backbone.model.config.vision_config
     side = getattr(config, "image_size", None)
+    cost = getattr(backbone, "cost", None)
+    if cost:  # in tiles, as many as the image asks for
+        return Look(*cost(*PICTURE))
     if side:
         side = side if isinstance(side, int) else side[0]
         pixels = torch.zeros(1, 3, side, side, device=backbone.device, dtype=backbone.model.dtype)
