@@ -50,7 +50,7 @@ class LlavaNext(Backbone):
 
     def show(self, features: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[int], tuple[int, ...]]:
         sizes = [size_in(one) for one in features]
-        tiles = [one[:-1].unflatten(0, (-1, self._patches)) for one in features]
+        tiles = [one[:-1].view(-1, self._patches, one.shape[1]) for one in features]
         # Without tiles of its own an image is its patches and the end of a row.
         tokens = [
             self.image_tokens(width, height) if len(one) > 1 else self._side**2 + 1
@@ -79,7 +79,7 @@ class LlavaNext(Backbone):
     @property
     def _patches(self) -> int:
         """What the tower answers for a tile, a class token included."""
-        return self._side**2 + (self.model.config.vision_feature_select_strategy == "default")
+        return self._side**2 + int(self.model.config.vision_feature_select_strategy == "default")
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of tiles."""

@@ -58,8 +58,8 @@ class Prompted(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None, **further: Any
     ) -> Any:
         """As the plain model, P tokens longer; positions are counted anew, `logits_to_keep` counts from the end."""
-        shown = _taken(further)
-        return self.model(**{**further, **self._inputs(input_ids, attention_mask, pixel_values, shown)})
+        about = _taken(further)
+        return self.model(**{**further, **self._inputs(input_ids, attention_mask, pixel_values, about)})
 
     def generate(
         self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None, **settings: Any
@@ -71,7 +71,7 @@ class Prompted(nn.Module):
         return torch.cat([input_ids, made], dim=1)
 
     def _inputs(
-        self, ids: Tensor, mask: Tensor, pixels: Tensor | None, shown: dict[str, Tensor]
+        self, ids: Tensor, mask: Tensor, pixels: Tensor | None, about: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Embeddings, mask and positions of the row with its prompts."""
         prompts = self.soft_prompts()
@@ -79,7 +79,7 @@ class Prompted(nn.Module):
             raise ValueError(
                 f"prompts were chosen for {len(prompts)} samples and the input has {len(ids)}; call prepare(batch) first"
             )
-        embedded, mask = insert(embeddings(self.model, ids, pixels, **shown), mask, prompts)
+        embedded, mask = insert(embeddings(self.model, ids, pixels, **about), mask, prompts)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         return {"inputs_embeds": embedded, "attention_mask": mask, "position_ids": positions}
 
@@ -89,14 +89,14 @@ def _taken(inputs: dict[str, Any]) -> dict[str, Tensor]:
     return {name: inputs.pop(name) for name in ABOUT_IMAGES if name in inputs}
 
 
-def embeddings(model: Any, ids: Tensor, pixels: Tensor | None, **shown: Tensor) -> Tensor:
+def embeddings(model: Any, ids: Tensor, pixels: Tensor | None, **about: Tensor) -> Tensor:
     """What the language model of a LLaVA or InternVL reads for token ids (batch, tokens), (batch, tokens, width).
 
     Image tokens are replaced by the projected image features, in the order of the rows that have an image, as the model
     itself does when it is given ids.
 
     Args:
-        shown: those of `ABOUT_IMAGES` that the model takes.
+        about: those of `ABOUT_IMAGES` that the model takes.
     """
     embedded = cast(Tensor, model.get_input_embeddings()(ids))
     if pixels is None:
@@ -105,7 +105,7 @@ def embeddings(model: Any, ids: Tensor, pixels: Tensor | None, **shown: Tensor) 
         pixel_values=pixels,
         vision_feature_layer=model.config.vision_feature_layer,
         vision_feature_select_strategy=model.config.vision_feature_select_strategy,
-        **shown,
+        **about,
     )
     shown = torch.cat(tuple(getattr(found, "pooler_output", found)))  # one (patches, width) per image
     places = (ids == model.config.image_token_id)[..., None]
