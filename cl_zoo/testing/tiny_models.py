@@ -99,7 +99,9 @@ def tiny_internvl(
     )
     config = InternVLConfig(
         vision_config=vision,
-        text_config=(Qwen3Config if qwen3 else Qwen2Config)(**_decoder(tokenizer, layers)),
+        text_config=Qwen3Config(**_decoder(tokenizer, layers), head_dim=16)
+        if qwen3
+        else Qwen2Config(**_decoder(tokenizer, layers)),
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=4,
         tie_word_embeddings=False,
