@@ -33,8 +33,8 @@ class Batch:
     Attributes:
         samples: id, image and prompt; at inference neither answer nor references nor anything that names the task.
         inputs: arguments of the model's forward or generate: `input_ids`, `attention_mask` (batch, tokens), `pixel_values`
-            where there are images, in the order of the samples and of the images in each (and `image_grid_thw`, one row per
-            image, where the model asks for it); in training also
+            where there are images, in the order of the samples and of the images in each (and `image_grid_thw` or `image_sizes`,
+            one row per image, where the model asks for it); in training also
             `position_ids` and `logits_to_keep`.
         targets: (batch, K) token ids, −100 off the answer and between the answers of a conversation; `None` at inference.
         spans: how many rows of `pixel_values` each image has, in their order; empty where each has one.
@@ -75,6 +75,7 @@ class Batch:
         of_images = {
             "pixel_values": [row for image in images for row in range(starts[image], starts[image + 1])],
             "image_grid_thw": images,
+            "image_sizes": images,
         }
         inputs: dict[str, Any] = {}
         for name, value in self.inputs.items():

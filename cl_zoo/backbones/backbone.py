@@ -144,6 +144,10 @@ class Backbone(Worded):
         """What the image processor makes of one image: `pixel_values`, and what `look` needs besides."""
         return dict(self.image_processor(images=[image], return_tensors="pt"))
 
+    def aspect_of(self, sample: Sample) -> str:
+        """What becomes of a sample's images, as `frame` has it: the user's choice, where a family does not show several otherwise."""
+        return self.image_aspect
+
     def finish(self, inputs: dict[str, Any]) -> None:
         """Add to a batch's inputs, in place, what the family's model needs besides."""
 
@@ -268,7 +272,8 @@ class Backbone(Worded):
             if says := self.misplaced(sample):
                 raise DataError(f"sample {sample.id!r}: {says}")
         images = [image for sample in samples for image in sample.images]
-        seen, each, spans = self.show(self.encode(images)) if images else ({}, [], ())
+        aspects = [self.aspect_of(sample) for sample in samples for _ in sample.images]
+        seen, each, spans = self.show(self.encode(images, aspects)) if images else ({}, [], ())
         shown = iter(each)
         rows = [self._tokens(sample, [next(shown) for _ in sample.images], answers) for sample in samples]
         inputs, targets = padded(rows, self.tokenizer.pad_token_id, self.device, answers=answers)
@@ -277,21 +282,24 @@ class Backbone(Worded):
         return Batch(tuple(samples), inputs, targets, spans)
 
     @torch.no_grad()
-    def encode(self, images: Sequence[ImageSource]) -> list[Tensor]:
+    def encode(self, images: Sequence[ImageSource], aspects: Sequence[str] | None = None) -> list[Tensor]:
         """The frozen tower's features at the selected layer, one tensor per image; each distinct image is encoded once.
+
+        With `aspects` each image is framed in its own way, else all as `image_aspect` says.
 
         Raises:
             DataError: an image cannot be read, or not be processed.
         """
 
         def compute(places: list[int]) -> Sequence[Tensor]:
-            made = self._ahead.take({keys[place]: images[place] for place in places})
+            made = self._ahead.take({keys[place]: framed[place] for place in places})
             pixels = [{**one, "pixel_values": one["pixel_values"].to(self.device)} for one in made]
             # The same features whether they are first asked for inside or outside an autocast region.
             with torch.autocast(self.device.type, enabled=False):
                 return self.look(pixels)
 
-        keys = [self._key(image) for image in images]
+        framed = list(zip(images, aspects or [self.image_aspect] * len(images), strict=True))
+        keys = [self._key(*one) for one in framed]
         return self._seen.rows(keys, compute)
 
     def expect(self, samples: Iterable[Sample]) -> None:
@@ -301,17 +309,18 @@ class Backbone(Worded):
         """
         if not self._ahead.threads:
             return  # a sample may be drawn when it is asked for
-        those = (image for one in samples for image in one.images)
-        images = {self._key(image): image for image in those if isinstance(image, Path)}
-        self._ahead.begin({key: image for key, image in images.items() if not self._seen.knows(key)})
+        those = ((image, self.aspect_of(one)) for one in samples for image in one.images)
+        images = {self._key(*one): one for one in those if isinstance(one[0], Path)}
+        self._ahead.begin({key: one for key, one in images.items() if not self._seen.knows(key)})
 
-    def _key(self, image: ImageSource) -> bytes:
+    def _key(self, image: ImageSource, aspect: str) -> bytes:
         """On a shelf an image goes by what it holds; in memory path, size and time of a file are enough: it is not read."""
-        return content_key(image) if self.cache else image_key(image).encode(errors="surrogateescape")
+        key = content_key(image) if self.cache else image_key(image).encode(errors="surrogateescape")
+        return key if aspect == self.image_aspect else key + aspect.encode()
 
     @cached_property
     def _ahead(self) -> Ahead[bytes]:
-        return Ahead(self._pixels, reading_threads(self.device))
+        return Ahead(self._prepare, reading_threads(self.device))
 
     @cached_property
     def _seen(self) -> Remembered[bytes]:
@@ -326,9 +335,12 @@ class Backbone(Worded):
         parts = ("tower", self.revision, self.image_aspect, precision, self.device.type, code)
         return Remembered(shelf=Shelf(self.cache, "-".join(parts)), device=self.device)
 
-    def _pixels(self, image: ImageSource) -> dict[str, Any]:
+    def _prepare(self, one: tuple[ImageSource, str]) -> dict[str, Any]:
+        return self._pixels(*one)
+
+    def _pixels(self, image: ImageSource, aspect: str | None = None) -> dict[str, Any]:
         """What the image processor makes of one image, in the model's type; on the CPU, as this runs in a thread."""
-        framed = frame(open_image(image), self.image_aspect, self.image_processor)
+        framed = frame(open_image(image), aspect or self.image_aspect, self.image_processor)
         try:
             made = self.process(framed)
         except ValueError as error:

@@ -19,8 +19,12 @@ FAMILIES = {
     "qwen2_5_vl": "qwen2.5-vl",
     "qwen3_vl": "qwen3-vl",
     "smolvlm": "smolvlm2",
+    "llava_next": "llava-next",
+    "llava_onevision": "llava-onevision",
 }
 """The backbone that reads a checkpoint, by the `model_type` in its `config.json`."""
+ALSO = {"internvl3.5": "internvl"}
+"""Other names of backbones, and the `model_type` that they read."""
 
 TITLES = {
     "llava": "LLaVA",
@@ -28,6 +32,8 @@ TITLES = {
     "qwen2_5_vl": "Qwen2.5-VL",
     "qwen3_vl": "Qwen3-VL",
     "smolvlm": "SmolVLM2",
+    "llava_next": "LLaVA-NeXT",
+    "llava_onevision": "LLaVA-OneVision",
 }
 
 HUB = {name: f"llava-hf/{name}-hf" for name in ("llava-1.5-7b", "llava-1.5-13b")}
@@ -115,8 +121,9 @@ def family_of(folder: Path) -> str:
 
 def read_by(backbone: str) -> str | None:
     """The `model_type` that a backbone of this package reads, by its name; `None` for anybody else's."""
-    named = (kind for kind, name in FAMILIES.items() if backbone == name or backbone.startswith(f"{name}-"))
-    return next(named, None)
+    names = {**{name: kind for kind, name in FAMILIES.items()}, **ALSO}
+    named = [name for name in names if f"{backbone}-".startswith(f"{name}-")]
+    return names[max(named, key=len)] if named else None  # `llava-next` is not a `llava`
 
 
 def check_folder(folder: Path, kind: str) -> None:

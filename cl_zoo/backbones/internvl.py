@@ -4,6 +4,9 @@ Zhu et al., "InternVL3: Exploring Advanced Training and Test-Time Recipes for Op
 (https://arxiv.org/abs/2504.10479). An image is one tile of 448 × 448 pixels, or several and a thumbnail where the checkpoint's
 `preprocessor_config.json` sets `crop_to_patches`. Four neighbouring patches become one token (pixel shuffle) before the
 projector, so what the tower answered can be kept while the projector learns.
+
+InternVL3.5 (Wang et al., 2025, https://arxiv.org/abs/2508.18265) is the same model with a Qwen3 behind it, and is asked in the same words;
+`internvl3.5` is another name for it. Its conversions are those whose name on the hub ends in -HF.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ TILES = 32
 
 
 class InternVL(Backbone):
-    """An InternVL: patches of one or more tiles, pixel shuffle, a projector, a Qwen2 or Llama."""
+    """An InternVL: patches of one or more tiles, pixel shuffle, a projector, a Qwen2, Qwen3 or Llama."""
 
     model_type = "internvl"
     model_class = "InternVLForConditionalGeneration"
@@ -73,3 +76,8 @@ def load(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbon
         BackboneError: as for `load_checkpoint`.
     """
     return load_checkpoint(InternVL, path, device, dtype, name="internvl")
+
+
+def load_35(path: Path | None, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """InternVL3.5, as for `load`."""
+    return load_checkpoint(InternVL, path, device, dtype, name="internvl3.5")

@@ -29,6 +29,8 @@ TEMPLATES = {
     "qwen3-vl": "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
     # the chat template of SmolVLM2's processor; an answer begins with a space behind it, an image with none before it
     "smolvlm2": "<|im_start|>User: {prompt}<end_of_utterance>\nAssistant:",
+    # LLaVA-1.6 with Mistral, `conv_mistral_instruct` in llava/conversation.py of https://github.com/haotian-liu/LLaVA
+    "mistral_instruct": "[INST] {prompt} [/INST]",
 }
 """Templates by name."""
 AGAIN = {
@@ -38,6 +40,7 @@ AGAIN = {
     "qwen2.5-vl": "\n<|im_start|>user\n",
     "qwen3-vl": "\n<|im_start|>user\n",
     "smolvlm2": "\nUser: ",
+    "mistral_instruct": "[INST] ",
 }
 """What stands between the end token of an answer and the next question: the system sentence stands once."""
 

@@ -49,6 +49,11 @@ class Worded:
     template: str
     max_tokens: int | None = None
 
+    @property
+    def tokens_together(self) -> int | None:
+        """How many tokens an image takes whose sample has several; `None` where as many as alone."""
+        return None
+
     def check_prompt(self, prompt: str, whose: str) -> None:
         """That a prompt does not hold the text that stands for an image, which the backbone puts before it.
 

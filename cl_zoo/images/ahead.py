@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from cl_zoo.machine import cores
-from cl_zoo.tasks import ImageSource
 
 Key = TypeVar("Key")
 
@@ -23,17 +22,17 @@ class Ahead(Generic[Key]):
     What comes out does not depend on the number of threads, nor on whether it was begun.
 
     Args:
-        prepare: what is done to one image; it may raise, and does so in `take`. The object of a method is not kept alive: it may
+        prepare: what is done to one image, or an image and how it is wanted; it may raise, and does so in `take`. The object of a method is not kept alive: it may
             own this one.
         threads: how many; with none everything is done when it is taken.
     """
 
-    def __init__(self, prepare: Callable[[ImageSource], Any], threads: int) -> None:
+    def __init__(self, prepare: Callable[[Any], Any], threads: int) -> None:
         self._prepare = weakref.WeakMethod(prepare) if inspect.ismethod(prepare) else lambda: prepare
         self.threads = threads
         self._begun: dict[Key, Future[Any]] = {}
 
-    def begin(self, images: Mapping[Key, ImageSource]) -> None:
+    def begin(self, images: Mapping[Key, Any]) -> None:
         """Start on the images that are wanted next; what was begun before and not taken is forgotten."""
         for key in self._begun.keys() - images.keys():
             self._begun[key].cancel()
@@ -43,7 +42,7 @@ class Ahead(Generic[Key]):
                 for key, image in images.items()
             }
 
-    def take(self, images: Mapping[Key, ImageSource]) -> list[Any]:
+    def take(self, images: Mapping[Key, Any]) -> list[Any]:
         """What `prepare` makes of each image, in their order.
 
         Raises:
@@ -57,7 +56,7 @@ class Ahead(Generic[Key]):
         ]
         return [one.result() for one in ready]
 
-    def _one(self, image: ImageSource) -> Any:
+    def _one(self, image: Any) -> Any:
         prepare = self._prepare()
         # Where its object is gone, nobody is left to take what was begun.
         return None if prepare is None else prepare(image)

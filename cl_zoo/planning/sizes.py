@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.backbones.checkpoints import FAMILIES, family_of
+from cl_zoo.backbones.checkpoints import ALSO, FAMILIES, family_of
 from cl_zoo.backbones.internvl import InternVL
 from cl_zoo.backbones.llava import Llava
+from cl_zoo.backbones.llava_next import LlavaNext
+from cl_zoo.backbones.llava_onevision import LlavaOnevision
 from cl_zoo.backbones.qwen import Qwen
 from cl_zoo.backbones.qwen3 import Qwen3
 from cl_zoo.backbones.smolvlm import SmolVLM
@@ -23,7 +25,9 @@ from cl_zoo.report.sheets import NOTES, UNKNOWN, Entry, Line, Section, Sheet, as
 PUBLISHED = Path(__file__).parent / "published"
 """Configurations of models as their authors published them, one JSON file each."""
 
-CLASSES: dict[str, type[Backbone]] = {one.model_type: one for one in (Llava, InternVL, Qwen, Qwen3, SmolVLM)}
+CLASSES: dict[str, type[Backbone]] = {
+    one.model_type: one for one in (Llava, LlavaNext, LlavaOnevision, InternVL, Qwen, Qwen3, SmolVLM)
+}
 """Families by the `model_type` of their configurations."""
 
 
@@ -56,7 +60,7 @@ def shapes(name: str) -> Backbone:
     import transformers
 
     label, _, path = name.partition(":")
-    folder = Path(path if path and label in (*FAMILIES.values(), *published()) else name)
+    folder = Path(path if path and label in (*FAMILIES.values(), *ALSO, *published()) else name)
     try:
         if (folder / "config.json").is_file():
             family_of(folder)  # says by itself what is wrong

@@ -88,6 +88,8 @@ def _count(backbone: Backbone, width: int, height: int) -> tuple[int, str]:
 
 def _tokens(sample: Sample, backbone: Backbone, pictures: Tokens) -> int:
     """Tokens of all pictures of a sample; `UNKNOWN` where those of one are."""
+    if len(sample.images) > 1 and backbone.tokens_together is not None:
+        return backbone.tokens_together * len(sample.images)
     counts = [
         pictures[str(image)] if isinstance(image, Path) else _count(backbone, *image.size)[0]
         for image in sample.images

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cl_zoo.testing.anyres_models import tiny_llava_next, tiny_llava_onevision
     from cl_zoo.testing.conformance.check import PROMISES, SLOW, check_method, check_promise
     from cl_zoo.testing.conformance.moments import ConformanceError
     from cl_zoo.testing.streams import (
@@ -49,6 +50,8 @@ _HOMES = {
     "tiny_checkpoint": "tiny_models",
     "tiny_clip": "tiny_models",
     "tiny_internvl": "tiny_models",
+    "tiny_llava_next": "anyres_models",
+    "tiny_llava_onevision": "anyres_models",
     "tiny_qwen": "tiny_models",
     "tiny_qwen3": "tiny_models",
     "tiny_smolvlm": "tiny_models",
@@ -73,6 +76,8 @@ __all__ = [
     "tiny_checkpoint",
     "tiny_clip",
     "tiny_internvl",
+    "tiny_llava_next",
+    "tiny_llava_onevision",
     "tiny_qwen",
     "tiny_qwen3",
     "tiny_smolvlm",

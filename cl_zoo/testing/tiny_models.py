@@ -70,13 +70,22 @@ def tiny_checkpoint(folder: Path, *, layers: int = 2, seed: int = 0) -> Path:
     return _write(folder, "LlavaForConditionalGeneration", config, tokenizer, processor, seed)
 
 
-def tiny_internvl(folder: Path, *, layers: int = 2, seed: int = 0, tiles: bool = False) -> Path:
+def tiny_internvl(
+    folder: Path, *, layers: int = 2, seed: int = 0, tiles: bool = False, qwen3: bool = False
+) -> Path:
     """Write a random InternVL as an ordinary checkpoint folder: tiles of 16 × 16 pixels, 4 tokens each.
 
     Args:
         tiles: an image that is not square is cut into up to four tiles with a thumbnail.
+        qwen3: with a Qwen3 in the place of the Qwen2, as InternVL3.5 has it.
     """
-    from transformers import GotOcr2ImageProcessor, InternVLConfig, InternVLVisionConfig, Qwen2Config
+    from transformers import (
+        GotOcr2ImageProcessor,
+        InternVLConfig,
+        InternVLVisionConfig,
+        Qwen2Config,
+        Qwen3Config,
+    )
 
     tokenizer = tiny_tokenizer("<IMG_CONTEXT>", "<|im_end|>", None, ("<img>", "</img>", *CHAT))
     vision = InternVLVisionConfig(
@@ -90,7 +99,9 @@ def tiny_internvl(folder: Path, *, layers: int = 2, seed: int = 0, tiles: bool =
     )
     config = InternVLConfig(
         vision_config=vision,
-        text_config=Qwen2Config(**_decoder(tokenizer, layers)),
+        text_config=Qwen3Config(**_decoder(tokenizer, layers), head_dim=16)
+        if qwen3
+        else Qwen2Config(**_decoder(tokenizer, layers)),
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=4,
         tie_word_embeddings=False,

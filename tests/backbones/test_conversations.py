@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.internvl import load as load_internvl
+from cl_zoo.backbones.llava_onevision import load as load_onevision
 from cl_zoo.backbones.qwen import load as load_qwen
 from cl_zoo.backbones.qwen3 import load as load_qwen3
 from cl_zoo.batches import IGNORED, answer_losses, forward, task_loss
 from cl_zoo.errors import DataError
 from cl_zoo.tasks import Sample
-from cl_zoo.testing import square, tiny_internvl, tiny_qwen, tiny_qwen3
+from cl_zoo.testing import square, tiny_internvl, tiny_llava_onevision, tiny_qwen, tiny_qwen3
 
 CPU = torch.device("cpu")
 TALK = (
@@ -93,6 +95,12 @@ def learnt(ids: Sequence[int], targets: Sequence[int]) -> list[list[int]]:
             "<|im_start|>user\nWhat colour is it ?<|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n"
             "<|im_start|>user\nWhere is the square ?<|im_end|>\n<|im_start|>assistant\nleft<|im_end|>\n"
             "<|im_start|>user\nSay side in short .<|im_end|>\n<|im_start|>assistant\na red square<|im_end|>",
+        ),
+        (
+            "mistral_instruct",
+            "</s>",
+            "[INST] What colour is it ? [/INST]red</s>[INST] Where is the square ? [/INST]left</s>"
+            "[INST] Say side in short . [/INST]a red square</s>",
         ),
         (
             "plain",
@@ -201,10 +209,19 @@ MARKS = {
     "internvl": ("<img>", "<IMG_CONTEXT>", "</img>"),
     "qwen": ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
     "qwen3": ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
+    "onevision": ("", "<image>", ""),
 }
-SHOWN = {"internvl": "<IMG_CONTEXT>\n", "qwen": "".join(MARKS["qwen"]), "qwen3": "".join(MARKS["qwen3"])}
+SHOWN = {
+    "internvl": "<IMG_CONTEXT>\n",
+    "qwen": "".join(MARKS["qwen"]),
+    "qwen3": "".join(MARKS["qwen3"]),
+    "onevision": "<image>\n",
+}
 """What the chat templates of the processors write for an image in a list of contents."""
-HEADS = {"internvl": "", "qwen3": "", "qwen": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"}
+HEADS = dict.fromkeys(MARKS, "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n") | {
+    "internvl": "",
+    "qwen3": "",
+}
 
 
 def stripes(width: int, height: int, first: int = 0) -> Image.Image:
@@ -245,6 +262,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Backbone]:
         "internvl": load_internvl(tiny_internvl(folder / "internvl", tiles=True), CPU, torch.float32),
         "qwen": load_qwen(tiny_qwen(folder / "qwen"), CPU, torch.float32),
         "qwen3": load_qwen3(tiny_qwen3(folder / "qwen3"), CPU, torch.float32),
+        "onevision": load_onevision(tiny_llava_onevision(folder / "onevision"), CPU, torch.float32),
     }
 
 
@@ -259,6 +277,15 @@ def processor(name: str, backbone: Backbone) -> Any:
     if name.startswith("qwen"):
         kind = transformers.Qwen2_5_VLProcessor if name == "qwen" else transformers.Qwen3VLProcessor
         return kind(backbone.image_processor, backbone.tokenizer, NoVideo())
+    if name == "onevision":
+        return transformers.LlavaOnevisionProcessor(
+            backbone.image_processor,
+            backbone.tokenizer,
+            NoVideo(),
+            num_image_tokens=4,
+            vision_feature_select_strategy="full",
+            vision_aspect_ratio=backbone.model.config.vision_aspect_ratio,
+        )
     for role, token in zip(("start_image", "context_image", "end_image"), MARKS[name], strict=True):
         setattr(backbone.tokenizer, f"{role}_token", token)
         setattr(backbone.tokenizer, f"{role}_token_id", backbone.tokenizer.convert_tokens_to_ids(token))
@@ -274,12 +301,12 @@ def test_several_images_are_token_for_token_and_pixel_for_pixel_those_of_the_pro
     several: dict[str, Backbone], name: str, asked: str
 ) -> None:
     backbone = copy.copy(several[name])
-    letters(backbone, "<|im_end|>", *MARKS[name], "<video>", "<|video_pad|>")
+    letters(backbone, "<|im_end|>", *filter(None, MARKS[name]), "<video>", "<|video_pad|>")
     backbone.model = copy.copy(backbone.model)
     backbone.model.config = copy.deepcopy(backbone.model.config)
     backbone.model.config.image_token_id = backbone.tokenizer.convert_tokens_to_ids(MARKS[name][1])
     sample, turns = ASKED[asked]
-    if name == "internvl":  # whose template writes the line break behind an image itself
+    if name != "qwen":  # the template writes the line break behind an image itself
         turns = [[parts[0], *(part.removeprefix("\n") for part in parts[1:])] for parts in turns]
     said = [
         f"<|im_start|>user\n{SHOWN[name].join(parts)}<|im_end|>\n<|im_start|>assistant\n" for parts in turns
@@ -287,14 +314,28 @@ def test_several_images_are_token_for_token_and_pixel_for_pixel_those_of_the_pro
     answered = [f"{answer}<|im_end|>\n" for _, answer in sample.before]
     text = HEADS[name] + "".join(part for pair in zip_longest(said, answered, fillvalue="") for part in pair)
 
-    theirs = processor(name, backbone)(images=list(sample.images), text=[text], return_tensors="pt")
+    theirs = processor(name, backbone)(images=[list(sample.images)], text=[text], return_tensors="pt")
     ours = backbone.batch([sample], answers=False)
 
     assert ours.inputs["input_ids"].tolist() == theirs["input_ids"].tolist()
-    made = [backbone._pixels(image) for image in sample.images]
+    made = [backbone._pixels(image, backbone.aspect_of(sample)) for image in sample.images]
     assert torch.equal(torch.cat([one["pixel_values"] for one in made]), theirs["pixel_values"])
+    if name == "onevision":
+        assert torch.equal(ours.inputs["batch_num_images"], theirs["batch_num_images"])
     if name.startswith("qwen"):
         assert torch.equal(ours.inputs["image_grid_thw"], theirs["image_grid_thw"])
+
+
+def pixel_rows(backbone: Backbone, sample: Sample, image: Any) -> Tensor:
+    """An image's pixels as the stock model takes them, in tiles where there are some."""
+    pixels = backbone._pixels(image, backbone.aspect_of(sample))["pixel_values"]
+    return pixels[0] if pixels.ndim == 5 else pixels
+
+
+def image_tokens(backbone: Backbone, sample: Sample, image: Any) -> int:
+    """As preflight counts them."""
+    together = backbone.tokens_together if len(sample.images) > 1 else None
+    return (backbone.image_tokens(*image.size) or 0) if together is None else together
 
 
 @pytest.mark.parametrize("name", sorted(MARKS))
@@ -314,11 +355,11 @@ def test_samples_of_several_images_learn_alike_alone_in_company_and_from_pixels(
         torch.testing.assert_close(losses[place][-len(expected) :], expected)
         again = batch.rows([place, 0])
         torch.testing.assert_close(answer_losses(forward(backbone.model, again), again), losses[[place, 0]])
-    pixels = [backbone._pixels(image)["pixel_values"] for one in samples for image in one.images]
+    pixels = [pixel_rows(backbone, one, image) for one in samples for image in one.images]
     raw = backbone.model(**{**batch.inputs, "pixel_values": torch.cat(pixels)}, use_cache=False)
     torch.testing.assert_close(answer_losses(raw, batch), losses)
     for answers in (True, False):
-        tokens = [sum(backbone.image_tokens(*image.size) or 0 for image in one.images) for one in samples]
+        tokens = [sum(image_tokens(backbone, one, image) for image in one.images) for one in samples]
         real = backbone.batch(samples, answers=answers).inputs["attention_mask"].sum(1) + answers
         counted = backbone.sample_tokens(samples, answers=answers)
         assert [a + b for a, b in zip(counted, tokens, strict=True)] == real.tolist()

@@ -20,6 +20,8 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.backbones.internvl import load as load_internvl
 from cl_zoo.backbones.llava import load as load_llava
+from cl_zoo.backbones.llava_next import load as load_llava_next
+from cl_zoo.backbones.llava_onevision import load as load_onevision
 from cl_zoo.backbones.qwen import load as load_qwen
 from cl_zoo.backbones.qwen3 import load as load_qwen3
 from cl_zoo.backbones.smolvlm import load as load_smolvlm
@@ -38,6 +40,8 @@ from cl_zoo.testing import (
     tiny_benchmark,
     tiny_checkpoint,
     tiny_internvl,
+    tiny_llava_next,
+    tiny_llava_onevision,
     tiny_qwen,
     tiny_qwen3,
     tiny_smolvlm,
@@ -70,6 +74,17 @@ KINDS = {
     "smolvlm": Kind("smolvlm2", load_smolvlm, tiny_smolvlm, "SmolVLMForConditionalGeneration"),
     "smolvlm-whole": Kind(
         "smolvlm2", load_smolvlm, tiny_smolvlm, "SmolVLMForConditionalGeneration", (("tiles", False),)
+    ),
+    "llava-next": Kind("llava-next", load_llava_next, tiny_llava_next, "LlavaNextForConditionalGeneration"),
+    "llava-onevision": Kind(
+        "llava-onevision", load_onevision, tiny_llava_onevision, "LlavaOnevisionForConditionalGeneration"
+    ),
+    "internvl3.5": Kind(
+        "internvl",
+        load_internvl,
+        tiny_internvl,
+        "InternVLForConditionalGeneration",
+        (("qwen3", True), ("tiles", True)),
     ),
 }
 
@@ -152,7 +167,8 @@ def stock(kind: Kind, folder: Path) -> Any:
 def from_pixels(backbone: Backbone, samples: Sequence[Sample], batch: Batch) -> dict[str, Any]:
     """The batch's inputs with pixels in the place of kept features."""
     made = [backbone._pixels(one.image)["pixel_values"] for one in samples if one.image is not None]
-    return {**batch.inputs, "pixel_values": torch.cat(made)}
+    tiles = [one.flatten(0, 1) if one.ndim == 5 else one for one in made]
+    return {**batch.inputs, "pixel_values": torch.cat(tiles)}
 
 
 def generated(model: Any, backbone: Backbone, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -301,7 +317,9 @@ def test_a_soft_prompt_that_is_a_tokens_embedding_reads_as_the_token(
     answered = soft.generate(
         **batch.inputs, max_new_tokens=5, do_sample=False, pad_token_id=backbone.tokenizer.pad_token_id
     )[:, batch.inputs["input_ids"].shape[1] :]
-    for row in range(len(samples)):
+    sure = [row for row in range(len(samples)) if margin[row][0] >= SURE]  # a tie at once tells nothing
+    assert sure
+    for row in sure:
         assert_same_answer(answered[row], made[row], margin[row])
 
 
@@ -331,6 +349,10 @@ SAID = {
     "How?\nSay it.<end_of_utterance>\nAssistant:",
     "smolvlm-whole": f"<|im_start|>User:{MARK}<global-img><image>{MARK}How?\nSay it.<end_of_utterance>\nAssistant:",
 }
+SAID["llava-next"] = SAID["llava"]
+SAID["llava-onevision"] = SAID["qwen2.5-vl"].replace(
+    "<|vision_start|><|image_pad|><|vision_end|>", "<image>\n"
+)
 """Prompts with one image token, character by character, as the families' own processors write them."""
 
 
@@ -344,7 +366,7 @@ def test_the_prompt_is_that_of_the_family_to_the_last_line_break(kind: Kind, bac
 
     text = backbone.tokenizer.decode(batch.inputs["input_ids"][0])
     whole = "smolvlm-whole" if ("tiles", False) in kind.options else kind.name
-    assert text.replace(backbone.image_text * 4, backbone.image_text) == SAID[whole]
+    assert re.sub(f"({re.escape(backbone.image_text)})+", backbone.image_text, text) == SAID[whole]
 
 
 def test_inputs_are_plain_tensors(backbone: Backbone) -> None:
@@ -398,7 +420,7 @@ def test_features_on_a_shelf_serve_another_process(kind: Kind, folder: Path, tmp
 
     assert counting.calls == 0
     assert again.spans == seen.spans
-    for name in seen.inputs.keys() & {"pixel_values", "image_grid_thw"}:
+    for name in seen.inputs.keys() & {"pixel_values", "image_grid_thw", "image_sizes"}:
         assert torch.equal(again.inputs[name], seen.inputs[name])
 
 
@@ -619,7 +641,7 @@ def test_a_folder_of_no_known_family_is_refused_with_the_known_ones(tmp_path: Pa
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
 
     with pytest.raises(
-        BackboneError, match=r"holds a 'llama' model; .* internvl, llava, qwen2_5_vl, qwen3_vl, smolvlm"
+        BackboneError, match=r"holds a 'llama' model; .* internvl, llava, .*qwen2_5_vl, qwen3_vl, smolvlm"
     ):
         backbone_parts(str(tmp_path))
 

@@ -230,11 +230,15 @@ def test_an_encoder_that_is_there_is_counted_itself(tiny: Backbone) -> None:
         ("qwen2.5-vl-7b", Look(23 * 17, 23 * 17 * 4, 23 * 17 * 4 * 1280)),
         ("qwen3-vl-8b", Look(20 * 15, 20 * 15 * 4, 20 * 15 * 4 * 1152 * 4)),
         ("smolvlm2-2.2b", Look(13 * 83 - 1, 13 * 729, (13 * 729 + 1) * 1152)),
+        ("llava-v1.6-mistral-7b", Look(576 + 36 * 49, 5 * 577, (5 * 577 + 1) * 1024)),
+        ("llava-onevision-qwen2-7b", Look(729 + 40 * 55, 5 * 729, (5 * 729 + 1) * 1152)),
+        ("internvl3.5-8b", Look(1024 // 4, 1025, 1025 * 1024)),
     ],
 )
 def test_what_an_image_costs(name: str, expected: Look) -> None:
     """An image of 640 × 480: Qwen2.5-VL makes a token of 28 × 28 pixels, Qwen3-VL one of 32 × 32, and keeps four layers; SmolVLM2 cuts
-    3 × 4 tiles of 81 tokens and two marks, and the whole."""
+    3 × 4 tiles of 81 tokens and two marks, and the whole. LLaVA-NeXT and LLaVA-OneVision make 2 × 2 tiles of it, 48 and 54 patches on
+    each side, of which 36 and 40 rows are not padding alone, and keep a row that tells the size."""
     assert look(shapes(name)) == expected
 
 
