@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cl_zoo.features.encoder import cosines
 from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, text_view
-from cl_zoo.nn.answering import Around, OtherWeights
+from cl_zoo.nn.answering import Around, OtherUpdates, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
@@ -25,6 +25,7 @@ __all__ = [
     "ExpertBank",
     "FirstToken",
     "KeepsExperts",
+    "OtherUpdates",
     "OtherWeights",
     "PerSample",
     "PerToken",
