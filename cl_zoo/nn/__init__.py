@@ -12,6 +12,7 @@ from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
+from cl_zoo.nn.pool import PromptPool, distance, nearest
 from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
 from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router, top_gates
 from cl_zoo.nn.still import evaluating, standing_still
@@ -30,6 +31,7 @@ __all__ = [
     "PerSample",
     "PerToken",
     "Prefill",
+    "PromptPool",
     "Prompted",
     "Routed",
     "Scaled",
@@ -39,6 +41,7 @@ __all__ = [
     "adapters",
     "bank_parts",
     "cosines",
+    "distance",
     "embeddings",
     "evaluating",
     "full_precision",
@@ -47,6 +50,7 @@ __all__ = [
     "insert",
     "mixture",
     "name_of",
+    "nearest",
     "per_sample",
     "router",
     "spread",
