@@ -47,11 +47,11 @@ Held against:
             else of the model never changed
   differs   trim: PEFT trims each matrix by itself, the authors the flattened model, ours the flattened model and with `trim=linear`
             each matrix; linears that changed little keep less
-  differs   number kept: the authors' keeps one entry more than ⌊density · d⌋, ours and PEFT's that many; one entry of a model.
-            Where magnitudes tie at the threshold PEFT keeps the first of them, the authors' and ours all
-  differs   no sign: where Σ τ̂_t is exactly zero the authors' gives it the sign of the model's majority, PEFT +1, ours leaves the
+  differs   number kept: the authors' code keeps one entry more than ⌊density · d⌋, ours and PEFT's that many; one entry of a model.
+            Where magnitudes tie at the threshold PEFT keeps some of them, the authors' code and ours all
+  differs   no sign: where Σ τ̂_t is exactly zero the authors' code gives it the sign of the model's majority, PEFT +1, ours leaves the
             entry at zero; two entries that cancel to the last bit
-  differs   DARE before TIES: the authors' trims what was not dropped, PEFT does not trim, ours as the authors; `density=1` is PEFT's
+  differs   DARE before TIES: the authors' code trims what was not dropped, PEFT does not trim, ours as the authors; `density=1` is PEFT's
   differs   mask: theirs come from the global generator, ours from one for each task and linear; other draws of the same law
   variants  `of=factors,trim=linear` is PEFT's, for DARE before TIES with `density=1`
 """
@@ -113,10 +113,8 @@ class Merging(KeepsExperts):
         "TIES": rule("ties", "rules"),
         "DARE + Task Arithmetic": rule("dare", "rules"),
         "DARE + TIES": rule("dare-ties", "rules"),
-        **{
-            f"TIES, density {share}": rule("ties", "density", density=share) for share in (0.2, 0.1, 0.5, 1.0)
-        },
-        **{f"DARE, p = {share}": rule("dare", "drop rate", drop=share) for share in (0.2, 0.5, 0.9)},
+        **{f"TIES density {share}": rule("ties", "density", density=share) for share in (0.2, 0.1, 0.5, 1.0)},
+        **{f"DARE p = {share}": rule("dare", "drop rate", drop=share) for share in (0.2, 0.5, 0.9)},
         "linear": rule("arithmetic", "PEFT", of="factors"),
         "ties": rule("ties", "PEFT", of="factors", trim="linear"),
         "dare_linear": rule("dare", "PEFT", of="factors"),
@@ -139,13 +137,11 @@ class Merging(KeepsExperts):
     @hookimpl
     def build_inference_model(self, tasks_seen: Sequence[Task]) -> nn.Module:
         options, names = self.options, self.bank.answer(tasks_seen)
-        if len(names) < 2:
-            return self.bank  # nothing to merge
-        if options.of == "update" and options.rule in ("average", "arithmetic"):
-            fused = Scaled(options.factor(len(names)))
-            self.bank.mix(lambda _: fused)  # λ Σ s·B_t A_t as it is
-            return self.bank
-        return OtherUpdates(self.bank, self._merged(names))
+        several = len(names) > 1
+        low = options.of == "update" and options.rule in ("average", "arithmetic")
+        fused = Scaled(options.factor(len(names))) if several and low else None  # λ Σ s·B_t A_t as it is
+        self.bank.mix(lambda _: fused)
+        return OtherUpdates(self.bank, self._merged(names)) if several and not low else self.bank
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "seed": self.seed}

@@ -36,7 +36,7 @@ Held against:
   differs   first space: theirs takes the components before the share ε is reached, none where the first has it, ours those with which it
             is reached, as theirs does from the second task on; without any the second task is not held back
   differs   centring: theirs are components of centred matrices, ours of the matrices; the mean direction is one that is kept
-  differs   inputs: theirs are patches of an image before its positions, ours patches and words of a prompt
+  differs   inputs: theirs are patches of an image before positions are added, ours patches and words; both are what prompts stand among
   differs   when: theirs takes prompts and inputs at the start of a task, none of the prompts for the first, its CLIP version and ours
             when a task is learnt; what is kept is what answers
   differs   clipping: theirs clips the gradient before it is projected, ours projects in the backward pass; a step is longer where the
