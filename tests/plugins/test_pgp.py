@@ -37,10 +37,11 @@ def trained(text: str, folder: Path, root: Path) -> Watched:
 
 @torch.no_grad()
 def test_what_is_seen_of_a_task_is_every_real_token_and_every_query(tiny: Backbone) -> None:
-    """Token by token, each sample in a batch of its own and so without padding."""
+    """Token by token, each sample in a batch of its own and so without padding; questions of three tasks differ in length."""
     _, model = built(tiny)
+    mixed = [task.train[place] for task in BENCHMARK.tasks for place in range(3)]
     inputs, queries = torch.zeros(32, 32), torch.zeros(model.keys.shape[1], model.keys.shape[1])
-    for sample in BENCHMARK.tasks[0].train[:8]:
+    for sample in mixed:
         alone = tiny.batch([sample], answers=True)
         states: list[torch.Tensor] = []
         handle = tiny.layers[0].register_forward_pre_hook(lambda _, x, s=states: s.append(x[0]))
@@ -51,7 +52,7 @@ def test_what_is_seen_of_a_task_is_every_real_token_and_every_query(tiny: Backbo
         (q,) = model.ask(alone)
         queries += torch.outer(q, q)
 
-    found = seen(model, batches(tiny), 100)
+    found = seen(model, [tiny.batch(mixed, answers=True)], 100)
 
     torch.testing.assert_close(found[0], inputs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[1], queries, rtol=1e-4, atol=1e-4)
