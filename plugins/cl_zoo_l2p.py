@@ -61,7 +61,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo import Backbone, Batch, Recipe, hookimpl, share, total
-from cl_zoo.nn import Prompted, cosines, token_rows
+from cl_zoo.nn import PromptPool, cosines, distance, nearest
 
 
 class L2P:
@@ -106,7 +106,7 @@ class L2P:
         counts, cosine = torch.zeros(len(keys), device=keys.device), torch.zeros((), device=keys.device)
         for batch in share(batches):
             query = self.model.ask(batch)
-            chosen = self.model.choose(query, self.model.frequency)
+            chosen = self.model.choose(query, learning=True)
             counts += F.one_hot(chosen, len(keys)).sum((0, 1))
             cosine += cosines(query, keys).gather(1, chosen).sum()
         counts, nearness = total(counts), total(cosine)
@@ -124,61 +124,23 @@ class L2P:
         self.counts = state.get("counts")
 
 
-class Pool(Prompted):
-    """A frozen model that reads, of M prompts, the N of each sample's choice.
+class Pool(PromptPool):
+    """The pool of Eq. 3, and of Eq. 4 while it learns.
 
     Attributes:
         frequency: h of Eq. 4, (M,).
-        query, chosen: of the batch at hand, (batch, d) and (batch, N).
     """
 
     def __init__(self, backbone: Backbone, options: L2P.Options, init_std: float) -> None:
-        super().__init__(backbone)
-        self._features, self._top = backbone.features, options.top
-        rows = token_rows(backbone, options.pool * options.length)
-        self.prompts = nn.Parameter(rows.view(options.pool, options.length, -1))
-        keys = torch.randn(options.pool, backbone.features.width) * init_std
-        self.keys = nn.Parameter(keys.to(rows.device))
-        self.frequency = torch.ones(options.pool, device=rows.device)
-        self.query, self.chosen = torch.empty(0), torch.empty(0, dtype=torch.long)
-
-    def prepare(self, batch: Batch) -> None:
-        self.query = self.ask(batch)
-        self.chosen = self.choose(self.query, self.frequency if self.training else None)
-
-    def ask(self, batch: Batch) -> Tensor:
-        """q(x), (batch, d)."""
-        query = self._features.images([sample.image for sample in batch.samples])
-        blind = [place for place, sample in enumerate(batch.samples) if sample.image is None]
-        if blind:
-            texts = self._features.texts([batch.samples[place].words for place in blind])
-            query = query.index_copy(0, torch.tensor(blind, device=query.device), texts)
-        return query
+        size = {"pool": options.pool, "length": options.length, "top": options.top}
+        super().__init__(backbone, **size, init_std=init_std)
+        self.frequency = torch.ones(options.pool, device=self.keys.device)
 
     @torch.no_grad()
-    def choose(self, query: Tensor, frequency: Tensor | None) -> Tensor:
-        return nearest(distance(query, self.keys), self._top, frequency)
-
-    def pull(self) -> Tensor:
-        """Σ γ over the chosen keys, (batch,)."""
-        return distance(self.query, self.keys).gather(1, self.chosen).sum(1)
-
-    def soft_prompts(self) -> Tensor:
-        return self.prompts[self.chosen].flatten(1, 2)
-
-    def active(self) -> dict[str, int]:
-        return {"prompts": self._top * self.prompts[0].numel()}
-
-
-def distance(query: Tensor, keys: Tensor) -> Tensor:
-    """γ(q, k) = 1 − cos: queries (batch, d) and keys (M, d) to (batch, M)."""
-    return 1 - cosines(query, keys)
-
-
-def nearest(distances: Tensor, top: int, frequency: Tensor | None = None) -> Tensor:
-    """Places of the `top` smallest of distances (batch, M), each weighed by (M,) where given (Eq. 3, 4); (batch, top)."""
-    costs = distances if frequency is None else distances * frequency
-    return costs.topk(top, dim=1, largest=False).indices
+    def choose(self, query: Tensor, *, learning: bool | None = None) -> Tensor:
+        """As asked in learning, or, by default, as the model's mode has it."""
+        learns = self.training if learning is None else learning
+        return nearest(distance(query, self.keys), self._top, self.frequency if learns else None)
 
 
 def frequency(counts: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.nn.answering import OtherWeights
+from cl_zoo.nn.answering import OtherUpdates, OtherWeights
 from cl_zoo.nn.layer import BankLayer
 
 AROUND = ("build_model", "before_task", "rehearse", "after_task")
@@ -148,9 +148,17 @@ def stored(
             names |= {id(value): names[id(own)] for own, value in module.pairs() if id(own) in names}
     used = {names.get(id(t), n): t for n, t in answering_state(answering, backbone).items()}
     return {
-        "inference": count(used, used, parts),
+        "inference": count(
+            used, used, {**parts, "adapters": [*parts.get("adapters", ()), *_changes(answering)]}
+        ),
         "continuing": {part: size for part, size in continuing.items() if size},
     }
+
+
+def _changes(answering: nn.Module) -> list[str]:
+    """Names of what answers in the place of experts, and is counted where they are."""
+    found = [(name, one) for name, one in answering.named_modules() if isinstance(one, OtherUpdates)]
+    return [f"{name}.changes.{own}".lstrip(".") for name, one in found for own in one.changes.state_dict()]
 
 
 def active(answering: nn.Module, inference: Mapping[str, int]) -> dict[str, int]:

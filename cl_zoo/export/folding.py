@@ -3,8 +3,8 @@
     y = W x + s · B (G ⊗ I_r) A x        a G that depends on no input gives y = W x + s · B' A' x
 
 The decision is made from the modules alone. A layer folds if it has no mix (the experts stand side by side on the rank axis) or
-a mix that says how it folds; a layer that weighs whole experts per sample by anchors folds once per task. Everything else is
-refused by name: routers, prompts, weights that are neither the bank's nor the projector's. Each fold is then measured against
+a mix that says how it folds; a layer that weighs whole experts per sample by anchors folds once per task; changes that answer in the
+place of experts are taken as they are. Everything else is refused by name: routers, prompts, weights that are neither the bank's nor the projector's. Each fold is then measured against
 the layer itself, so a wrong one never leaves this module.
 """
 
@@ -22,6 +22,7 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.engine.ledger import answering_state
 from cl_zoo.errors import OptionError
 from cl_zoo.nn.anchors import Routed
+from cl_zoo.nn.answering import Change, OtherUpdates
 from cl_zoo.nn.bank import ExpertBank
 from cl_zoo.nn.layer import BankLayer, full_precision
 from cl_zoo.nn.still import standing_still
@@ -90,7 +91,8 @@ def fold(answering: nn.Module, backbone: Backbone) -> Folded:
         OptionError: something in it cannot be folded; the message names it.
     """
     routed = answering if type(answering) is Routed else None
-    bank = routed.bank if routed else answering
+    other = answering if type(answering) is OtherUpdates else None
+    bank = routed.bank if routed else other.bank if other else answering
     if answering is backbone.model:
         raise OptionError("nothing was trained, so there is nothing to export; use the backbone itself")
     if not isinstance(bank, ExpertBank):
@@ -103,6 +105,8 @@ def fold(answering: nn.Module, backbone: Backbone) -> Folded:
     _nothing_else(bank, backbone)
     with standing_still(answering):
         answering.eval()
+        if other is not None:
+            return Folded(bank, (tuple(_others(other)),))
         if routed is None:
             return Folded(bank, (tuple(_update(layer, None) for layer in bank.layers),))
         return Folded(bank, tuple(_per_task(bank, routed)), routed)
@@ -147,6 +151,18 @@ def _per_task(bank: ExpertBank, routed: Routed) -> Iterable[tuple[Update, ...]]:
         device = bank.layers[0].made["device"]
         routed.gate.weights = torch.eye(tasks, device=device)[task, None]
         yield tuple(fixed[layer] if layer in fixed else _update(layer, task) for layer in bank.layers)
+
+
+def _others(answering: OtherUpdates) -> Iterable[Update]:
+    """The changes that answer in the place of experts."""
+    with answering.worn():
+        for layer, change in zip(answering.changed, answering.changes, strict=True):
+            one = cast(Change, change)
+            down, up = one.factors or (None, None)
+            whole = (one,) if down is None else ()
+            update = Update(layer, down, up, (*whole, *extras(layer)))
+            _measured(update)
+            yield update
 
 
 def _update(layer: BankLayer, task: int | None) -> Update:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from cl_zoo.features.encoder import cosines
 from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, text_view
-from cl_zoo.nn.answering import Around, OtherWeights
+from cl_zoo.nn.answering import Around, OtherUpdates, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
+from cl_zoo.nn.pool import PromptPool, distance, nearest
 from cl_zoo.nn.prompts import Prompted, insert, token_rows
 from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router, top_gates
 from cl_zoo.nn.still import evaluating, standing_still
@@ -25,10 +26,12 @@ __all__ = [
     "ExpertBank",
     "FirstToken",
     "KeepsExperts",
+    "OtherUpdates",
     "OtherWeights",
     "PerSample",
     "PerToken",
     "Prefill",
+    "PromptPool",
     "Prompted",
     "Routed",
     "Scaled",
@@ -38,6 +41,7 @@ __all__ = [
     "adapters",
     "bank_parts",
     "cosines",
+    "distance",
     "evaluating",
     "full_precision",
     "gate_sums",
@@ -45,6 +49,7 @@ __all__ = [
     "insert",
     "mixture",
     "name_of",
+    "nearest",
     "per_sample",
     "router",
     "spread",

@@ -1,19 +1,23 @@
-"""Models that answer otherwise than they learn: by other experts, or by other values of the same weights.
+"""Models that answer otherwise than they learn: by other experts, by other values of the same weights, or by a merge of the experts.
 
 What `build_inference_model` returns has `forward`, which takes `batch.inputs` and gives an output with `logits`, and `generate`. It may
-have `prepare(batch)` and a `route`. Both classes here have the first two.
+have `prepare(batch)` and a `route`. All classes here have the first two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from cl_zoo.batches import Batch, prepare
 from cl_zoo.nn.bank import ExpertBank
+from cl_zoo.nn.layer import BankLayer
 
 
 class Around(nn.Module):
@@ -33,6 +37,97 @@ class Around(nn.Module):
 
     def generate(self, **inputs: Any) -> Tensor:
         return cast(Tensor, self.bank.generate(**inputs))
+
+
+class Change(nn.Module):
+    """What one adapted linear adds to W x besides its experts, frozen: Δ x, or s · B A x.
+
+    Args:
+        layer: the linear.
+        matrices: Δ (d_out, d_in), or A (r, d_in) and B (d_out, r).
+
+    Raises:
+        ValueError: the shapes do not fit the layer.
+    """
+
+    def __init__(self, layer: BankLayer, matrices: Sequence[Tensor]) -> None:
+        super().__init__()
+        shapes = [tuple(matrix.shape) for matrix in matrices]
+        rank = shapes[0][0]
+        whole, factors = (
+            (layer.out_features, layer.in_features),
+            [(rank, layer.in_features), (layer.out_features, rank)],
+        )
+        if shapes not in ([whole], factors):
+            raise ValueError(
+                f"{layer.path} needs a change {whole} or A (r, {whole[1]}) and B ({whole[0]}, r), got {shapes}"
+            )
+        self.scale = layer.scale if len(shapes) == 2 else 1.0
+        self.matrices = nn.ParameterList(nn.Parameter(one.detach(), requires_grad=False) for one in matrices)
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """A and B; none where the change is of full rank."""
+        return None if len(self.matrices) == 1 else (self.matrices[0], self.matrices[1])
+
+    def dense(self) -> Tensor:
+        """Δ, or s · B A (d_out, d_in)."""
+        if self.factors is None:
+            return cast(Tensor, self.matrices[0])
+        down, up = self.factors
+        return self.scale * up @ down
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) to (..., d_out), in the more precise of the types of x and of the change."""
+        for matrix in self.matrices:
+            made = torch.promote_types(x.dtype, matrix.dtype)
+            x = F.linear(x.to(made), matrix.to(made))
+        return x if self.scale == 1 else self.scale * x
+
+
+class OtherUpdates(Around):
+    """A bank that answers by one change of each linear in the place of its experts: what a merge made of them.
+
+    The bank stays as it is, and learns on with its own experts. None of them answers meanwhile, so that only the changes are counted as
+    stored for inference.
+
+    Args:
+        bank: the experts; `build_inference_model` is where it may be told that none answers.
+        changes: by layer of the bank, Δ (d_out, d_in) alone, or A (r, d_in) and B (d_out, r); they are kept, not copied.
+
+    Raises:
+        ValueError: shapes do not fit a layer.
+    """
+
+    def __init__(self, bank: ExpertBank, changes: Mapping[BankLayer, Sequence[Tensor]]) -> None:
+        super().__init__(bank)
+        self.changed = tuple(changes)
+        self.changes = nn.ModuleList(Change(layer, matrices) for layer, matrices in changes.items())
+        bank.answer([])
+
+    @contextmanager
+    def worn(self) -> Iterator[None]:
+        """Inside, the linears of the bank add the changes; afterwards they are the bank's own again."""
+        with ExitStack() as stack:
+            for layer, change in zip(self.changed, self.changes, strict=True):
+                handle = layer.register_forward_hook(_with(change))
+                stack.callback(handle.remove)
+            yield
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with self.worn():
+            return super().forward(*args, **kwargs)
+
+    def generate(self, **inputs: Any) -> Tensor:
+        with self.worn():
+            return super().generate(**inputs)
+
+
+def _with(change: nn.Module) -> Any:
+    def add(layer: BankLayer, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        return y if layer._disable_adapters else y + change(inputs[0]).to(y.dtype)
+
+    return add
 
 
 class OtherWeights(nn.Module):

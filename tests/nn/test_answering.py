@@ -1,4 +1,4 @@
-"""A model that answers with other values of its weights, and learns on with its own."""
+"""A model that answers with other values of its weights or with other updates, and learns on with its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cl_zoo import Recipe
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import prepare
 from cl_zoo.engine.ledger import answering_state
-from cl_zoo.nn import OtherWeights, adapters
+from cl_zoo.nn import OtherUpdates, OtherWeights, adapters
 from cl_zoo.testing import check_method, tiny_benchmark
 
 
@@ -103,6 +103,47 @@ def test_it_generates_on_a_real_model_what_the_model_with_these_weights_would(ti
             weight.data.copy_(values[name])
     assert torch.equal(found, bank.generate(**batch.inputs, max_new_tokens=4, do_sample=False))
     assert not torch.equal(found, plain)
+
+
+def test_other_updates_answer_in_the_place_of_the_experts_and_are_taken_off_again(tiny: Backbone) -> None:
+    """Of full rank in every second linear, of low rank in the others; each is what W with it added would answer."""
+    bank = adapters(tiny, Recipe()).eval()
+    torch.manual_seed(0)
+    for layer in bank.layers:
+        torch.nn.init.normal_(layer.bank_up["shared"])  # what must not answer
+    batch = tiny.batch(tiny_benchmark().tasks[0].test[:3], answers=False)
+    changes = {}
+    for place, layer in enumerate(bank.layers):
+        down, up = 0.1 * torch.randn(3, layer.in_features), 0.1 * torch.randn(layer.out_features, 3)
+        changes[layer] = [up @ down] if place % 2 else [down, up]
+
+    with torch.no_grad():
+        other = OtherUpdates(bank, changes)
+        found, answer = (
+            other(**batch.inputs).logits,
+            other.generate(**batch.inputs, max_new_tokens=4, do_sample=False),
+        )
+        bare = bank(**batch.inputs).logits  # no expert answers, and no change lingers
+        for layer, matrices in changes.items():
+            layer.base_layer.weight += (
+                matrices[0] if len(matrices) == 1 else layer.scale * matrices[1] @ matrices[0]
+            )
+        wanted = bank(**batch.inputs).logits
+
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    assert torch.equal(answer, bank.generate(**batch.inputs, max_new_tokens=4, do_sample=False))
+    assert not torch.allclose(bare, wanted, atol=1e-2)
+
+
+def test_other_updates_of_another_shape_are_refused(tiny: Backbone) -> None:
+    bank = adapters(tiny, Recipe())
+    layer = bank.layers[0]
+    for matrices in (
+        [torch.zeros(2, 2)],
+        [torch.zeros(2, layer.in_features), torch.zeros(layer.out_features, 3)],
+    ):
+        with pytest.raises(ValueError, match=r"needs a change .* or A \(r, \d+\) and B"):
+            OtherUpdates(bank, {layer: matrices})
 
 
 SLOW = '''
