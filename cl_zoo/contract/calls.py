@@ -15,12 +15,24 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from cl_zoo.errors import ClZooError, PluginFault, Staying, cut, exit_called, first_line, printable
+from cl_zoo.errors import (
+    ClZooError,
+    PluginError,
+    PluginFault,
+    Staying,
+    cut,
+    exit_called,
+    first_line,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from cl_zoo.tasks import Sample
 
 MODULE = "let its prepare(batch), forward and generate take what the backbone's own model takes, as cl_zoo.nn.Around does"
 MEASUREMENTS = "return a mapping from names to numbers, or nothing"
@@ -123,6 +135,11 @@ class Call:
         function = getattr(type(plugin), self._hook, None)
         code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
         return f"{Path(code.co_filename).name}, line {code.co_firstlineno}" if code else ""
+
+
+def not_here(samples: Sequence[Sample], epochs: int) -> None:
+    """The `learn` of `after_task` where nothing is trained, as for a probe that looks at a model by itself."""
+    raise PluginError("after_task was asked to learn where nothing is trained; run the method")
 
 
 def is_fault(error: BaseException) -> bool:

@@ -34,7 +34,7 @@ Arguments and hooks are only ever added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -103,6 +103,7 @@ class HookSpecs:
         batches: Sequence[Batch],
         parts: Mapping[str, Sequence[str]],
         backbone: Backbone,
+        learn: Callable[[Sequence[Sample], int], None],
     ) -> Mapping[str, float | Tensor] | None:
         """Keep what the method needs of the finished task; the measurements returned (numbers, 0-dim tensors) are recorded by name.
 
@@ -111,6 +112,10 @@ class HookSpecs:
         they found. `parts` says which part of the model (`adapters`, `routers`, `projector`, a method's own) has which parameters, as the
         learning rates and the ledger have it: names of `model.named_parameters()` when training began;
         `backbone` is the one that `build_model` got, for plugins that place nothing themselves.
+
+        `learn(samples, epochs)` lets what requires a gradient at that moment learn these samples for so many epochs, by the model's
+        own loss and with all that the engine owns: optimiser, rates by part, batches, precision, processes. The task's ledger counts
+        it, and what learns so belongs to the budget of a task. A plugin chooses what learns inside `with cl_zoo.nn.standing_still(model):`.
 
         `cl-zoo ledger` counts parameters by calling the hooks on a model without values (torch's meta device) and with no
         batches: a hook that is to be counted sizes its tensors by shapes alone and reads no value then.

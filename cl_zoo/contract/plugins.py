@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from cl_zoo.contract import returned
-from cl_zoo.contract.calls import MODULE, Call
+from cl_zoo.contract.calls import MODULE, Call, not_here
 from cl_zoo.contract.classes import (
     ONLY_FOR_PROBES,
     check_composition,
@@ -167,9 +167,7 @@ class Plugins:
             pass
 
     def rehearse(self, task: Task) -> list[Sample]:
-        return [
-            sample for _, found in self._each("rehearse", returned.samples, task=task) for sample in found
-        ]
+        return [one for _, found in self._each("rehearse", returned.samples, task=task) for one in found]
 
     def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> dict[str, Tensor]:
         read = partial(returned.terms, batch)
@@ -182,9 +180,10 @@ class Plugins:
         batches: Sequence[Batch],
         parts: Mapping[str, Sequence[str]],
         backbone: Backbone,
+        learn: Callable[[Sequence[Sample], int], None] = not_here,
     ) -> dict[str, float | Tensor]:
         arguments = {"model": model, "task": task, "batches": batches, "parts": parts, "backbone": backbone}
-        return self._named("after_task", returned.measurements, **arguments)
+        return self._named("after_task", returned.measurements, **arguments, learn=learn)
 
     def after_answers(self, task: Task, place: int, answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return self._named("after_answers", returned.measurements, task=task, place=place, answers=answers)

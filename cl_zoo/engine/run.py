@@ -19,6 +19,7 @@ from cl_zoo.batches import seed_everything
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
 from cl_zoo.engine.folder import RunFolder, cells_of_row
+from cl_zoo.engine.further import Further
 from cl_zoo.engine.inherited import number, ways_back
 from cl_zoo.engine.learning import Learner, Report, assign_parts, recompute_activations
 from cl_zoo.engine.ledger import Ledger, TaskCost, active, own_state, peak_memory_mb, stored
@@ -137,7 +138,7 @@ class Run:
         with self._autocast():
             batches = TaskBatches(self.backbone, lesson.train, recipe)
             measured = self.plugins.after_task(
-                self.model, task, batches, parts=learner.names, backbone=self.backbone
+                self.model, task, batches, learner.names, self.backbone, learn=Further(learner)
             )
         self._sound(self.model, "after_task")
         with self.plugins.told("after_task"):

@@ -6,8 +6,9 @@ counted is what a run's ledger counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -23,7 +24,7 @@ from cl_zoo.nn.budget import Learning, budget, learning
 from cl_zoo.nn.still import standing_still
 from cl_zoo.recipe.budget import beside_projector, budget_notes
 from cl_zoo.recipe.recipe import Recipe
-from cl_zoo.tasks import Task
+from cl_zoo.tasks import Sample, Task
 
 
 @dataclass(frozen=True)
@@ -108,18 +109,45 @@ def _sizes(plugins: Plugins, backbone: Backbone, recipe: Recipe, tasks: int) -> 
         plugins.before_task(model, task)
         parts = assign_parts(model.to(meta), plugins, backbone)
         trained, learns = _trained(model, parts), learning(model)
-        plugins.after_task(model, task, (), parts=parts, backbone=backbone)
+        further = partial(_learn_further, model, plugins, backbone, trained, _learning(model))
+        plugins.after_task(model, task, (), parts=parts, backbone=backbone, learn=further)
         size = _size(model.to(meta), plugins, backbone, seen, trained)
         yield replace(size, budget=may_train, learning=learns)
 
 
-def _trained(model: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    weights = dict(model.named_parameters())
+def _trained(
+    model: nn.Module, parts: Mapping[str, Sequence[str]], but: Collection[str] = ()
+) -> dict[str, int]:
+    """Parameters that learn at the moment, by part.
+
+    Args:
+        but: names of those that are counted already.
+    """
+    weights, learn = dict(model.named_parameters()), _learning(model) - set(but)
     counted = {
-        part: sum(weights[name].numel() for name in names if weights[name].requires_grad)
-        for part, names in parts.items()
+        part: sum(weights[name].numel() for name in learn & set(names)) for part, names in parts.items()
     }
     return {part: size for part, size in counted.items() if size}
+
+
+def _learning(model: nn.Module) -> set[str]:
+    return {name for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _learn_further(
+    model: nn.Module,
+    plugins: Plugins,
+    backbone: Backbone,
+    trained: dict[str, int],
+    before: set[str],
+    samples: Sequence[Sample],
+    epochs: int,
+) -> None:
+    """The `learn` of `after_task` where nothing has values: what would learn is added to what the task trains."""
+    parts = assign_parts(model, plugins, backbone)
+    for part, size in _trained(model, parts, before).items():
+        trained[part] = trained.get(part, 0) + size
+    before |= _learning(model)
 
 
 def _size(

@@ -10,6 +10,7 @@ from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, tex
 from cl_zoo.nn.answering import Around, OtherUpdates, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
+from cl_zoo.nn.memory import draw_samples, pack_sample, unpack_sample
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.pool import PromptPool, distance, nearest
@@ -42,6 +43,7 @@ __all__ = [
     "bank_parts",
     "cosines",
     "distance",
+    "draw_samples",
     "evaluating",
     "full_precision",
     "gate_sums",
@@ -50,6 +52,7 @@ __all__ = [
     "mixture",
     "name_of",
     "nearest",
+    "pack_sample",
     "per_sample",
     "router",
     "spread",
@@ -58,4 +61,5 @@ __all__ = [
     "text_view",
     "token_rows",
     "top_gates",
+    "unpack_sample",
 ]

@@ -8,9 +8,10 @@ from itertools import combinations
 
 import pytest
 import torch
-from cl_zoo_replay import Replay, draw
+from cl_zoo_replay import Replay
 
 from cl_zoo.batches import Batch
+from cl_zoo.nn import draw_samples
 from cl_zoo.tasks import Sample
 
 
@@ -34,7 +35,7 @@ def test_a_draw_is_one_from_the_whole_task_however_it_is_cut_into_batches(seed: 
     batches = task("a", size, batch)
 
     torch.manual_seed(seed)
-    drawn = draw(batches, count)
+    drawn = draw_samples(batches, count)
 
     assert drawn == literal(batches, count, seed)
     assert len({sample.id for sample in drawn}) == len(drawn) == min(size, count)
@@ -46,7 +47,7 @@ def test_every_set_of_samples_is_as_likely_as_every_other() -> None:
     seen: Counter[tuple[str, ...]] = Counter()
     for seed in range(4000):
         torch.manual_seed(seed)
-        seen[tuple(sample.id for sample in draw(batches, 3))] += 1
+        seen[tuple(sample.id for sample in draw_samples(batches, 3))] += 1
 
     every = [tuple(f"a {i}" for i in places) for places in combinations(range(6), 3)]
     assert set(seen) == set(every)

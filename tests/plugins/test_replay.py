@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cl_zoo_replay import Replay, draw, pack, unpack
+from cl_zoo_replay import Replay
 from PIL import Image
 from tiny_runs import learnt, weights
 
@@ -15,6 +15,7 @@ from cl_zoo import Faithful
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
 from cl_zoo.engine.run import Run
+from cl_zoo.nn import draw_samples, pack_sample, unpack_sample
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import OnDemand, Sample
 from cl_zoo.testing import square, tiny_backbone, tiny_benchmark
@@ -47,7 +48,7 @@ def test_samples_are_drawn_without_repetition_from_the_whole_task() -> None:
     everybody = set[str]()
     for seed in range(40):
         torch.manual_seed(seed)
-        ids = [sample.id for sample in draw(Lazy(), 4)]
+        ids = [sample.id for sample in draw_samples(Lazy(), 4)]
         assert len(ids) == len(set(ids)) == 4
         assert ids == sorted(ids)
         everybody |= set(ids)
@@ -58,16 +59,16 @@ def test_samples_are_drawn_without_repetition_from_the_whole_task() -> None:
 def test_every_sample_is_kept_where_there_are_no_more() -> None:
     lazy = Lazy()
 
-    assert draw(lazy, 10) == draw(lazy, 99) == lazy.samples
+    assert draw_samples(lazy, 10) == draw_samples(lazy, 99) == lazy.samples
 
 
 def test_the_draw_depends_on_the_seed_and_not_on_what_was_drawn_before() -> None:
     torch.manual_seed(3)
-    first = draw(Lazy(), 3)
+    first = draw_samples(Lazy(), 3)
     torch.rand(100)
-    assert draw(Lazy(), 3) == first
+    assert draw_samples(Lazy(), 3) == first
     torch.manual_seed(4)
-    assert draw(Lazy(), 3) != first
+    assert draw_samples(Lazy(), 3) != first
 
 
 def test_batches_without_a_drawn_sample_are_not_made() -> None:
@@ -75,19 +76,19 @@ def test_batches_without_a_drawn_sample_are_not_made() -> None:
     for seed in range(10):
         torch.manual_seed(seed)
         lazy = Lazy()
-        [only] = draw(lazy, 1)
+        [only] = draw_samples(lazy, 1)
         assert set(lazy.made) == {0, 2, int(only.id) // 4}
 
 
 def test_nothing_is_drawn_from_nothing() -> None:
-    assert draw([], 5) == []
+    assert draw_samples([], 5) == []
 
 
 @pytest.mark.parametrize("place", [0, 5])
 def test_a_kept_image_comes_back_pixel_by_pixel(tiny: Backbone, place: int) -> None:
     sample = Sample("7", square(place)[0], "What colour is it ?", "red", ("red", "crimson"))
 
-    again = unpack(pack(sample))
+    again = unpack_sample(pack_sample(sample))
 
     assert isinstance(again.image, Image.Image)
     assert again.image.tobytes() == sample.image.tobytes()
@@ -100,30 +101,30 @@ def test_an_image_that_is_not_square_and_not_rgb_comes_back_as_the_model_sees_it
     image = Image.new("RGBA", (3, 2), (10, 20, 30, 255))
     image.putpixel((2, 0), (200, 100, 0, 255))
 
-    kept = pack(Sample("1", image, "?", "!"))["image"]
+    kept = pack_sample(Sample("1", image, "?", "!"))["image"]
 
     assert kept.shape == (2, 3, 3)
     assert kept[0, 2].tolist() == [200, 100, 0]
-    assert unpack(pack(Sample("1", image, "?", "!"))).image.size == (3, 2)
+    assert unpack_sample(pack_sample(Sample("1", image, "?", "!"))).image.size == (3, 2)
 
 
 def test_an_image_in_a_file_stays_in_its_file(tmp_path: Path) -> None:
     sample = Sample("1", tmp_path / "one.png", "?", "!")
 
-    kept = pack(sample)
+    kept = pack_sample(sample)
 
     assert json.loads(json.dumps(kept)) == kept  # no tensor, no pixel
-    assert unpack(kept) == sample
+    assert unpack_sample(kept) == sample
     bare = Sample("2", None, "?", "!")
-    assert unpack(pack(bare)) == bare
+    assert unpack_sample(pack_sample(bare)) == bare
 
 
 def test_a_picture_that_is_read_faithfully_is_so_after_it_comes_back(tmp_path: Path) -> None:
     for kind in (Faithful, Path):
-        kept = json.loads(json.dumps(pack(Sample("1", kind(tmp_path / "one.png"), "?", "!"))))
+        kept = json.loads(json.dumps(pack_sample(Sample("1", kind(tmp_path / "one.png"), "?", "!"))))
 
-        assert isinstance(unpack(kept).image, Faithful) == (kind is Faithful)
-        assert unpack(kept).image == tmp_path / "one.png"
+        assert isinstance(unpack_sample(kept).image, Faithful) == (kind is Faithful)
+        assert unpack_sample(kept).image == tmp_path / "one.png"
 
 
 def test_a_state_comes_back() -> None:
@@ -139,7 +140,7 @@ def test_a_state_comes_back() -> None:
     ]
     files = (Path("a.png"), Path("b.png"), Faithful(Path("c.png")))
     talk = Sample("3", files[0], "e", "f", before=(("g", "h"),), learns_before=False, more_images=files[1:])
-    assert unpack(json.loads(json.dumps(pack(talk)))) == talk
+    assert unpack_sample(json.loads(json.dumps(pack_sample(talk)))) == talk
     assert again.state_dict()["memory"][0]["image"].equal(method.state_dict()["memory"][0]["image"])
 
 

@@ -6,7 +6,7 @@ Both do what the engine's own do, and nothing else to the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
 from cl_zoo.contract import returned
+from cl_zoo.contract.calls import not_here
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.names import Choice
 from cl_zoo.processes import World
@@ -130,8 +131,15 @@ class Observed(Plugins):
         batches: Sequence[Batch],
         parts: Mapping[str, Sequence[str]],
         backbone: Backbone,
+        learn: Callable[[Sequence[Sample], int], None] = not_here,
     ) -> dict[str, Any]:
-        """Old experts may be rewritten in this hook, but not before it."""
+        """Old experts may be rewritten in this hook, but not before it; what learns further in it is trainable, too."""
+
+        def watched(samples: Sequence[Sample], epochs: int) -> None:
+            learning = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
+            self._there()[0].record.trainable[-1].update(learning)
+            learn(samples, epochs)
+
         named = dict(model.named_parameters())
         for name, before in self._still.items():
             if name in named and not torch.equal(named[name], before):
@@ -141,7 +149,7 @@ class Observed(Plugins):
                     f"{where}: {name} is frozen but moved while the task was learnt; change weights in before_task or after_task only",
                 )
         with self._put_back("after_task", chooses=True):
-            return super().after_task(model, task, batches, parts, backbone)
+            return super().after_task(model, task, batches, parts, backbone, watched)
 
     def build_inference_model(self, model: nn.Module, tasks_seen: Sequence[Task]) -> nn.Module:
         """The check asks what answers for logits too, as authors and other tools do."""
