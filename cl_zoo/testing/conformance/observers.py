@@ -123,6 +123,12 @@ class Observed(Plugins):
                 world.record.terms[name] = world.record.terms.get(name, False) or acts
         return terms
 
+    def after_step(
+        self, model: nn.Module, task: Task, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor]
+    ) -> None:
+        with self._put_back("after_step"):
+            super().after_step(model, task, gradients, before)
+
     def after_task(
         self,
         model: nn.Module,
