@@ -10,6 +10,7 @@ from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, tex
 from cl_zoo.nn.answering import Around, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
+from cl_zoo.nn.memory import draw_samples, pack_sample, unpack_sample
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
@@ -38,6 +39,7 @@ __all__ = [
     "adapters",
     "bank_parts",
     "cosines",
+    "draw_samples",
     "embeddings",
     "evaluating",
     "full_precision",
@@ -46,6 +48,7 @@ __all__ = [
     "insert",
     "mixture",
     "name_of",
+    "pack_sample",
     "per_sample",
     "router",
     "spread",
@@ -54,4 +57,5 @@ __all__ = [
     "text_view",
     "token_rows",
     "top_gates",
+    "unpack_sample",
 ]

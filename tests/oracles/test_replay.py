@@ -8,9 +8,10 @@ from itertools import combinations
 
 import pytest
 import torch
-from cl_zoo_replay import Replay, draw
+from cl_zoo_replay import Replay
 
 from cl_zoo.batches import Batch
+from cl_zoo.nn import draw_samples as draw
 from cl_zoo.tasks import Sample
 
 

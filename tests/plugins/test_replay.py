@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cl_zoo_replay import Replay, draw, pack, unpack
+from cl_zoo_replay import Replay
 from PIL import Image
 from tiny_runs import learnt, weights
 
@@ -15,6 +15,9 @@ from cl_zoo import Faithful
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
 from cl_zoo.engine.run import Run
+from cl_zoo.nn import draw_samples as draw
+from cl_zoo.nn import pack_sample as pack
+from cl_zoo.nn import unpack_sample as unpack
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import OnDemand, Sample
 from cl_zoo.testing import square, tiny_backbone, tiny_benchmark
