@@ -70,9 +70,10 @@ class HookSpecs:
         """
 
     @hookspec
-    def before_task(self, model: nn.Module, task: Task) -> None:
+    def before_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> None:
         """Get ready to learn `task`: add an expert, choose by `requires_grad` what learns.
 
+        `batches` are the task's training samples, as `after_task` has them, for methods that look at a task before they learn it.
         The optimiser is made right after this hook, new for each task, over the parameters that require a gradient.
         """
 

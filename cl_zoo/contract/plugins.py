@@ -156,8 +156,8 @@ class Plugins:
     def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
         return self._built("build_model", backbone=backbone, recipe=recipe)
 
-    def before_task(self, model: nn.Module, task: Task) -> None:
-        for _ in self._each("before_task", model=model, task=task):
+    def before_task(self, model: nn.Module, task: Task, batches: Sequence[Batch] = ()) -> None:
+        for _ in self._each("before_task", model=model, task=task, batches=batches):
             pass
 
     def rehearse(self, task: Task) -> list[Sample]:

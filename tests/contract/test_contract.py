@@ -505,7 +505,7 @@ class Adjustable:
         (Undecorated, "Undecorated: after_task is not decorated with @hookimpl"),
         (
             UnknownArgument,
-            "UnknownArgument: before_task takes 'optimizer', which it is not given; known: model, task",
+            "UnknownArgument: before_task takes 'optimizer', which it is not given; known: batches, model, task",
         ),
         (
             OddProtocol,

@@ -90,11 +90,11 @@ class Observed(Plugins):
         self.label = "+".join(choice.label for choice in choices)
         self._still: dict[str, Tensor] = {}
 
-    def before_task(self, model: nn.Module, task: Task) -> None:
+    def before_task(self, model: nn.Module, task: Task, batches: Sequence[Batch] = ()) -> None:
         world, backbone = self._there()
         world.place = place_of(self.label, task)
         with self._put_back("before_task", chooses=True):
-            super().before_task(model, task)
+            super().before_task(model, task, batches)
         learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for name, weight in learning.items():
             if backbone.owns(weight):
