@@ -62,6 +62,7 @@ from cl_zoo.nn import (
     ExpertBank,
     KeepsExperts,
     adapters,
+    draw_samples,
     full_precision,
     input_products,
     rank_of_ups,
@@ -106,6 +107,7 @@ class InfLoRA(KeepsExperts):
 
     @hookimpl
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
+        self.backbone = backbone
         self.bank = adapters(backbone, recipe, "t0", rank=rank_of_ups(backbone, recipe))
         return self.bank
 
@@ -125,7 +127,7 @@ class InfLoRA(KeepsExperts):
         epsilon = o.epsilon + (1 - o.epsilon) * min(task.index, o.horizon - 1) / o.horizon
         for layer, products in self._look(model, batches):
             self.spaces[layer.path] = widened(products, self.spaces.get(layer.path), epsilon, o.variant)
-        return {"inflora/taken": sum(map(taken, self.spaces.values())) / max(len(self.spaces), 1)}
+        return {"inflora/taken": math.fsum(map(taken, self.spaces.values())) / max(len(self.spaces), 1)}
 
     @hookimpl
     def build_inference_model(self, tasks_seen: Sequence[Task]) -> ExpertBank:
@@ -133,11 +135,17 @@ class InfLoRA(KeepsExperts):
         return self.bank
 
     def _look(self, model: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[BankLayer, Tensor]]:
-        """Every linear with H Hᵀ of its inputs; none where there are no samples."""
+        """Every linear with H Hᵀ of its inputs; none where there are no samples.
+
+        Every process looks at all samples, one by one: small directions are rounding's to turn, and would not be the same in
+        other batches.
+        """
+        drawn = draw_samples(batches, self.options.samples)
         depths = sorted({layer.depth for layer in self.bank.layers}) if len(batches) else []
         for start in range(0, len(depths), AT_ONCE):
             here = [layer for layer in self.bank.layers if layer.depth in depths[start : start + AT_ONCE]]
-            found = input_products(model, here, batches, self.options.samples)
+            alone = (self.backbone.batch([sample], answers=True) for sample in drawn)
+            found = input_products(model, here, alone)
             with full_precision(here[0].made["device"]):
                 yield from found.items()
 
@@ -205,7 +213,7 @@ def widened(products: Tensor, space: Space | None, epsilon: float, variant: Vari
     more = int((held < epsilon).sum())  # the fewest columns with which it does
     if space is None:
         more = max(more - 1, 1) if variant == "released" else more
-        space = Space(U[:, :more])
+        space = Space(U[:, :more].contiguous())
     elif more and space.free:
         basis, gone = space.basis, U[:, :more]
         left = torch.linalg.svd(basis - gone @ (gone.T @ basis), full_matrices=False).U

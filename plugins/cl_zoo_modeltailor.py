@@ -61,7 +61,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl
+from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
 from cl_zoo.nn import BankLayer, ExpertBank, KeepsExperts, adapters, full_precision, input_products
 
 OMEGA = {"paper": 0.5, "released": 0.8}
@@ -176,7 +176,8 @@ def hessians(
     model: nn.Module, layers: Sequence[BankLayer], batches: Sequence[Batch], samples: int
 ) -> dict[BankLayer, Tensor]:
     """H = 2 Σ x xᵀ (d_in, d_in) of each layer over the real tokens of samples drawn from the task, on all processes."""
-    return {layer: 2 * sums for layer, sums in input_products(model, layers, batches, samples).items()}
+    found = input_products(model, layers, share(batches, samples=samples))
+    return {layer: total(2 * sums) for layer, sums in found.items()}
 
 
 def blocks(columns: int, width: int) -> list[slice]:

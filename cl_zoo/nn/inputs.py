@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from cl_zoo.batches import Batch, forward
 from cl_zoo.nn.layer import BankLayer, full_precision
 from cl_zoo.nn.still import evaluating
-from cl_zoo.processes import share, total
 
 
 def input_products(
-    model: nn.Module, layers: Sequence[BankLayer], batches: Sequence[Batch], samples: int
+    model: nn.Module, layers: Sequence[BankLayer], batches: Iterable[Batch]
 ) -> dict[BankLayer, Tensor]:
-    """Σ x xᵀ (d_in, d_in) of each layer in fp32, over the real tokens of samples drawn from the task, on all processes."""
+    """Σ x xᵀ (d_in, d_in) of each layer in fp32, over the real tokens of some batches, on this process; in evaluation mode."""
     found = {
         layer: torch.zeros(layer.in_features, layer.in_features, device=layer.made["device"])
         for layer in layers
@@ -32,10 +31,10 @@ def input_products(
     handles = [layer.register_forward_pre_hook(add) for layer in layers]
     try:
         with evaluating(model):
-            for batch in share(batches, samples=samples):
+            for batch in batches:
                 real = batch.inputs["attention_mask"].bool()
                 forward(model, batch)
     finally:
         for handle in handles:
             handle.remove()
-    return {layer: total(sums) for layer, sums in found.items()}
+    return found

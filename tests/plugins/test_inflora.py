@@ -107,7 +107,7 @@ def test_inputs_are_counted_without_padding(tiny: Backbone) -> None:
     together = TaskBatches(tiny, BENCHMARK.tasks[0].train, recipe)
     alone = TaskBatches(tiny, BENCHMARK.tasks[0].train, build_recipe({**RECIPE, "micro_batch": 1}))
 
-    found, wanted = (input_products(bank, bank.layers, data, 8) for data in (together, alone))
+    found, wanted = (input_products(bank, bank.layers, data) for data in (together, alone))
 
     for layer, products in found.items():
         torch.testing.assert_close(products, wanted[layer], rtol=1e-3, atol=1e-3)
