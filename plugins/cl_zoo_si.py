@@ -99,7 +99,7 @@ class SI:
             cut = self.options.variant == "released"
             self.importance[name] = importance.clamp(min=0) if cut else importance
             self.anchor[name] = weight.detach().clone()
-        lowered = sum((path.sum() for path in self.path.values()), torch.zeros(()))
+        lowered = sum((self.path[name].sum() for name in sorted(self.path)), torch.zeros(()))
         self.path, self.moved = {}, {}
         return {"si/lowered": lowered}
 

@@ -14,6 +14,8 @@ STACKS = [
     "moelora+ewc[samples=4]",
     "olora+lwf",
     "hide+replay",
+    "moelora+si",
+    "olora+derpp",
     "hide[variant=released]",
     "hide+cka",
     "disco[variant=released]",
