@@ -16,16 +16,16 @@ with H_t the inputs of a linear, one column a token, and M an orthonormal basis;
 complement is kept in its place, which only shrinks. The paper's letters are turned round: its B_t is the A here, its A_t the B.
 
 Choices the paper leaves open for multimodal models, and ours:
-  * Linears: all of the language model, each with a memory of its own. The projector learns on from task to task, as for every
-    method here, and nothing holds it.
+  * Linears: all of the language model, each with a memory of its own; those that read the same, as queries, keys and values do,
+    have one. The projector learns on from task to task, as for every method here, and nothing holds it.
   * H_t: the real tokens of `samples` of the task, drawn at random, seen before it and, for M, after it. H Hᵀ is kept while it
     is looked at, never H. A basis that is stored has at most d_in / 2 columns.
   * Rank: B alone trains, so the same number of trained parameters gives a larger rank than a LoRA has.
   * Directions that are not there: where fewer than r lie outside, the rows left over are zero and learn nothing.
   * T: a method is not told how long the stream is, so `horizon` is an option; from task T on ε_t stays at its last value.
 
-On LLaVA-1.5-7B the 224 linears can come to keep 3.55 thousand million numbers, Σ d_in² / 2; how many it is, is the tasks' to say, and a
-run's ledger counts it.
+On LLaVA-1.5-7B the bases can come to 2.74 thousand million numbers, Σ d_in² / 2 over the four different inputs of each of 32 layers; how many
+they are, is the tasks' to say, and a run's ledger counts them.
 
 Held against:
   paper     arXiv 2404.00228
@@ -114,10 +114,11 @@ class InfLoRA(KeepsExperts):
     @hookimpl
     def before_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> None:
         new = self.bank.learn(task, stacked=True)
-        for layer, products in self._look(model, batches):
-            down = layer.bank_down[new]
-            rows = directions(products, self.spaces.get(layer.path), down.shape[0], self.options.variant)
-            down.data.copy_(rows)
+        for layers, products in self._look(model, batches):
+            space, rank = self.spaces.get(layers[0].path), layers[0].bank_down[new].shape[0]
+            rows = directions(products, space, rank, self.options.variant)
+            for layer in layers:
+                layer.bank_down[new].data.copy_(rows)
         for layer in self.bank.layers:
             layer.bank_down[new].requires_grad_(False)
 
@@ -125,8 +126,9 @@ class InfLoRA(KeepsExperts):
     def after_task(self, model: nn.Module, task: Task, batches: Sequence[Batch]) -> dict[str, float]:
         o = self.options
         epsilon = o.epsilon + (1 - o.epsilon) * min(task.index, o.horizon - 1) / o.horizon
-        for layer, products in self._look(model, batches):
-            self.spaces[layer.path] = widened(products, self.spaces.get(layer.path), epsilon, o.variant)
+        for layers, products in self._look(model, batches):
+            space = widened(products, self.spaces.get(layers[0].path), epsilon, o.variant)
+            self.spaces |= {layer.path: space for layer in layers}
         return {"inflora/taken": math.fsum(map(taken, self.spaces.values())) / max(len(self.spaces), 1)}
 
     @hookimpl
@@ -134,8 +136,8 @@ class InfLoRA(KeepsExperts):
         self.bank.answer(tasks_seen)  # the sum of all
         return self.bank
 
-    def _look(self, model: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[BankLayer, Tensor]]:
-        """Every linear with H Hᵀ of its inputs; none where there are no samples.
+    def _look(self, model: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[list[BankLayer], Tensor]]:
+        """All linears with H Hᵀ of their inputs, those that read the same together; none where there are no samples.
 
         Every process looks at all samples, one by one: small directions are rounding's to turn, and would not be the same in
         other batches.
@@ -147,15 +149,30 @@ class InfLoRA(KeepsExperts):
             alone = (self.backbone.batch([sample], answers=True) for sample in drawn)
             found = input_products(model, here, alone)
             with full_precision(here[0].made["device"]):
-                yield from found.items()
+                yield from self._alike(found)
+
+    def _alike(self, found: Mapping[BankLayer, Tensor]) -> list[tuple[list[BankLayer], Tensor]]:
+        """Linears one after the other with equal inputs now and before, such as queries, keys and values, as one."""
+        groups: list[tuple[list[BankLayer], Tensor]] = []
+        for layer, products in found.items():
+            layers, others = groups[-1] if groups else ([], products)
+            before = [self.spaces.get(one.path) for one in (layer, *layers[:1])]
+            if layers and before[0] is before[1] and torch.equal(products, others):
+                layers.append(layer)
+            else:
+                groups.append(([layer], products))
+        return groups
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {path: {"basis": basis, "free": free} for path, (basis, free) in self.spaces.items()}
-        return {**super().state_dict(), "spaces": kept}
+        spaces = list({id(space): space for space in self.spaces.values()}.values())  # each once
+        places = {id(space): place for place, space in enumerate(spaces)}
+        of = {path: places[id(space)] for path, space in self.spaces.items()}
+        return {**super().state_dict(), "spaces": [space._asdict() for space in spaces], "of": of}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.spaces = {path: Space(**kept) for path, kept in state["spaces"].items()}
+        spaces = [Space(**kept) for kept in state["spaces"]]
+        self.spaces = {path: spaces[place] for path, place in state["of"].items()}
 
 
 def taken(space: Space) -> float:

@@ -122,3 +122,14 @@ def test_options_say_what_is_out_of_range() -> None:
     for options in ({"epsilon": 0}, {"epsilon": 1.1}, {"horizon": 0}, {"samples": 0}, {"variant": "mine"}):
         with pytest.raises(ValueError, match="validation error"):
             InfLoRA.Options(**options)  # type: ignore[arg-type]
+
+
+def test_linears_that_read_the_same_have_one_memory(run: Watched) -> None:
+    """Queries, keys and values of a layer, and gate and up; each basis is counted once."""
+    method = run.plugins.method
+    for layer in ("0", "1"):
+        named = {path.rpartition(".")[2]: s for path, s in method.spaces.items() if f"layers.{layer}." in path}
+        assert named["q_proj"] is named["k_proj"] is named["v_proj"]
+        assert named["gate_proj"] is named["up_proj"]
+        assert len({id(space) for space in named.values()}) == 4
+    assert len(method.state_dict()["spaces"]) == 8
