@@ -164,7 +164,7 @@ class InfLoRA(KeepsExperts):
         return groups
 
     def state_dict(self) -> dict[str, Any]:
-        spaces = list({id(space): space for space in self.spaces.values()}.values())  # each once
+        spaces = list({id(self.spaces[path]): self.spaces[path] for path in sorted(self.spaces)}.values())
         places = {id(space): place for place, space in enumerate(spaces)}
         of = {path: places[id(space)] for path, space in self.spaces.items()}
         return {**super().state_dict(), "spaces": [space._asdict() for space in spaces], "of": of}

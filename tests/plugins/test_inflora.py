@@ -128,7 +128,9 @@ def test_linears_that_read_the_same_have_one_memory(run: Watched) -> None:
     """Queries, keys and values of a layer, and gate and up; each basis is counted once."""
     method = run.plugins.method
     for layer in ("0", "1"):
-        named = {path.rpartition(".")[2]: s for path, s in method.spaces.items() if f"layers.{layer}." in path}
+        named = {
+            path.rpartition(".")[2]: s for path, s in method.spaces.items() if f"layers.{layer}." in path
+        }
         assert named["q_proj"] is named["k_proj"] is named["v_proj"]
         assert named["gate_proj"] is named["up_proj"]
         assert len({id(space) for space in named.values()}) == 4
