@@ -14,8 +14,8 @@ Choices the paper leaves open for multimodal models, and ours:
     take their penalty with them. What a method makes of weights when their task has ended is where θ̃ stands, not part of the way.
   * Gradient: of the whole global batch, before it is clipped, without that of this penalty, which is known in closed form and
     taken off. Terms of other plugins in the stack belong to the objective whose decrease is shared out.
-  * c and ξ: the paper's of split MNIST. Both belong together: a weight that went less far than √ξ is held the less for it, and
-    LoRA's weights do not go far.
+  * c and ξ: the authors' of split MNIST; c is 0.1 in their other experiments. Both belong together: a weight that went less far than
+    √ξ is held the less for it, and LoRA's weights do not go far, so a stream may want a c of hundreds or more.
 
 Held against:
   paper     arXiv 1703.04200
