@@ -61,8 +61,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cl_zoo import Backbone, Batch, Recipe, Task, forward, hookimpl, share, total
-from cl_zoo.nn import BankLayer, ExpertBank, KeepsExperts, adapters, evaluating, full_precision
+from cl_zoo import Backbone, Batch, Recipe, Task, hookimpl, share, total
+from cl_zoo.nn import BankLayer, ExpertBank, KeepsExperts, adapters, full_precision, input_products
 
 OMEGA = {"paper": 0.5, "released": 0.8}
 SIGN = {"paper": 1.0, "released": -1.0}
@@ -176,27 +176,8 @@ def hessians(
     model: nn.Module, layers: Sequence[BankLayer], batches: Sequence[Batch], samples: int
 ) -> dict[BankLayer, Tensor]:
     """H = 2 Σ x xᵀ (d_in, d_in) of each layer over the real tokens of samples drawn from the task, on all processes."""
-    found = {
-        layer: torch.zeros(layer.in_features, layer.in_features, device=layer.made["device"])
-        for layer in layers
-    }
-    real = torch.empty(0)
-
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0][real].float()  # (tokens, d_in), padding excluded
-        with full_precision(x.device):
-            found[cast(BankLayer, layer)] += 2 * x.T @ x
-
-    handles = [layer.register_forward_pre_hook(add) for layer in layers]
-    try:
-        with evaluating(model):
-            for batch in share(batches, samples=samples):
-                real = batch.inputs["attention_mask"].bool()
-                forward(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {layer: total(H) for layer, H in found.items()}
+    found = input_products(model, layers, share(batches, samples=samples))
+    return {layer: total(2 * sums) for layer, sums in found.items()}
 
 
 def blocks(columns: int, width: int) -> list[slice]:

@@ -69,7 +69,7 @@ class Engine:
         return loss
 
     def _learner(self, task: Task, samples: Sequence[Sample]) -> Learner:
-        self.plugins.before_task(self.model, task)
+        self.plugins.before_task(self.model, task, TaskBatches(self.backbone, samples, self.ground.recipe))
         pool = [*samples, *self.plugins.rehearse(task)]
         ground = self.ground
         learner = Learner(

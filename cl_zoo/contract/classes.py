@@ -19,6 +19,7 @@ from cl_zoo.errors import PluginError, first_line, nearest
 if TYPE_CHECKING:
     from cl_zoo.names import Choice
 
+PROTOCOLS = ("sequential", "joint", "none")
 ONLY_ONE = ("build_model", "build_inference_model")
 NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "build_inference_model")
 ONLY_FOR_PROBES = ("after_answers",)
@@ -40,6 +41,17 @@ def check_hook(name: str, hook: str, function: Any) -> None:
     if unknown := [argument for argument in takes[1:] if argument not in gives]:
         raise PluginError(
             f"{name}: {hook} takes {unknown[0]!r}, which it is not given{nearest(unknown[0], gives)}"
+        )
+
+
+def check_class(name: str, plugin: type) -> None:
+    """Its protocol is one, and what is kept can be taken up."""
+    protocol = getattr(plugin, "protocol", "sequential")
+    if protocol not in PROTOCOLS:
+        raise PluginError(f"{name}: protocol is {protocol!r}{nearest(str(protocol), PROTOCOLS)}")
+    if hasattr(plugin, "state_dict") != hasattr(plugin, "load_state_dict"):
+        raise PluginError(
+            f"{name}: has only one of state_dict and load_state_dict; define both, or an interrupted run cannot go on"
         )
 
 

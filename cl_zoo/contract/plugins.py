@@ -21,6 +21,7 @@ from cl_zoo.contract import returned
 from cl_zoo.contract.calls import MODULE, Call, not_here
 from cl_zoo.contract.classes import (
     ONLY_FOR_PROBES,
+    check_class,
     check_composition,
     check_hook,
     check_making,
@@ -28,9 +29,9 @@ from cl_zoo.contract.classes import (
 )
 from cl_zoo.contract.hookspecs import PROJECT, HookSpecs
 from cl_zoo.contract.options import filled
+from cl_zoo.contract.sources import source_of
 from cl_zoo.errors import ClZooError, PluginError, RunError, nearest
 from cl_zoo.names import METHODS, Choice, Options, installed, load
-from cl_zoo.tasks import source_hash
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from cl_zoo.recipe.recipe import Recipe
     from cl_zoo.tasks import Sample, Task
 
-PROTOCOLS = ("sequential", "joint", "none")
 HOOKS = tuple(name for name in vars(HookSpecs) if not name.startswith("_"))
 
 
@@ -53,17 +53,11 @@ def load_class(name: str) -> type[Any]:
     plugin = load(METHODS, name)
     if not inspect.isclass(plugin):
         raise PluginError(f"{name}: its entry point gives a {type(plugin).__name__}; it must name a class")
-    protocol = getattr(plugin, "protocol", "sequential")
-    if protocol not in PROTOCOLS:
-        raise PluginError(f"{name}: protocol is {protocol!r}{nearest(str(protocol), PROTOCOLS)}")
     for hook in HOOKS:
         function = getattr(plugin, hook, None)
         if function is not None:
             check_hook(name, hook, function)
-    if hasattr(plugin, "state_dict") != hasattr(plugin, "load_state_dict"):
-        raise PluginError(
-            f"{name}: has only one of state_dict and load_state_dict; define both, or an interrupted run cannot go on"
-        )
+    check_class(name, plugin)
     check_options(name, plugin)
     _register(_manager(), name, plugin)  # `cl-zoo list --check` finds a misspelt hook without an instance
     return plugin
@@ -162,8 +156,8 @@ class Plugins:
     def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
         return self._built("build_model", backbone=backbone, recipe=recipe)
 
-    def before_task(self, model: nn.Module, task: Task) -> None:
-        for _ in self._each("before_task", model=model, task=task):
+    def before_task(self, model: nn.Module, task: Task, batches: Sequence[Batch] = ()) -> None:
+        for _ in self._each("before_task", model=model, task=task, batches=batches):
             pass
 
     def rehearse(self, task: Task) -> list[Sample]:
@@ -172,6 +166,12 @@ class Plugins:
     def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> dict[str, Tensor]:
         read = partial(returned.terms, batch)
         return self._named("loss", read, model=model, batch=batch, outputs=outputs, task=task)
+
+    def after_step(
+        self, model: nn.Module, task: Task, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor]
+    ) -> None:
+        for _ in self._each("after_step", model=model, task=task, gradients=gradients, before=before):
+            pass
 
     def after_task(
         self,
@@ -258,6 +258,11 @@ class Plugins:
         return any(self._implementing(hook) for hook in ONLY_FOR_PROBES)
 
     @property
+    def watch_steps(self) -> bool:
+        """Whether some plugin looks at optimiser steps, so that gradients and weights are copied for it."""
+        return bool(self._implementing("after_step"))
+
+    @property
     def probes(self) -> set[str]:
         """Names of the plugins that only measure."""
         return {choice.name for choice in self.choices if choice.probe}
@@ -341,9 +346,3 @@ def _register(manager: pluggy.PluginManager, name: str, plugin: Any) -> None:
         hook = re.search(r"hook '(\w+)'", str(error))
         known = nearest(hook.group(1), HOOKS) if hook and hook.group(1) not in HOOKS else ""
         raise PluginError(f"{name}: {' '.join(str(error).split())}{known}") from None
-
-
-def source_of(kind: type) -> str:
-    """A hash of the module that a class stands in; empty where it has no source."""
-    file = inspect.getsourcefile(kind)
-    return source_hash(file) if file else ""

@@ -19,6 +19,7 @@ from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
 from cl_zoo.engine.sound import unsound
+from cl_zoo.engine.watching import watched
 from cl_zoo.errors import PluginFault, RunError
 from cl_zoo.nn.budget import learning
 from cl_zoo.nn.placing import bank_parts
@@ -249,11 +250,12 @@ class Learner:
                 weight.grad = torch.zeros_like(weight)
         self.world.reduce_gradients(self.learning)
         self.norm = get_total_norm(weight.grad for weight in self.learning if weight.grad is not None)
-        if self.recipe.clip == "norm":
-            # A norm that is no number would make all gradients such; by 0 they stay as they are, to be told by name.
-            finite = torch.where(self.norm.isfinite(), self.norm, 0.0)
-            clip_grads_with_norm_(self.learning, self.recipe.clip_norm, finite)
-        self.optimizer.step()
+        with watched(self.plugins, self.model, self.task):
+            if self.recipe.clip == "norm":
+                # A norm that is no number would make all gradients such; by 0 they stay as they are, to be told by name.
+                finite = torch.where(self.norm.isfinite(), self.norm, 0.0)
+                clip_grads_with_norm_(self.learning, self.recipe.clip_norm, finite)
+            self.optimizer.step()
         self.schedule.step()
 
     def _count(self, indices: Sequence[int], tokens: int, answer_tokens: float) -> None:
@@ -319,11 +321,7 @@ def make_optimizer(
     recipe: Recipe,
     method_of: Callable[[nn.Parameter], str] = lambda weight: "",
 ) -> torch.optim.Optimizer:
-    """AdamW with one group per part and method at the recipe's rate for it.
-
-    Args:
-        method_of: name of the method whose part a weight is in.
-    """
+    """AdamW with one group per part and method (`method_of` names whose part a weight is in) at the recipe's rate for it."""
     groups: dict[tuple[str, str], list[nn.Parameter]] = {}
     for part, weights in parts.items():
         for weight in weights:

@@ -112,8 +112,9 @@ class Run:
         self.plugins.at(in_words(task))
         self.model.train()  # whether the run has just begun, goes on or was resumed
         self._seed("before_task", task)
+        batches = TaskBatches(self.backbone, lesson.train, recipe)
         with self._autocast():
-            self.plugins.before_task(self.model, task)
+            self.plugins.before_task(self.model, task, batches)
         self.model.to(self.backbone.device)  # what the hook has just made may still be elsewhere
         self._sound(self.model, "before_task")
         self._seed("rehearse", task)
@@ -136,7 +137,6 @@ class Run:
         self._seed("after_task", task)
         self.report(task=task.name, index=task.index, phase="after_task")
         with self._autocast():
-            batches = TaskBatches(self.backbone, lesson.train, recipe)
             measured = self.plugins.after_task(
                 self.model, task, batches, learner.names, self.backbone, learn=Further(learner)
             )

@@ -9,6 +9,8 @@ from cl_zoo.features.encoder import cosines
 from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, text_view
 from cl_zoo.nn.answering import Around, OtherUpdates, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
+from cl_zoo.nn.budget import rank_of_ups
+from cl_zoo.nn.inputs import input_products
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.memory import draw_samples, pack_sample, unpack_sample
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
@@ -48,12 +50,14 @@ __all__ = [
     "full_precision",
     "gate_sums",
     "image_view",
+    "input_products",
     "insert",
     "mixture",
     "name_of",
     "nearest",
     "pack_sample",
     "per_sample",
+    "rank_of_ups",
     "router",
     "spread",
     "standing_still",

@@ -11,7 +11,8 @@ One LoRA of the recipe's rank r on every adapted linear of the language model is
 
 where `beside` is what else a method trains in a task, its keys for instance. Unless a user says how many experts there are, it is
 the number of the method's paper, or the largest below it at which ρ is still `LEAST`: an expert of rank 1 is no expert. `budget:
-published` gives each of the paper's experts rank r, whatever they cost together. The projector is in neither: whether it
+published` gives each of the paper's experts rank r, whatever they cost together. One expert whose A is set and does not train has the
+largest ρ with ρ · Σ d_out ≤ B. The projector is in neither: whether it
 learns is the recipe's to say, and it is one for all methods.
 """
 
@@ -127,6 +128,14 @@ def mixture_of(
         enough = (number for number in range(published, fewest, -1) if rank(number) >= LEAST)
         experts = next(enough, min(fewest, published))
     return Mixture(experts, rank(experts))
+
+
+def rank_of_ups(backbone: Backbone, recipe: Recipe) -> int:
+    """The largest rank of an expert of which B alone trains: ρ · Σ d_out ≤ B; with `budget: published` the recipe's."""
+    if recipe.budget == "published":
+        return recipe.adapter.rank
+    found = widths(backbone, recipe.adapter.targets)
+    return found.lora(recipe.adapter.rank) // found.outputs
 
 
 def learning(model: nn.Module) -> Learning:

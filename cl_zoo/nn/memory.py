@@ -1,4 +1,4 @@
-"""Samples that a method keeps of a task: how they are drawn, and what of them stands in its state."""
+"""Samples of old tasks, for methods that learn them again: which are drawn, and what of them is kept on disk."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo._version import __version__
-from cl_zoo.contract.plugins import source_of
+from cl_zoo.contract.sources import source_of
 from cl_zoo.engine.files import canonical
 from cl_zoo.machine import cores, processor
 from cl_zoo.runs.chain import Data, chain, data_of

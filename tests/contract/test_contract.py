@@ -22,8 +22,9 @@ from cl_zoo import batches, hookimpl
 from cl_zoo import nn as nn_names
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.contract.ablations import FIGURES, KEYS
+from cl_zoo.contract.classes import PROTOCOLS
 from cl_zoo.contract.hookspecs import HookSpecs
-from cl_zoo.contract.plugins import HOOKS, PROTOCOLS, Plugins, load_class
+from cl_zoo.contract.plugins import HOOKS, Plugins, load_class
 from cl_zoo.engine.learning import assign_parts
 from cl_zoo.errors import OptionError, PluginError, RunError
 from cl_zoo.names import METHODS, Choice, installed
@@ -114,12 +115,13 @@ def test_the_signatures_are_those_of_the_contract():
     assert list(contract()) == written
 
 
-def test_hooks_are_the_seven_of_the_design_in_the_order_in_which_they_are_called():
+def test_hooks_are_the_eight_of_the_design_in_the_order_in_which_they_are_called():
     assert HOOKS == (
         "build_model",
         "before_task",
         "rehearse",
         "loss",
+        "after_step",
         "after_task",
         "build_inference_model",
         "after_answers",
@@ -503,7 +505,7 @@ class Adjustable:
         (Undecorated, "Undecorated: after_task is not decorated with @hookimpl"),
         (
             UnknownArgument,
-            "UnknownArgument: before_task takes 'optimizer', which it is not given; known: model, task",
+            "UnknownArgument: before_task takes 'optimizer', which it is not given; known: batches, model, task",
         ),
         (
             OddProtocol,

@@ -373,6 +373,31 @@ def test_each_task_has_an_optimiser_of_its_own(
         assert {int(state["step"]) for state in optimizer.state.values()} == {2}
 
 
+class Looking(Plain):
+    """Keeps what it is shown before and after each task."""
+
+    def __init__(self) -> None:
+        self.before: list[list[Sample]] = []
+        self.after: list[list[Sample]] = []
+
+    @hookimpl
+    def before_task(self, batches: Iterable[Batch]) -> None:
+        self.before.append([sample for batch in batches for sample in batch.samples])
+        assert all(batch.targets is not None for batch in batches)
+
+    @hookimpl
+    def after_task(self, batches: Iterable[Batch]) -> None:
+        self.after.append([sample for batch in batches for sample in batch.samples])
+
+
+def test_a_task_can_be_looked_at_before_it_is_learnt(tiny_folder: Path, tmp_path: Path) -> None:
+    """The same samples in the same order as behind it, and none of a later task."""
+    run = start(f"{HERE}:Looking", tiny_folder, tmp_path)
+
+    looking = run.plugins.method
+    assert looking.before == looking.after == [list(task.train) for task in run.stream]
+
+
 class Rehearsing(Plain):
     """Gives back the samples of the task before."""
 

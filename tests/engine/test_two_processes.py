@@ -182,8 +182,8 @@ def outcome(root: Path) -> tuple[dict[str, Tensor], dict[str, list[Any]], dict[s
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [(f"{HERE}:Uneven", []), ("ewc", ["--micro"]), ("hide", [])],
-    ids=["uneven", "ewc", "hide"],
+    [(f"{HERE}:Uneven", []), ("ewc", ["--micro"]), ("si[strength=100]", ["--micro"]), ("hide", [])],
+    ids=["uneven", "ewc", "si", "hide"],
 )
 def test_two_processes_learn_and_answer_as_one(
     tiny_folder: Path, tmp_path: Path, method: str, options: list[str]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.nn.budget import Learning, Mixture, Widths, budget, learning, mixture_of, widths
+from cl_zoo.nn.budget import Learning, Mixture, Widths, budget, learning, mixture_of, rank_of_ups, widths
 from cl_zoo.nn.layer import BankLayer
 from cl_zoo.nn.placing import adapters, mixture
 from cl_zoo.planning.sizes import shapes
@@ -55,6 +55,12 @@ def test_experts_on_one_a_by_hand(llava: Backbone) -> None:
     """Five: (1,249,280 − 5·35,584) / (35,584 + 5·42,496) = 4.3; six: 3.6, so five."""
     assert mixture_of(llava, recipe(16), None, published=8, shared=True) == Mixture(5, 4)
     assert mixture_of(llava, recipe(64), None, published=8, shared=True) == Mixture(8, 12)
+
+
+def test_an_expert_whose_b_alone_trains_by_hand(llava: Backbone) -> None:
+    """Rank 8 is 624,640 a layer: 624,640 / 42,496 = 14.7."""
+    assert rank_of_ups(llava, recipe(8)) == 14
+    assert rank_of_ups(llava, recipe(8, "published")) == 8
 
 
 def test_what_a_task_trains_beside_its_experts_counts(llava: Backbone) -> None:

@@ -17,6 +17,8 @@ STACKS = [
     "moelora+ewc[samples=4]",
     "olora+lwf",
     "hide+replay",
+    "moelora+si",
+    "olora+derpp",
     "hide[variant=released]",
     "hide+cka",
     "disco[variant=released]",

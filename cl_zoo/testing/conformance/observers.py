@@ -91,11 +91,11 @@ class Observed(Plugins):
         self.label = "+".join(choice.label for choice in choices)
         self._still: dict[str, Tensor] = {}
 
-    def before_task(self, model: nn.Module, task: Task) -> None:
+    def before_task(self, model: nn.Module, task: Task, batches: Sequence[Batch] = ()) -> None:
         world, backbone = self._there()
         world.place = place_of(self.label, task)
         with self._put_back("before_task", chooses=True):
-            super().before_task(model, task)
+            super().before_task(model, task, batches)
         learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for name, weight in learning.items():
             if backbone.owns(weight):
@@ -123,6 +123,12 @@ class Observed(Plugins):
                 acts = self._acts(name, term, batch, weights, world.place)
                 world.record.terms[name] = world.record.terms.get(name, False) or acts
         return terms
+
+    def after_step(
+        self, model: nn.Module, task: Task, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor]
+    ) -> None:
+        with self._put_back("after_step"):
+            super().after_step(model, task, gradients, before)
 
     def after_task(
         self,
