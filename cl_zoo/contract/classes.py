@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cl_zoo.names import Choice
 
 ONLY_ONE = ("build_model", "build_inference_model")
-NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "build_inference_model")
+NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "before_step", "build_inference_model")
 ONLY_FOR_PROBES = ("after_answers",)
 
 

@@ -12,6 +12,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -91,12 +92,10 @@ def every_method() -> list[str]:
     """Names of all installed methods that are no probes; one that cannot be imported is among them, and says so when it runs."""
     found = []
     for one in installed(METHODS):
-        try:
-            measures = getattr(load_class(one.name), "probe", False)
-        except ClZooError:
-            measures = False
-        if not measures:
-            found.append(one.name)
+        with suppress(ClZooError):
+            if getattr(load_class(one.name), "probe", False):
+                continue
+        found.append(one.name)
     return found
 
 
@@ -163,8 +162,7 @@ class Plugins:
         return self._built("build_model", backbone=backbone, recipe=recipe)
 
     def before_task(self, model: nn.Module, task: Task) -> None:
-        for _ in self._each("before_task", model=model, task=task):
-            pass
+        list(self._each("before_task", model=model, task=task))
 
     def rehearse(self, task: Task) -> list[Sample]:
         return [
@@ -174,6 +172,9 @@ class Plugins:
     def loss(self, model: nn.Module, batch: Batch, outputs: Any, task: Task) -> dict[str, Tensor]:
         read = partial(returned.terms, batch)
         return self._named("loss", read, model=model, batch=batch, outputs=outputs, task=task)
+
+    def before_step(self, model: nn.Module, task: Task) -> None:
+        list(self._each("before_step", model=model, task=task))
 
     def after_task(
         self,
@@ -346,5 +347,4 @@ def _register(manager: pluggy.PluginManager, name: str, plugin: Any) -> None:
 
 def source_of(kind: type) -> str:
     """A hash of the module that a class stands in; empty where it has no source."""
-    file = inspect.getsourcefile(kind)
-    return source_hash(file) if file else ""
+    return source_hash(file) if (file := inspect.getsourcefile(kind)) else ""

@@ -103,8 +103,8 @@ def test_every_dependency_has_its_reason() -> None:
 def test_it_counts_the_hooks_as_they_are() -> None:
     hooks = [name for name in vars(HookSpecs) if not name.startswith("_")]
 
-    assert len(hooks) == 7
-    assert "Seven hooks" in README
+    assert len(hooks) == 8
+    assert "Eight hooks" in README
 
 
 def test_the_example_of_a_method_trains_and_its_term_is_there(
