@@ -14,7 +14,9 @@ from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, pe
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
 from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router, top_gates
+from cl_zoo.nn.spectra import Sketch, along, directions, principal
 from cl_zoo.nn.still import evaluating, standing_still
+from cl_zoo.nn.tokens import Tokens, Told
 
 __all__ = [
     "AllOnes",
@@ -33,11 +35,16 @@ __all__ = [
     "Routed",
     "Scaled",
     "SharedDown",
+    "Sketch",
     "TokenGate",
+    "Tokens",
+    "Told",
     "View",
     "adapters",
+    "along",
     "bank_parts",
     "cosines",
+    "directions",
     "embeddings",
     "evaluating",
     "full_precision",
@@ -47,6 +54,7 @@ __all__ = [
     "mixture",
     "name_of",
     "per_sample",
+    "principal",
     "router",
     "spread",
     "standing_still",
