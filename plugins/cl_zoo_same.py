@@ -43,8 +43,8 @@ Held against:
             by eigenvectors of the sketch; nothing of the tasks before the last one holds theirs back
   differs   g: theirs is the inverse of σ̂ over the largest inverse, no lower than 0.8, and 1 in the first 10 forwards, ours is 1 / σ̂ up
             to 1; a router keeps four fifths of its gradient there, wherever old inputs lie
-  differs   F_pre: theirs is a running mean that the current task joins, from the first task on, ours stands still in a task; U and F are
-            nearly one there, a score seldom reaches τ, and once all experts but one are frozen they stay so
+  differs   F_pre: theirs is a running mean that the current task joins, from the first task on, ours stands still in a task; on inputs
+            of one norm U and F are one there and no score reaches τ, and once all experts but one are frozen they stay so
   differs   frozen experts: theirs get a gradient of zero, ours none; AdamW's momentum moves them on there
   differs   kept open: theirs keeps the expert with the number of the task, and has as many as tasks, ours the one of the highest score;
             a stream may be longer than the experts are many

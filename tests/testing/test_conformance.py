@@ -18,6 +18,7 @@ STACKS = [
     "hide+cka",
     "disco[variant=released]",
     "modeltailor[variant=released]",
+    "same[variant=released]",
 ]
 
 
