@@ -62,22 +62,19 @@ from typing import Any, ClassVar, Literal
 import torch
 from einops import rearrange
 from pydantic import BaseModel, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_zoo import Backbone, Recipe, Task, hookimpl, total
 from cl_zoo.nn import (
     BankLayer,
     KeepsExperts,
-    PerToken,
-    Sketch,
     Tokens,
     Told,
+    Watched,
     along,
     directions,
-    full_precision,
     mixture,
     principal,
-    router,
     top_gates,
 )
 
@@ -89,12 +86,7 @@ STEPS = ("routing", "scaling", "freezing")
 def step(taken: Sequence[str], last: float) -> dict[str, Any]:
     """A row of the paper's ablation on CoIN, with the steps that are taken."""
     options = {name: name in taken for name in STEPS}
-    return {
-        "options": options,
-        "source": "ablation on LLaVA-1.5-7B",
-        "published": {"last": last},
-        "on": "coin",
-    }
+    return {"options": options, "source": "ablation, LLaVA-1.5-7B", "published": {"last": last}, "on": "coin"}
 
 
 class SAME(KeepsExperts):
@@ -163,7 +155,8 @@ class SAME(KeepsExperts):
     def _ready(self) -> None:
         """For the forwards of the next step."""
         for gate, open in zip(self.gates, self.open, strict=True):
-            gate.begin(open, looks=self.steps % self.options.every == 0)
+            gate.open = open
+            gate.begin(looks=self.steps % self.options.every == 0)
 
     @hookimpl
     def before_step(self) -> None:
@@ -241,31 +234,41 @@ class SAME(KeepsExperts):
         self._ready()
 
 
-class Gate(PerToken):
-    """ω of one layer, and what the layer saw.
+class Gate(Watched):
+    """ω of one layer, and the directions of what the layer saw.
 
     Attributes:
         past, present: V_k and σ_k of C^{t−1} and of C^t.
         open: (E,), one at an expert that takes part.
-        sums: (2, E), of a step's tokens Σ ω_i and Σ ω_i ‖x‖².
     """
 
-    router: nn.Linear
     past: tuple[Tensor, Tensor] | None = None
     present: tuple[Tensor, Tensor] | None = None
 
     def __init__(
         self, layer: BankLayer, experts: int, omega: Tensor, tokens: Tokens, options: SAME.Options
     ) -> None:
-        super().__init__(router(layer, experts))
-        self.sketch, self.tokens, self.options = Sketch(omega), tokens, options
-        self.literal = options.variant == "paper"
-        self.begin(omega.new_ones(experts))
+        super().__init__(layer, experts, omega, tokens)
+        self.literal, self.share, self.open = (
+            options.variant == "paper",
+            options.share,
+            omega.new_ones(experts),
+        )
 
-    def begin(self, open: Tensor, *, looks: bool = False) -> None:
-        """A new step."""
-        self.open, self.looks, self.sums = open, looks, open.new_zeros(2, len(open))
-        self.sketch.clear()
+    def gates(self, x: Tensor) -> Tensor:
+        """ω (rows, tokens, E) of x (rows, tokens, d_in), with variant=released (rows, 1, E)."""
+        if self.training:
+            p = self.mean(super().gates(x), x) * self.open
+            return p / p.sum(-1, keepdim=True)
+        if self.literal:
+            return super().gates(x)
+        p = torch.softmax(self.router(x) / self.experts, dim=-1)
+        return top_gates(self.mean(p, x), min(2, self.experts))
+
+    def mean(self, p: Tensor, x: Tensor) -> Tensor:
+        """With variant=released that of a row's real tokens."""
+        real = self.tokens.real(x)
+        return p if self.literal else (p * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
 
     def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
         if self.literal:
@@ -274,31 +277,10 @@ class Gate(PerToken):
         one = (rearrange(z, "... (e r) -> ... e r", r=ranks[0]) * g).sum(-2, keepdim=True)
         return rearrange(g * one, "... e r -> ... (e r)")
 
-    def gates(self, x: Tensor) -> Tensor:
-        """ω (rows, tokens, E) of x (rows, tokens, d_in), with variant=released (rows, 1, E)."""
-        real, number = self.tokens.real(x), len(self.open)
-        p = torch.softmax(self.router(x) / (1 if self.literal or self.training else number), dim=-1)
-        if self.training and torch.is_grad_enabled() and self.tokens.first(self):
-            self.look(p.detach(), x.detach(), real)
-        if not self.literal:
-            p = (p * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
-        if self.training:
-            p = p * self.open.to(p)
-            return p / p.sum(-1, keepdim=True)
-        return p if self.literal else top_gates(p, min(2, number))
-
-    def look(self, p: Tensor, x: Tensor, real: Tensor) -> None:
-        with full_precision(x.device):
-            p, x, real = (one.flatten(0, -2) for one in ((p * real).to(self.sums), x, real))
-            energy = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=p.dtype).square()
-            self.sums += torch.stack([p.sum(0), (p * energy).sum(0)])
-            if self.looks:
-                self.sketch.add(x, real)
-
     def directions(self) -> tuple[Tensor, Tensor]:
         """V_k and σ_k of what was seen so far."""
         V, sigma = self.sketch.spectrum()
-        return principal(V, sigma if self.literal else sigma.sqrt(), self.options.share)
+        return principal(V, sigma if self.literal else sigma.sqrt(), self.share)
 
 
 def slowed(sigma: Tensor, options: SAME.Options) -> Tensor:

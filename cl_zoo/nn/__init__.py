@@ -17,6 +17,7 @@ from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router,
 from cl_zoo.nn.spectra import Sketch, along, directions, principal
 from cl_zoo.nn.still import evaluating, standing_still
 from cl_zoo.nn.tokens import Tokens, Told
+from cl_zoo.nn.watched import Watched
 
 __all__ = [
     "AllOnes",
@@ -40,6 +41,7 @@ __all__ = [
     "Tokens",
     "Told",
     "View",
+    "Watched",
     "adapters",
     "along",
     "bank_parts",

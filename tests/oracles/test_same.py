@@ -255,12 +255,11 @@ def test_experts_below_the_score_stand_still(shape: Shape, variant: str) -> None
             for p, seen in ((old, first), (new, second))
         )
         importance = past if variant == "paper" else MOMENTUM * (1 - MOMENTUM) * past + (1 - MOMENTUM) * here
-        score = [
-            u - f
-            for u, f in zip(
-                from_zero_to_one(new.mean(0).tolist()), from_zero_to_one(importance.tolist()), strict=True
-            )
-        ]
-        kept = score.index(max(score)) if variant == "paper" else min(1, shape.experts - 1)
+        use = from_zero_to_one(new.mean(0).tolist())
+        score = [u - f for u, f in zip(use, from_zero_to_one(importance.tolist()), strict=True)]
+        best = max(
+            range(shape.experts), key=lambda e: (round(score[e], 4), use[e])
+        )  # of equal ones the most used
+        kept = best if variant == "paper" else min(1, shape.experts - 1)
         wanted = [float(one >= TAU or e == kept) for e, one in enumerate(score)]
         assert method.gates[place].open.tolist() == wanted
