@@ -43,6 +43,7 @@ ASKS = {
     "before_task": "let it get the model ready for the task, and return nothing",
     "rehearse": "return a list of cl_zoo.Sample, or nothing",
     "loss": "return a mapping from names to tensors, or nothing",
+    "before_step": "let it change the gradients in place, and return nothing",
     "after_step": "let it look at the step, and return nothing",
     "after_task": MEASUREMENTS,
     "build_inference_model": "return the module that answers, the model itself where it does",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("sequential", "joint", "none")
 ONLY_ONE = ("build_model", "build_inference_model")
-NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "build_inference_model")
+NOT_FOR_PROBES = ("build_model", "rehearse", "loss", "before_step", "build_inference_model")
 ONLY_FOR_PROBES = ("after_answers",)
 
 

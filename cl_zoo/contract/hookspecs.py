@@ -1,6 +1,6 @@
 """The contract: what the engine asks of a plugin.
 
-A plugin is a class. Its instance implements any of the eight hooks below, decorated with `hookimpl`, with any subset of
+A plugin is a class. Its instance implements any of the nine hooks below, decorated with `hookimpl`, with any subset of
 the arguments. Besides hooks it may have
 
     Options            a frozen pydantic model; the instance is made with it
@@ -20,12 +20,12 @@ probes come first, so that they see what was trained before a method fuses or pr
 Every hook leaves the model in the mode in which it finds it, since the engine and the other plugins of the stack rely on it.
 Train/eval mode is the engine's: training mode from `before_task` to `after_task`, evaluation mode for answers. What learns
 (`requires_grad`), which experts answer and through which mixes is the method's to choose, in `build_model`, `before_task` and
-`after_task`; between them, in `rehearse`, `loss`, `after_step` and `state_dict`, all of it and the route stay as they are. A hook that runs
+`after_task`; between them, in `rehearse`, `loss`, `before_step`, `after_step` and `state_dict`, all of it and the route stay as they are. A hook that runs
 the model in another state does so inside `with cl_zoo.nn.standing_still(model):`, which puts everything back. An interrupted
 run goes on with `build_model`, `load_state_dict` and `before_task`, so `before_task` chooses anew whatever was chosen before.
 
 A run that was interrupted within a task does the same from the state after the task before, and then takes up what the steps
-have changed. So all that `loss`, `after_step`, the forward or `prepare` change from one step to the next is a parameter, a buffer of the model or
+have changed. So all that `loss`, `before_step`, `after_step`, the forward or `prepare` change from one step to the next is a parameter, a buffer of the model or
 in `state_dict`; `load_state_dict` then comes behind `before_task`, for a plugin whose state the steps have changed and for
 no other, and leaves alone what `before_task` has made.
 
@@ -54,7 +54,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class HookSpecs:
-    """The eight hooks, in the order in which they are called."""
+    """The nine hooks, in the order in which they are called."""
 
     @hookspec(firstresult=True)
     def build_model(self, backbone: Backbone, recipe: Recipe) -> nn.Module | None:
@@ -97,14 +97,24 @@ class HookSpecs:
         """
 
     @hookspec
+    def before_step(self, model: nn.Module, task: Task) -> None:
+        """Change gradients of an optimiser step: project them, scale them, or leave out a weight by `weight.grad = None`.
+
+        Called once per step, when the gradients of the whole global batch stand in `grad`, added up over its micro-batches and
+        over all processes, before they are clipped. They are the same on every process and stay so: what a method gathered in
+        its forwards is of one process, `cl_zoo.total(tensor)` adds it up. A weight without a gradient stays where it is.
+        Several plugins: one after the other.
+        """
+
+    @hookspec
     def after_step(
         self, model: nn.Module, task: Task, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor]
     ) -> None:
         """Look at an optimiser step that was just taken; for methods that follow the path of the weights.
 
         Called once per optimiser step, on every process, with the same on each: `before`, the weights that learn as the step
-        found them, and `gradients`, those of the whole objective over the global batch, terms of all plugins included, before they
-        were clipped; both by name of `model.named_parameters()`. A weight that no sample has used has no gradient and is missing
+        found them, and `gradients`, those of the whole objective over the global batch, terms of all plugins included, as
+        `before_step` has left them and before they were clipped; both by name of `model.named_parameters()`. A weight that no sample has used has no gradient and is missing
         there. The model holds the weights behind the step, and they stay as they are.
         """
 

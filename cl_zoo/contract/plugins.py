@@ -12,6 +12,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -85,12 +86,10 @@ def every_method() -> list[str]:
     """Names of all installed methods that are no probes; one that cannot be imported is among them, and says so when it runs."""
     found = []
     for one in installed(METHODS):
-        try:
-            measures = getattr(load_class(one.name), "probe", False)
-        except ClZooError:
-            measures = False
-        if not measures:
-            found.append(one.name)
+        with suppress(ClZooError):
+            if getattr(load_class(one.name), "probe", False):
+                continue
+        found.append(one.name)
     return found
 
 
@@ -157,8 +156,7 @@ class Plugins:
         return self._built("build_model", backbone=backbone, recipe=recipe)
 
     def before_task(self, model: nn.Module, task: Task, batches: Sequence[Batch] = ()) -> None:
-        for _ in self._each("before_task", model=model, task=task, batches=batches):
-            pass
+        list(self._each("before_task", model=model, task=task, batches=batches))
 
     def rehearse(self, task: Task) -> list[Sample]:
         return [one for _, found in self._each("rehearse", returned.samples, task=task) for one in found]
@@ -167,11 +165,13 @@ class Plugins:
         read = partial(returned.terms, batch)
         return self._named("loss", read, model=model, batch=batch, outputs=outputs, task=task)
 
+    def before_step(self, model: nn.Module, task: Task) -> None:
+        list(self._each("before_step", model=model, task=task))
+
     def after_step(
         self, model: nn.Module, task: Task, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor]
     ) -> None:
-        for _ in self._each("after_step", model=model, task=task, gradients=gradients, before=before):
-            pass
+        list(self._each("after_step", model=model, task=task, gradients=gradients, before=before))
 
     def after_task(
         self,

@@ -108,9 +108,8 @@ class Learner:
         world: World,
         seed: int,
     ) -> None:
-        self.model, self.task, self.pool = model, task, pool
-        self.backbone, self.plugins, self.recipe = backbone, plugins, recipe
-        self.world, self.seed = world, seed
+        self.model, self.task, self.pool, self.seed = model, task, pool, seed
+        self.backbone, self.plugins, self.recipe, self.world = backbone, plugins, recipe, world
         plugins.at(in_words(task))
         self.per_epoch = -(-task.size // recipe.global_batch)
         self.total = self.per_epoch * recipe.epochs
@@ -249,6 +248,7 @@ class Learner:
             if weight.requires_grad and weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         self.world.reduce_gradients(self.learning)
+        self.plugins.before_step(self.model, self.task)
         self.norm = get_total_norm(weight.grad for weight in self.learning if weight.grad is not None)
         with watched(self.plugins, self.model, self.task):
             if self.recipe.clip == "norm":

@@ -18,7 +18,10 @@ from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.pool import PromptPool, distance, nearest
 from cl_zoo.nn.prompts import Prompted, insert, token_rows
 from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router, top_gates
+from cl_zoo.nn.spectra import Sketch, along, directions, principal
 from cl_zoo.nn.still import evaluating, standing_still
+from cl_zoo.nn.tokens import Tokens, Told
+from cl_zoo.nn.watched import Watched
 
 __all__ = [
     "AllOnes",
@@ -39,11 +42,17 @@ __all__ = [
     "Routed",
     "Scaled",
     "SharedDown",
+    "Sketch",
     "TokenGate",
+    "Tokens",
+    "Told",
     "View",
+    "Watched",
     "adapters",
+    "along",
     "bank_parts",
     "cosines",
+    "directions",
     "distance",
     "draw_samples",
     "evaluating",
@@ -57,6 +66,7 @@ __all__ = [
     "nearest",
     "pack_sample",
     "per_sample",
+    "principal",
     "rank_of_ups",
     "router",
     "spread",

@@ -60,7 +60,7 @@ def _foreseen(prepared: Prepared, backbone: Backbone | None, elsewhere: bool) ->
         "ordered": prepared.plugins.protocol == "sequential",
         "work": prepared.work.to_json(),
         "run": run_id(identity, job.label, job.seed) if identity else None,
-        "same": digest,
+        "digest": digest,
         "training": training_key(prepared),
         "ground": ground(identity, hardware(device)) if identity and not elsewhere else None,
     }

@@ -34,7 +34,7 @@ class Planned:
         ordered: whether they are learnt one after the other.
         work: what it has to do.
         run: its id; `None` where it is known only once the backbone is loaded.
-        same: equal for runs that end with the same bits.
+        digest: equal for runs that end with the same bits.
         training: equal for runs that may share one training.
         ground: equal for runs whose times may be compared; `None` as for `run`.
     """
@@ -45,7 +45,7 @@ class Planned:
     ordered: bool
     work: Work
     run: str | None
-    same: str
+    digest: str
     training: str
     ground: str | None
 
@@ -256,7 +256,7 @@ def planned(jobs: Sequence[Job], facts: Sequence[Mapping[str, Any]], processes: 
     """The plan for some jobs, with what is foreseen of each."""
     runs: dict[str, Planned] = {}
     for job, about in zip(jobs, facts, strict=True):
-        runs.setdefault(about["same"], Planned.from_json(job, about))
+        runs.setdefault(about["digest"], Planned.from_json(job, about))
     return Plan(tuple(runs.values()), len(jobs), processes)
 
 

@@ -70,13 +70,15 @@ def test_a_misspelt_option_is_found_before_anything_runs(tmp_path: Path):
 
 
 def test_published_rows_of_bundled_methods_are_the_papers():
-    """HiDe's Table 3 and BranchLoRA's ablation, in the papers' own order."""
+    """HiDe's Table 3, BranchLoRA's ablation and SAME's, in the papers' own order."""
     found = {name: ablations(name, load_class(name)) for name in BUNDLED}
 
-    assert {name for name, rows in found.items() if rows} == {"hide", "branchlora"}
+    assert {name for name, rows in found.items() if rows} == {"hide", "branchlora", "same"}
     table = [row for row in found["hide"] if row.source == "Table 3"]
     assert [row.published["last"] for row in table] == [64.19, 61.26, 60.64, 67.62, 66.84]
     assert [row.published["avg"] for row in table] == [68.94, 65.43, 63.28, 70.91, 70.13]
     steps = found["branchlora"][1:]
     assert [row.published["last"] for row in steps] == [38.19, 39.96, 42.22, 44.20]
     assert [sum(row.options.values()) for row in steps] == [1, 2, 3, 4]
+    assert [row.published["last"] for row in found["same"]] == [50.58, 61.32, 65.89, 66.82]
+    assert [sum(row.options.values()) for row in found["same"]] == [0, 1, 2, 3]

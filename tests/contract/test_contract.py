@@ -115,12 +115,13 @@ def test_the_signatures_are_those_of_the_contract():
     assert list(contract()) == written
 
 
-def test_hooks_are_the_eight_of_the_design_in_the_order_in_which_they_are_called():
+def test_hooks_are_the_nine_of_the_design_in_the_order_in_which_they_are_called():
     assert HOOKS == (
         "build_model",
         "before_task",
         "rehearse",
         "loss",
+        "before_step",
         "after_step",
         "after_task",
         "build_inference_model",

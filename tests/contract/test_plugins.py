@@ -259,7 +259,7 @@ def test_the_check_shows_why_a_plugin_is_broken(third_party: None):
     assert "No module named 'a_module_that_is_not_there'" in faults["broken"]
     assert "No module named 'third_gone'" in faults["gone"]
     assert faults["misspelt"].endswith(
-        "did you mean 'after_task'? known: after_answers, after_step, after_task, before_task, build_inference_model, build_model, loss, rehearse"
+        "did you mean 'after_task'? known: after_answers, after_step, after_task, before_step, before_task, build_inference_model, build_model, loss, rehearse"
     )
 
 

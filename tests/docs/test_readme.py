@@ -104,7 +104,7 @@ def test_it_counts_the_hooks_as_they_are() -> None:
     hooks = [name for name in vars(HookSpecs) if not name.startswith("_")]
 
     assert len(hooks) == 8
-    assert "Eight hooks" in README
+    assert "Nine hooks" in README
 
 
 def test_the_example_of_a_method_trains_and_its_term_is_there(

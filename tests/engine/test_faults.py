@@ -32,6 +32,7 @@ WHEN = {
     "before_task": ", task colour",
     "rehearse": ", task colour",
     "loss": ", task colour, step 1",
+    "before_step": ", task colour, step 1",
     "after_step": ", task colour, step 1",
     "after_task": ", task colour",
     "build_inference_model": ", answers after task colour",
@@ -42,7 +43,9 @@ WHEN = {
 }
 """What each hook's sentence says of the time."""
 
-RETURNS = [hook for hook in WHEN if hook not in ("before_task", "after_step", "load_state_dict")]
+RETURNS = [
+    hook for hook in WHEN if hook not in ("before_task", "before_step", "after_step", "load_state_dict")
+]
 """Hooks whose result the engine reads."""
 
 

@@ -316,6 +316,51 @@ def test_gradients_are_clipped_only_where_the_recipe_says_so(
     assert clipped or norm > 1e-2
 
 
+class Edits:
+    """Sees the gradients of each step, doubles those of A, and leaves out those of B in the last linear."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Tensor]] = []
+
+    @hookimpl
+    def before_step(self, model: nn.Module) -> None:
+        learning = {name: weight for name, weight in model.named_parameters() if weight.grad is not None}
+        self.found.append({name: weight.grad.clone() for name, weight in learning.items()})
+        for name, weight in learning.items():
+            if "bank_down" in name:
+                weight.grad *= 2
+        list(model.layers)[-1].bank_up["shared"].grad = None
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_gradients_of_the_whole_batch_are_changed_before_they_are_clipped(
+    tiny_folder: Path, micro: int | None
+) -> None:
+    """The first step's are those of the batch, whatever it is cut into; a weight without one stays, in spite of its momentum."""
+    plain = learner(tiny_backbone(tiny_folder))
+    plain.run(silent)
+    edits = Edits()
+    teacher = learner(
+        tiny_backbone(tiny_folder), stack(edits), micro_batch=micro, clip="norm", clip_norm=1e-3
+    )
+    last = list(teacher.model.layers)[-1].bank_up["shared"]
+    before = last.detach().clone()
+
+    teacher.run(silent)
+
+    assert len(edits.found) == teacher.cost.steps == 2
+    assert edits.found[0].keys() == plain.gradients[0].keys()
+    handed, doubled = teacher.gradients[0], {}
+    for name, gradient in plain.gradients[0].items():
+        torch.testing.assert_close(edits.found[0][name], gradient, rtol=1e-3, atol=1e-7)
+        doubled[name] = gradient * (2 if "bank_down" in name else 1)
+    assert len(doubled.keys() - handed.keys()) == 1
+    norm = torch.cat([doubled[name].flatten() for name in handed]).norm()
+    for name, gradient in handed.items():
+        torch.testing.assert_close(gradient, doubled[name] * 1e-3 / norm, rtol=1e-3, atol=1e-8)
+    assert torch.equal(last, before)
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 

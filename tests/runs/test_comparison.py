@@ -209,7 +209,7 @@ def run_of(one: Job, training: str, **changes: Any) -> Planned:
         "ordered": True,
         "work": work,
         "run": training,
-        "same": training,
+        "digest": training,
     }
     return Planned(one, **{**facts, "training": training, "ground": "here", **changes})
 
@@ -263,7 +263,7 @@ def test_java_starts_while_the_jobs_are_still_looked_up(
         "import json, os, sys, time\ngiven = json.loads(sys.stdin.readline())['check'][0]\n"
         f"for _ in range(100):\n    if os.path.exists({str(java)!r}): break\n    time.sleep(0.1)\n"
         f"else: sys.exit(3)\n"
-        "about = {'order': '', 'tasks': ['colour'], 'ordered': False, 'run': None, 'same': '0', 'training': '0', 'ground': None}\n"
+        "about = {'order': '', 'tasks': ['colour'], 'ordered': False, 'run': None, 'digest': '0', 'training': '0', 'ground': None}\n"
         "about['work'] = {'lessons': [], 'asked': [[0]], 'tests': [['colour', 1]]}\n"
         "print(json.dumps({'event': 'checked', 'jobs': [given], 'foreseen': [about]}), flush=True)\n"
         "sys.stdin.readline()\n"

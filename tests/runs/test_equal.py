@@ -180,6 +180,7 @@ def test_prisms_settings_are_flagged_where_they_are_not_equal():
         "hide": ["steps ×1.5"],
         "olora": ["steps ×1.5 from task 2"],
         "disco": ["trained parameters ×0.29"],
-        "modalprompt": ["samples ×10", "steps ×15", "trained parameters ×0.5"],
+        "modalprompt": ["steps ×15", "samples ×10", "trained parameters ×0.5"],
+        "same": ["steps ×0.75 in task 1", "trained parameters ×1.83"],
     }
     assert spent["ewc"].trained == 96 * 2_498_560

@@ -32,7 +32,7 @@ def lines(events: list[dict[str, Any]], plan: Plan | None = None, runs: int = 2)
 def planned(method: str, order: str = "CS", training: str = "", **changes: Any) -> Planned:
     job = Job(tuple(parse_stack(method)), "tiny", out="nowhere")
     key = training or f"{method} {order}"
-    ids = {"run": None, "same": f"{method} {order}", "training": key, "ground": None}
+    ids = {"run": None, "digest": f"{method} {order}", "training": key, "ground": None}
     return Planned(
         job, **{"order": order, "tasks": ("colour", "side"), "ordered": True, "work": WORK, **ids, **changes}
     )

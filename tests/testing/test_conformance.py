@@ -23,6 +23,7 @@ STACKS = [
     "hide+cka",
     "disco[variant=released]",
     "modeltailor[variant=released]",
+    "same[variant=released]",
     "merging[rule=dare-ties]",
 ]
 

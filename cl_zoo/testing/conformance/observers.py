@@ -124,6 +124,10 @@ class Observed(Plugins):
                 world.record.terms[name] = world.record.terms.get(name, False) or acts
         return terms
 
+    def before_step(self, model: nn.Module, task: Task) -> None:
+        with self._put_back("before_step"):
+            super().before_step(model, task)
+
     def after_step(
         self, model: nn.Module, task: Task, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor]
     ) -> None:

@@ -1,0 +1,49 @@
+"""What the mixes of all layers have to know of a forward: which tokens are real, and whether it was seen before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cl_zoo.batches import Batch
+from cl_zoo.nn.answering import Around
+from cl_zoo.nn.bank import ExpertBank
+
+
+class Tokens:
+    """One object serves all layers. A model calls `start(batch)` in its `prepare`; `Told` does."""
+
+    def __init__(self) -> None:
+        self.mask: Tensor | None = None
+        self._seen: set[nn.Module] = set()
+
+    def start(self, batch: Batch) -> None:
+        """A new forward, that no module has seen."""
+        self.mask, self._seen = batch.inputs["attention_mask"], set()
+
+    def first(self, module: nn.Module) -> bool:
+        """Whether a module asks for the first time since `start`: activations that are recomputed come by again."""
+        new = module not in self._seen
+        self._seen.add(module)
+        return new
+
+    def real(self, x: Tensor) -> Tensor:
+        """Ones (rows, tokens, 1), zeros at padding, for x (rows, tokens, d); rows = batch × beams, and a decoding step has no padding."""
+        if self.mask is None or x.shape[1] != self.mask.shape[1]:
+            return torch.ones_like(x[..., :1])
+        return self.mask.repeat_interleave(len(x) // len(self.mask), 0)[..., None].to(x)
+
+
+class Told(Around):
+    """The bank, whose mixes are told of every forward.
+
+    Attributes:
+        tokens: what they are told.
+    """
+
+    def __init__(self, bank: ExpertBank) -> None:
+        super().__init__(bank)
+        self.tokens = Tokens()
+
+    def prepare(self, batch: Batch) -> None:
+        self.tokens.start(batch)
