@@ -9,12 +9,15 @@ from cl_zoo.features.encoder import cosines
 from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, text_view
 from cl_zoo.nn.answering import Around, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
+from cl_zoo.nn.directions import singular, span, strongest
+from cl_zoo.nn.groups import Groups
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
 from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router, top_gates
 from cl_zoo.nn.still import evaluating, standing_still
+from cl_zoo.nn.watching import ImageInputs
 
 __all__ = [
     "AllOnes",
@@ -24,6 +27,8 @@ __all__ = [
     "BankLayer",
     "ExpertBank",
     "FirstToken",
+    "Groups",
+    "ImageInputs",
     "KeepsExperts",
     "OtherWeights",
     "PerSample",
@@ -48,9 +53,12 @@ __all__ = [
     "name_of",
     "per_sample",
     "router",
+    "singular",
+    "span",
     "spread",
     "standing_still",
     "state_view",
+    "strongest",
     "text_view",
     "token_rows",
     "top_gates",
