@@ -47,6 +47,10 @@ Held against:
             does; less chance in eight samples
   differs   m: theirs is a mean over batches of what was seen in learning, LN behind each batch's mean, ours over
             samples, LN on each; equal for batches of one
+  differs   first line: theirs drops a prompt's text up to the first newline, which is the image's token, but the
+            question itself where there is no image, ours keeps all; such a question is grouped by its instruction
+            alone there
+  differs   dropout: theirs falls on h̄ as well, ours on the inputs of the forward alone; nothing at dropout 0
   differs   number of groups: theirs is at most 32, ours without a bound; nothing on the streams here
   differs   a question without an image: theirs goes to the group's first expert alone, in learning to the task's
             own, ours by (6) with a feature of zeros; the nearest centroid to zero answers

@@ -18,6 +18,7 @@ STACKS = [
     "hide+cka",
     "disco[variant=released]",
     "modeltailor[variant=released]",
+    "cram[alike=-1,lead=0]",
 ]
 
 
