@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -496,7 +497,7 @@ def test_a_model_is_told_of_each_step_when_the_optimiser_has_made_it(tiny: Backb
     one.run(silent)
 
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert not any(torch.equal(before, now) for before, now in zip(seen, seen[1:], strict=False))
+    assert not any(torch.equal(before, now) for before, now in pairwise(seen))
 
 
 def test_training_teaches_the_answers(tiny: Backbone) -> None:
