@@ -241,7 +241,7 @@ class Grouped(Around):
     @torch.no_grad()
     def settle(self) -> None:
         """Behind the first phase: the task joins a group, and the buffer becomes its expert."""
-        z, image, samples, images = total(self.seen).split(self._widths)
+        z, image, samples, images = torch.split(total(self.seen), list(self._widths))
         self.groups.join(z / samples.clamp(min=1), lead=self._options.lead, alike=self._options.alike)
         names = list(self.centroids)
         self.centroids[names[-1]].copy_((image / images.clamp(min=1)).expand(len(self.gates), -1))

@@ -288,7 +288,9 @@ class Learner:
         """End at a term that is no number: a plugin's by its name, the task's own by that of the task."""
         remedy = "lower its learning rate or weight"
         if name == "task":
-            raise RunError(f"{in_words(self.task)}, step {self.cost.steps}: the term {name!r} is {value}; {remedy}")
+            raise RunError(
+                f"{in_words(self.task)}, step {self.cost.steps}: the term {name!r} is {value}; {remedy}"
+            )
         with self.plugins.told("loss", name):
             raise PluginFault(f"the term {name!r} is {value}", remedy)
 
