@@ -286,11 +286,9 @@ class Learner:
 
     def _stop(self, name: str, value: float) -> None:
         """End at a term that is no number: a plugin's by its name, the task's own by that of the task."""
-        remedy = "lower its learning rate or weight"
+        where, remedy = f"{in_words(self.task)}, step {self.cost.steps}", "lower its learning rate or weight"
         if name == "task":
-            raise RunError(
-                f"{in_words(self.task)}, step {self.cost.steps}: the term {name!r} is {value}; {remedy}"
-            )
+            raise RunError(f"{where}: the term {name!r} is {value}; {remedy}")
         with self.plugins.told("loss", name):
             raise PluginFault(f"the term {name!r} is {value}", remedy)
 

@@ -46,13 +46,11 @@ def test_the_second_task_joins_the_first_where_they_are_alike() -> None:
 
 
 def test_a_later_task_joins_only_with_a_lead_over_the_second_group() -> None:
-    """Without its mean (0, 6, 6) is (−4, 2, 2): cosines 0.87 with (−3, 0, 3) and 0 with (0, 3, −3)."""
-    of = groups()
-    learnt(of, "0 3 6"), learnt(of, "3 6 0")
-
-    assert learnt(of, "0 6 6", lead=0.9) == 2
-    assert learnt(of, "0 6 6", lead=0.0) == 2  # that group now, as its own double
-    assert of.mates(3) == [2]
+    """Without its mean (0, 5, 6) is (−11, 4, 7)/3: cosines 0.93 with (−3, 0, 3) and 0.78 with (−3, 3, 0)."""
+    for lead, number in ((0.1, 0), (0.2, 2)):
+        of = groups()
+        assert [learnt(of, "0 3 6"), learnt(of, "0 6 3")] == [0, 1]
+        assert learnt(of, "0 5 6", lead=lead) == number
 
 
 def test_a_prototype_is_a_mean_over_samples_and_not_over_tasks() -> None:

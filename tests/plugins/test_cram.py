@@ -180,6 +180,23 @@ def test_directions_the_group_knows_are_left_out(tiny: Backbone) -> None:
         torch.testing.assert_close(second @ first.T, torch.zeros(3, 3), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("least", "rank"), [(1, 1), (2, 2), (9, 3)])
+def test_rows_that_an_expert_does_not_need_are_cut_off(tiny: Backbone, least: int, rank: int) -> None:
+    """No singular value is above the bound, so that the least rank decides, within the cap of three."""
+    method, task = CRAM(CRAM.Options(least=least, allocation=1e9)), Task(0, "colour", "", 12)
+    model: Any = method.build_model(tiny, recipe())
+    method.before_task(task)
+    stir(model, 0)
+    model.after_step(1, 1)
+    widths = [len(layer.bank_down["t0"]) for layer in method.bank.layers]
+    told = method.after_task(task, [tiny.batch(list(tiny_benchmark().tasks[0].train), answers=True)])
+
+    assert set(widths) == {3}
+    assert {layer.bank_down["t0"].shape[0] for layer in method.bank.layers} == {rank}
+    assert {layer.bank_up["t0"].shape[1] for layer in method.bank.layers} == {rank}
+    assert told == {"cram/rank": rank, "cram/groups": 1.0}
+
+
 def stir(model: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
