@@ -169,6 +169,13 @@ def prepare(model: nn.Module, batch: Batch) -> None:
         hook(batch)
 
 
+def stepped(model: nn.Module, done: int, total: int) -> None:
+    """Call `model.stepped(done, total)` where the module defines it; `done` of the task's `total` optimiser steps are done."""
+    hook = getattr(model, "stepped", None)
+    if hook is not None:
+        hook(done, total)
+
+
 def entropy(*parts: object) -> int:
     """A 64-bit seed that is a function of the given values and of nothing else, on every machine."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big")

@@ -65,7 +65,8 @@ class HookSpecs:
         around `backbone.model`, or a module derived from `cl_zoo.nn.Around`, which has both. Everything trainable is a parameter
         of it, an `nn.Parameter` that is registered. Without any implementation the engine places one
         expert of `recipe.adapter.rank` on all linears of the language model. The module may define `prepare(batch)`;
-        the engine calls it before every training forward and before every generate.
+        the engine calls it before every training forward and before every generate. It may define `stepped(done, total)`,
+        called on every process after each optimiser step, for what changes while a task is learnt.
         Only one plugin of a stack may implement it, and one that does returns a module.
         """
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything, shard, steps
+from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything, shard, stepped, steps
 from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
@@ -151,8 +151,8 @@ class Learner:
             RunError: the task's own objective is not.
         """
         began = midway.go_on(self) if midway else 0
-        started, done = time.perf_counter() - self.cost.seconds, began
         reported = time.perf_counter()
+        started, done = reported - self.cost.seconds, began
         self.model.train()
         for epoch in range(began // max(self.per_epoch, 1), self.recipe.epochs):
             seed_everything(
@@ -165,8 +165,9 @@ class Learner:
             for indices, following in islice(zip(plan, [*plan[1:], []], strict=True), learnt, None):
                 done += 1
                 self.plugins.at(in_words(self.task), done)
-                terms = self.step(indices, following)
-                values = self._finite(terms)
+                values = self._finite(self.step(indices, following))
+                with self._module:
+                    stepped(self.model, done, self.total)
                 now = time.perf_counter()
                 if done % 10 == 0 or done == self.total or now - reported > SILENT:
                     reported = now
@@ -287,10 +288,9 @@ class Learner:
 
     def _stop(self, name: str, value: float) -> None:
         """End at a term that is no number: a plugin's by its name, the task's own by that of the task."""
-        remedy = "lower its learning rate or weight"
+        where, remedy = f"{in_words(self.task)}, step {self.cost.steps}", "lower its learning rate or weight"
         if name == "task":
-            step = self.cost.steps
-            raise RunError(f"{in_words(self.task)}, step {step}: the term {name!r} is {value}; {remedy}")
+            raise RunError(f"{where}: the term {name!r} is {value}; {remedy}")
         with self.plugins.told("loss", name):
             raise PluginFault(f"the term {name!r} is {value}", remedy)
 

@@ -11,6 +11,8 @@ from cl_zoo.nn.answering import Around, OtherUpdates, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.budget import rank_of_ups
 from cl_zoo.nn.inputs import input_products
+    cl_zoo.nn.directions import singular, span, strongest
+from cl_zoo.nn.groups import Groups
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.memory import draw_samples, pack_sample, unpack_sample
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
@@ -22,6 +24,7 @@ from cl_zoo.nn.spectra import Sketch, along, directions, principal
 from cl_zoo.nn.still import evaluating, standing_still
 from cl_zoo.nn.tokens import Tokens, Told
 from cl_zoo.nn.watched import Watched
+    cl_zoo.nn.watching import ImageInputs
 
 __all__ = [
     "AllOnes",
@@ -31,6 +34,8 @@ __all__ = [
     "BankLayer",
     "ExpertBank",
     "FirstToken",
+    "Groups",
+    "ImageInputs",
     "KeepsExperts",
     "OtherUpdates",
     "OtherWeights",
@@ -69,9 +74,12 @@ __all__ = [
     "principal",
     "rank_of_ups",
     "router",
+    "singular",
+    "span",
     "spread",
     "standing_still",
     "state_view",
+    "strongest",
     "text_view",
     "token_rows",
     "top_gates",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -524,6 +525,24 @@ def test_progress_is_told_every_ten_steps_and_at_the_end(tiny: Backbone) -> None
         ("train", 12, 12),
     ]
     assert set(told[0]["terms"]) == {"task"}
+
+
+def test_a_model_is_told_of_each_step_when_the_optimiser_has_made_it(tiny: Backbone) -> None:
+    """Twelve samples in batches of six, twice, two at a time: four steps, each of which has moved the weights."""
+    one = learner(tiny, epochs=2, micro_batch=2)
+    weight = one.learning[0]
+    told: list[tuple[int, int]] = []
+    seen = [weight.detach().clone()]
+
+    def stepped(done: int, total: int) -> None:
+        told.append((done, total))
+        seen.append(weight.detach().clone())
+
+    one.model.stepped = stepped
+    one.run(silent)
+
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert not any(torch.equal(before, now) for before, now in pairwise(seen))
 
 
 def test_training_teaches_the_answers(tiny: Backbone) -> None:

@@ -25,6 +25,7 @@ STACKS = [
     "modeltailor[variant=released]",
     "same[variant=released]",
     "merging[rule=dare-ties]",
+    "cram[alike=-1,lead=0]",
 ]
 
 
