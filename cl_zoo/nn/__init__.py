@@ -9,6 +9,7 @@ from cl_zoo.features.encoder import cosines
 from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, text_view
 from cl_zoo.nn.answering import Around, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
+from cl_zoo.nn.budget import widths
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
@@ -54,4 +55,5 @@ __all__ = [
     "text_view",
     "token_rows",
     "top_gates",
+    "widths",
 ]
