@@ -16,8 +16,8 @@ x are the layer's inputs, Avg their mean over a sequence, X^ins the instruction 
 objective, nothing is frozen or added for a task, and no task is named: instance and instruction find their blocks.
 
 k is 1. A softmax over one entry is 1 whatever the entry, so no router has a gradient: R^vu and R^if stay as they were drawn and divide the
-space of inputs at random, once and for all tasks. Tasks of one instruction share a block in every layer, tasks of two share one in about one
-of N − M layers. With `top_k` above 1 the routers learn, on every task.
+space of inputs at random, once and for all tasks. Tasks of one instruction share its block in every layer; the more alike two instructions
+are, the more layers there are in which they share one. With `top_k` above 1 the routers learn, on every task.
 
 The paper's ablation adds the modules and the fusion: `modules` leaves one of them out, `fusion=mean` has α = β = 1/2, where the fusion starts.
 `cl-zoo analyze ablate smolora` runs its rows; the first, without modules, is `finetune`. The paper's figures are on its own stream.
@@ -27,13 +27,13 @@ Choices the paper leaves open, and ours:
     So a question has the same blocks in learning and in answering, alone and in any batch.
   * X^ins: the last line of the sample's own prompt, which is where an instruction stands; `text=prompt` takes all of it.
   * f: the text features of the backbone's CLIP.
-  * N and ρ follow from the recipe's budget, which counts routers and I: N is the paper's 8, 4 in each module, or as many as the budget feeds,
-    and M is half of it, the smaller one where N is odd. A module alone has all N blocks.
+  * N and ρ follow from the recipe's budget, which counts I, and routers where they learn: N is the paper's 8, 4 in each module, or as many as
+    the budget feeds, and M is half of it, the smaller one where N is odd. A module alone has all N blocks.
   * Routers and I start as any linear layer does. They are parts of the routers: I learns at their rate.
   * Blocks are on all linears of the language model, as for every method here; `adapter.targets=mlp` is the paper's place.
 
 Held against:
-  paper     arXiv 2411.13949, by notes of its readers, as its text was not at hand: equations, 4 blocks of rank 16 in each module, k = 1
+  paper     arXiv 2411.13949, read in summaries alone: equations, 4 blocks of rank 16 in each module, k = 1
   code      Minato-Zackie/SMoLoRA@ba50e07, PEFT_SMoLoRA/peft/tuners/smolora.py, llava/train/train_SMoLoRA.py, scripts/SMoLoRA
   code      LAMDA-CL/Prism@7154be2, PEFT/tuners/custom/smolora.py, method/custom/smolora, config/methods/smolora.py
   verdict   equal but for the accidents below: blocks that are chosen, layer outputs, the fusion and all gradients, the start
@@ -46,8 +46,8 @@ Held against:
             recipe says; nothing with `adapter.targets=mlp` but for the projector
   differs   routers: theirs are frozen from the second task on, ours from the first, as no gradient ever comes; nothing
   differs   dropout: theirs draws a mask for each block, ours one for all blocks of a layer; nothing at dropout 0
-  differs   Prism: theirs clips the task's number to the table and may take CLIP's state of the prompt in its place, on attention alone by
-            default; tasks beyond the table have the blocks of its last row
+  differs   Prism: theirs clips the task's number to the table and may take CLIP's feature of the prompt in its place, and is on
+            attention alone by default; tasks beyond the table have the blocks of its last row
   variants  variant=released: Avg over all tokens at hand, in learning those of the answer too, in answering each decoded token by itself
 """
 
@@ -143,6 +143,7 @@ class SMoLoRA:
             published=PUBLISHED,
             beside=2 * widths(backbone, recipe.adapter.targets).outputs if options.fuses else 0,  # I
             fewest=len(options.present) * (options.top_k + 1),  # of k blocks none would be chosen
+            routers=options.top_k > 1,
         )
         return Separated(bank, backbone, options)
 

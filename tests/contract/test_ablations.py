@@ -73,10 +73,11 @@ def test_published_rows_of_bundled_methods_are_the_papers():
     """HiDe's Table 3 and BranchLoRA's ablation, in the papers' own order."""
     found = {name: ablations(name, load_class(name)) for name in BUNDLED}
 
-    assert {name for name, rows in found.items() if rows} == {"hide", "branchlora"}
+    assert {name for name, rows in found.items() if rows} == {"hide", "branchlora", "smolora"}
     table = [row for row in found["hide"] if row.source == "Table 3"]
     assert [row.published["last"] for row in table] == [64.19, 61.26, 60.64, 67.62, 66.84]
     assert [row.published["avg"] for row in table] == [68.94, 65.43, 63.28, 70.91, 70.13]
     steps = found["branchlora"][1:]
     assert [row.published["last"] for row in steps] == [38.19, 39.96, 42.22, 44.20]
     assert [sum(row.options.values()) for row in steps] == [1, 2, 3, 4]
+    assert [row.name for row in found["smolora"]] == ["VU", "IF", "VU, IF", "VU, IF, AF"]

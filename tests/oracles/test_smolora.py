@@ -163,8 +163,8 @@ def test_outputs_and_gradients_are_the_papers(shape: Shape, options: dict[str, A
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_answers_take_part_in_the_average_as_released_alone(shape: Shape, variant: str) -> None:
     """The last token of each row and, in the first row, another before it belong to an answer: targets stand one place earlier."""
-    shape = replace(shape, tokens=6)
-    model, x = placed(shape, variant=variant), shape.states()
+    shape = fitting(replace(shape, tokens=6), {"top_k": 2})
+    model, x = placed(shape, variant=variant, top_k=2), shape.states()
     batch = asked(shape, x)
     batch.targets = torch.tensor([[IGNORED, 5, 6]] * shape.rows)
     batch.targets[0] = torch.tensor([4, 5, 6])
