@@ -17,6 +17,7 @@ STACKS = [
     "hide[variant=released]",
     "hide+cka",
     "disco[variant=released]",
+    "smolora[variant=released]",
     "modeltailor[variant=released]",
 ]
 
