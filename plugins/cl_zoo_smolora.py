@@ -54,7 +54,7 @@ Held against:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -159,6 +159,7 @@ class AtHand:
 
     def __init__(self) -> None:
         self.averaged: Tensor | None = None
+        self.embedded: Tensor | None = None
         self.kept: dict[nn.Module, Tensor] = {}
 
     def start(self, averaged: Tensor, embedded: Tensor) -> None:
@@ -170,15 +171,23 @@ class AtHand:
 
         Tokens behind those of the batch are left out; fewer tokens are decoded ones, of which none is padding.
         """
-        if self.averaged is None or x.shape[0] % len(self.averaged):
+        mask = self._for_rows(self.averaged, x)
+        behind = x.shape[1] - mask.shape[1]
+        if behind < 0:
+            return x.mean(1, dtype=kind)
+        mask = F.pad(mask, (0, behind))
+        return x.masked_fill(~mask[..., None], 0).sum(1, dtype=kind) / mask.sum(1, keepdim=True)
+
+    def instructions(self, x: Tensor) -> Tensor:
+        """f(X^ins) (rows, e) of the rows of x."""
+        return self._for_rows(self.embedded, x)
+
+    def _for_rows(self, known: Tensor | None, x: Tensor) -> Tensor:
+        if known is None or x.shape[0] % len(known):
             raise ValueError(
                 f"no prompts are known for {x.shape[0]} rows; call prepare(batch) for each batch"
             )
-        behind = x.shape[1] - self.averaged.shape[1]
-        if behind < 0:
-            return x.mean(1, dtype=kind)
-        mask = F.pad(self.averaged, (0, behind)).repeat_interleave(x.shape[0] // len(self.averaged), 0)
-        return x.masked_fill(~mask[..., None], 0).sum(1, dtype=kind) / mask.sum(1, keepdim=True)
+        return known.repeat_interleave(x.shape[0] // len(known), 0)
 
 
 class Separable(nn.Module):
@@ -230,18 +239,18 @@ class Separable(nn.Module):
         with full_precision(x.device):
             found = []
             for name, router in self.routers.items():
-                kind = router.weight.dtype
-                seen = self.now.mean(x, kind) if name == "visual" else self.now.embedded.to(kind)
-                found.append(router(seen.repeat_interleave(x.shape[0] // len(seen), 0)))
+                weight = cast(Tensor, router.weight)
+                seen = self.now.mean(x, weight.dtype) if name == "visual" else self.now.instructions(x)
+                found.append(F.linear(seen.to(weight.dtype), weight))
             return found
 
     def fusion(self, z: Tensor, halves: Sequence[int]) -> Tensor:
         """[α, β] (batch, tokens, 2); I^vu x^vu is taken as s (I^vu B) z, without x^vu itself."""
-        layer, weight = self._of[0], self.importance.weight
+        layer, weight, cuts = self._of[0], self.importance.weight, list(halves)
         with full_precision(z.device):
             up = torch.cat([layer.bank_up[name] for name in layer.experts], 1)
             parts = zip(
-                z.to(weight.dtype).split(list(halves), -1), weight, up.split(list(halves), 1), strict=True
+                torch.split(z.to(weight.dtype), cuts, -1), weight, torch.split(up, cuts, 1), strict=True
             )
             return torch.stack([layer.scale * part @ (own @ ups) for part, own, ups in parts], -1).softmax(-1)
 

@@ -59,11 +59,12 @@ def small(**options: object) -> tuple[BankLayer, Separable, AtHand]:
         layer.bank_up[name] = nn.Parameter(torch.tensor([[float(i + 1)], [0.0]]))
         layer.reads[name] = name
     layer._active_adapter = names
-    sizes = {"visual": 2, "instruction": 2}
-    layer.bank_mix = mix = Separable(layer, sizes, 2, now, SMoLoRA.Options(experts=4, **options))
+    options = SMoLoRA.Options(experts=4, **options)
+    sizes = dict.fromkeys(options.present, 4 // len(options.present))
+    layer.bank_mix = mix = Separable(layer, sizes, 2, now, options)
     nn.init.zeros_(layer.base_layer.weight)
     for router in mix.routers.values():
-        router.weight.data = torch.eye(2)
+        router.weight.data = torch.eye(2)[: len(router.weight)]
     return layer, mix, now
 
 
@@ -120,8 +121,9 @@ def test_two_blocks_of_a_module_are_weighed_and_routers_learn() -> None:
     assert all(router.weight.requires_grad for router in mix.routers.values())
 
 
-def test_a_layer_that_was_told_nothing_says_so() -> None:
-    layer, _, _ = small()
+@pytest.mark.parametrize("modules", ["both", "instruction"])
+def test_a_layer_that_was_told_nothing_says_so(modules: str) -> None:
+    layer, _, _ = small(modules=modules)
     with pytest.raises(ValueError, match=r"no prompts are known for 1 rows; call prepare\(batch\)"):
         layer(torch.ones(1, 1, 2))
 
