@@ -66,6 +66,7 @@ from cl_zoo.nn import (
     Around,
     BankLayer,
     ExpertBank,
+    PromptMean,
     full_precision,
     mixture,
     per_sample,
@@ -109,7 +110,7 @@ class SMoLoRA:
             least = (most := self.experts or PUBLISHED) // len(self.present)
             if self.top_k > least:
                 raise ValueError(
-                    f"top_k is {self.top_k}, but of {most} blocks a module has only {least}; lower it"
+                    f"top_k is {self.top_k}, but of {most} blocks a module has {least}; lower it"
                 )
             return self
 
@@ -148,48 +149,6 @@ class SMoLoRA:
         return Separated(bank, backbone, options)
 
 
-class AtHand:
-    """What the mixes of all layers are told about a batch, and what they chose when they first saw it.
-
-    Attributes:
-        averaged: (batch, tokens), true where Avg looks.
-        embedded: f(X^ins) (batch, e).
-        kept: by mix, G (rows, N) of the prompts, for the tokens that are decoded behind them.
-    """
-
-    def __init__(self) -> None:
-        self.averaged: Tensor | None = None
-        self.embedded: Tensor | None = None
-        self.kept: dict[nn.Module, Tensor] = {}
-
-    def start(self, averaged: Tensor, embedded: Tensor) -> None:
-        """A new batch: what was chosen for the one before is forgotten."""
-        self.averaged, self.embedded, self.kept = averaged, embedded, {}
-
-    def mean(self, x: Tensor, kind: torch.dtype) -> Tensor:
-        """Avg(x) (rows, d) of x (rows, tokens, d), in the given type; rows = batch × beams.
-
-        Tokens behind those of the batch are left out; fewer tokens are decoded ones, of which none is padding.
-        """
-        mask = self._for_rows(self.averaged, x)
-        behind = x.shape[1] - mask.shape[1]
-        if behind < 0:
-            return x.mean(1, dtype=kind)
-        mask = F.pad(mask, (0, behind))
-        return x.masked_fill(~mask[..., None], 0).sum(1, dtype=kind) / mask.sum(1, keepdim=True)
-
-    def instructions(self, x: Tensor) -> Tensor:
-        """f(X^ins) (rows, e) of the rows of x."""
-        return self._for_rows(self.embedded, x)
-
-    def _for_rows(self, known: Tensor | None, x: Tensor) -> Tensor:
-        if known is None or x.shape[0] % len(known):
-            raise ValueError(
-                f"no prompts are known for {x.shape[0]} rows; call prepare(batch) for each batch"
-            )
-        return known.repeat_interleave(x.shape[0] // len(known), 0)
-
-
 class Separable(nn.Module):
     """The mix of a layer: G = diag(α G^vu, β G^if).
 
@@ -199,7 +158,12 @@ class Separable(nn.Module):
     """
 
     def __init__(
-        self, layer: BankLayer, sizes: Mapping[str, int], width: int, now: AtHand, options: SMoLoRA.Options
+        self,
+        layer: BankLayer,
+        sizes: Mapping[str, int],
+        width: int,
+        now: PromptMean,
+        options: SMoLoRA.Options,
     ) -> None:
         super().__init__()
         self.options, self.now, self.sizes = options, now, sizes
@@ -240,7 +204,7 @@ class Separable(nn.Module):
             found = []
             for name, router in self.routers.items():
                 weight = cast(Tensor, router.weight)
-                seen = self.now.mean(x, weight.dtype) if name == "visual" else self.now.instructions(x)
+                seen = self.now.mean(x, weight.dtype) if name == "visual" else self.now.beside(x)
                 found.append(F.linear(seen.to(weight.dtype), weight))
             return found
 
@@ -260,7 +224,7 @@ class Separated(Around):
 
     def __init__(self, bank: ExpertBank, backbone: Backbone, options: SMoLoRA.Options) -> None:
         super().__init__(bank)
-        self.options, self.now, self._backbone = options, AtHand(), backbone
+        self.options, self.now, self._backbone = options, PromptMean(), backbone
         number, present = len(bank.experts), options.present
         first = number // len(present)
         sizes = dict(zip(present, (first, number - first), strict=False))
@@ -271,9 +235,8 @@ class Separated(Around):
         bank.mix(lambda layer: next(mixes))
 
     def prepare(self, batch: Batch) -> None:
-        mask = batch.prompt_mask
-        if self.options.variant == "released":
-            mask = batch.inputs["attention_mask"].bool()
+        whole = self.options.variant == "released"
+        mask = batch.inputs["attention_mask"].bool() if whole else batch.prompt_mask
         texts = [sample.words.strip() for sample in batch.samples]
         if self.options.text == "instruction":
             texts = [text.rpartition("\n")[2] for text in texts]

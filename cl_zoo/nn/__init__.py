@@ -14,7 +14,7 @@ from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.prompts import Prompted, embeddings, insert, token_rows
-from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router, top_gates
+from cl_zoo.nn.routers import FirstToken, Prefill, PromptMean, TokenGate, gate_sums, router, top_gates
 from cl_zoo.nn.still import evaluating, standing_still
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "PerSample",
     "PerToken",
     "Prefill",
+    "PromptMean",
     "Prompted",
     "Routed",
     "Scaled",

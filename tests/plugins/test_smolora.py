@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cl_zoo_smolora import AtHand, Separable, Separated, SMoLoRA
+from cl_zoo_smolora import Separable, Separated, SMoLoRA
 from tiny_runs import Watched, learnt
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from cl_zoo.batches import forward, task_loss
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import assign_parts, recompute_activations
 from cl_zoo.names import parse_stack
-from cl_zoo.nn.layer import BankLayer
+from cl_zoo.nn import BankLayer, PromptMean
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
@@ -50,9 +50,9 @@ def questions() -> list[Sample]:
     return [STREAM[0].test[1], bare, Sample("u", None, "Say one colour .", "a red one")]
 
 
-def small(**options: object) -> tuple[BankLayer, Separable, AtHand]:
+def small(**options: object) -> tuple[BankLayer, Separable, PromptMean]:
     """A layer from two inputs to two outputs, with two blocks of rank 1 in each module."""
-    layer, now = BankLayer(nn.Linear(2, 2, bias=False), "layer", 2.0, 0.0), AtHand()
+    layer, now = BankLayer(nn.Linear(2, 2, bias=False), "layer", 2.0, 0.0), PromptMean()
     names = [f"e{i}" for i in range(4)]
     for i, name in enumerate(names):
         layer.bank_down[name] = nn.Parameter(torch.tensor([[1.0, 0.0]]))
@@ -129,7 +129,7 @@ def test_a_layer_that_was_told_nothing_says_so(modules: str) -> None:
 
 
 def test_more_blocks_than_a_module_has_cannot_be_chosen() -> None:
-    with pytest.raises(ValueError, match="top_k is 3, but of 4 blocks a module has only 2; lower it"):
+    with pytest.raises(ValueError, match="top_k is 3, but of 4 blocks a module has 2; lower it"):
         SMoLoRA.Options(experts=4, top_k=3)
 
 
@@ -170,7 +170,7 @@ def test_tokens_that_are_decoded_keep_the_blocks_of_their_prompt(make: Make) -> 
         model = make(variant=variant).eval()
         mix = model.mixes[0]
         model.prepare(model._backbone.batch(questions()[1:2], answers=False))
-        width = model.now.averaged.shape[1]
+        width = model.now.mask.shape[1]
         x = torch.randn(1, width, 32)
         gates = mix.gates(x)
         others = [mix.gates(torch.randn(1, 1, 32)) for _ in range(12)]
