@@ -95,11 +95,9 @@ class SMoLoRA:
             None, ge=1, description="N: blocks of both modules; default: as many of 8 as the budget feeds"
         )
         top_k: int = Field(1, ge=1, description="k: blocks of each module that answer")
-        modules: Literal["both", "visual", "instruction"] = Field(
-            "both", description="which modules there are"
-        )
+        modules: Literal["both", "visual", "instruction"] = Field("both", description="modules of a layer")
         fusion: Literal["adaptive", "mean"] = Field(
-            "adaptive", description="α and β by I for each token, or 1/2 each"
+            "adaptive", description="α and β: by I for each token, or 1/2"
         )
         text: Literal["instruction", "prompt"] = Field(
             "instruction", description="X^ins: the last line of the prompt, or all of it"
@@ -110,7 +108,7 @@ class SMoLoRA:
             least = (most := self.experts or PUBLISHED) // len(self.present)
             if self.top_k > least:
                 raise ValueError(
-                    f"top_k is {self.top_k}, but of {most} blocks a module has {least}; lower it"
+                    f"top_k is {self.top_k}, but a module has {least} of {most} blocks; lower it"
                 )
             return self
 
