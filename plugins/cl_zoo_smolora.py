@@ -96,9 +96,7 @@ class SMoLoRA:
         )
         top_k: int = Field(1, ge=1, description="k: blocks of each module that answer")
         modules: Literal["both", "visual", "instruction"] = Field("both", description="modules of a layer")
-        fusion: Literal["adaptive", "mean"] = Field(
-            "adaptive", description="α and β: by I for each token, or 1/2"
-        )
+        fusion: Literal["adaptive", "mean"] = Field("adaptive", description="α and β: by I, or 1/2")
         text: Literal["instruction", "prompt"] = Field(
             "instruction", description="X^ins: the last line of the prompt, or all of it"
         )
@@ -107,9 +105,7 @@ class SMoLoRA:
         def _enough(self) -> SMoLoRA.Options:
             least = (most := self.experts or PUBLISHED) // len(self.present)
             if self.top_k > least:
-                raise ValueError(
-                    f"top_k is {self.top_k}, but a module has {least} of {most} blocks; lower it"
-                )
+                raise ValueError(f"top_k is {self.top_k}, a module has {least} of {most} blocks; lower it")
             return self
 
         @property

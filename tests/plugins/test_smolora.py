@@ -129,7 +129,7 @@ def test_a_layer_that_was_told_nothing_says_so(modules: str) -> None:
 
 
 def test_more_blocks_than_a_module_has_cannot_be_chosen() -> None:
-    with pytest.raises(ValueError, match="top_k is 3, but a module has 2 of 4 blocks; lower it"):
+    with pytest.raises(ValueError, match="top_k is 3, a module has 2 of 4 blocks; lower it"):
         SMoLoRA.Options(experts=4, top_k=3)
 
 
