@@ -65,6 +65,18 @@ class Batch:
         """(batch,) place of the first real token of each row; left padding comes before it."""
         return cast(Tensor, self.inputs["attention_mask"].argmax(dim=1))
 
+    @property
+    def prompt_mask(self) -> Tensor:
+        """(batch, tokens), true at the real tokens that are there at inference too: in training up to the first learnt answer."""
+        real = cast(Tensor, self.inputs["attention_mask"].bool())
+        if self.targets is None:
+            return real
+        learnt = self.answer_mask
+        # Position tokens − K + j predicts target j, so the first of a row's answer is predicted from the last of its prompt.
+        first = torch.where(learnt.any(1), learnt.int().argmax(1), learnt.shape[1] - 1)
+        places = torch.arange(real.shape[1], device=real.device)
+        return real & (places <= (real.shape[1] - learnt.shape[1] + first)[:, None])
+
     def rows(self, places: Sequence[int]) -> Batch:
         """The batch of some of its samples, with the same padding; for per-sample gradients."""
         index = torch.as_tensor(list(places), device=self.inputs["input_ids"].device)

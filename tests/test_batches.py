@@ -62,6 +62,18 @@ def test_rows_are_padded_on_the_left_and_end_together(tiny: Backbone) -> None:
         assert positions.tolist() == list(range(len(positions)))
 
 
+def test_the_prompt_of_a_row_is_what_is_there_at_inference_too(tiny: Backbone) -> None:
+    """Of every length of prompt and answer: the real tokens of the same question without its answer."""
+    learning, answering = tiny.batch(mixed(), answers=True), tiny.batch(mixed(), answers=False)
+
+    for batch in (learning, answering):
+        assert not batch.prompt_mask[batch.inputs["attention_mask"] == 0].any()
+    for row in range(4):
+        prompts = [batch.inputs["input_ids"][row][batch.prompt_mask[row]] for batch in (learning, answering)]
+        assert torch.equal(*prompts)
+    assert torch.equal(answering.prompt_mask, answering.inputs["attention_mask"].bool())
+
+
 def test_targets_are_the_answer_with_its_end_and_nothing_else(tiny: Backbone) -> None:
     batch = tiny.batch(mixed(), answers=True)
 

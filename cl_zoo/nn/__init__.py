@@ -9,22 +9,22 @@ from cl_zoo.features.encoder import cosines
 from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, text_view
 from cl_zoo.nn.answering import Around, OtherUpdates, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
-from cl_zoo.nn.budget import rank_of_ups
-from cl_zoo.nn.inputs import input_products
-    cl_zoo.nn.directions import singular, span, strongest
+from cl_zoo.nn.budget import rank_of_ups, widths
+from cl_zoo.nn.directions import singular, span, strongest
 from cl_zoo.nn.groups import Groups
+from cl_zoo.nn.inputs import input_products
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.memory import draw_samples, pack_sample, unpack_sample
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.pool import PromptPool, distance, nearest
 from cl_zoo.nn.prompts import Prompted, insert, token_rows
-from cl_zoo.nn.routers import FirstToken, Prefill, TokenGate, gate_sums, router, top_gates
+from cl_zoo.nn.routers import FirstToken, Prefill, PromptMean, TokenGate, gate_sums, router, top_gates
 from cl_zoo.nn.spectra import Sketch, along, directions, principal
 from cl_zoo.nn.still import evaluating, standing_still
 from cl_zoo.nn.tokens import Tokens, Told
 from cl_zoo.nn.watched import Watched
-    cl_zoo.nn.watching import ImageInputs
+from cl_zoo.nn.watching import ImageInputs
 
 __all__ = [
     "AllOnes",
@@ -42,6 +42,7 @@ __all__ = [
     "PerSample",
     "PerToken",
     "Prefill",
+    "PromptMean",
     "PromptPool",
     "Prompted",
     "Routed",
@@ -84,4 +85,5 @@ __all__ = [
     "token_rows",
     "top_gates",
     "unpack_sample",
+    "widths",
 ]

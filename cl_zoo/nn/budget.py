@@ -9,7 +9,7 @@ One LoRA of the recipe's rank r on every adapted linear of the language model is
     ρ · N · Σ (d_in + d_out)   + N · Σ d_in + beside  ≤  B         each its own A
     ρ · Σ (d_in + N · d_out)   + N · Σ d_in + beside  ≤  B         one A for all
 
-where `beside` is what else a method trains in a task, its keys for instance. Unless a user says how many experts there are, it is
+where `beside` is what else a method trains in a task, its keys for instance; routers that do not learn are left out. Unless a user says how many experts there are, it is
 the number of the method's paper, or the largest below it at which ρ is still `LEAST`: an expert of rank 1 is no expert. `budget:
 published` gives each of the paper's experts rank r, whatever they cost together. One expert whose A is set and does not train has the
 largest ρ with ρ · Σ d_out ≤ B. The projector is in neither: whether it
@@ -105,6 +105,7 @@ def mixture_of(
     shared: bool = False,
     beside: int = 0,
     fewest: int = 2,
+    routers: bool = True,
 ) -> Mixture:
     """How many experts learn together, and the rank of each.
 
@@ -114,15 +115,16 @@ def mixture_of(
         shared: all read one A.
         beside: further parameters that a task trains.
         fewest: of which the method still makes sense.
+        routers: a router per layer learns too.
     """
     if recipe.budget == "published":
         return Mixture(experts or published, recipe.adapter.rank)
     found = widths(backbone, recipe.adapter.targets)
-    most = found.lora(recipe.adapter.rank)
+    most = found.lora(recipe.adapter.rank) - beside
 
     def rank(number: int) -> int:
         one = found.inputs + number * found.outputs if shared else number * (found.inputs + found.outputs)
-        return max(1, (most - number * found.inputs - beside) // one)
+        return max(1, (most - routers * number * found.inputs) // one)
 
     if experts is None:
         enough = (number for number in range(published, fewest, -1) if rank(number) >= LEAST)

@@ -45,6 +45,7 @@ def mixture(
     shared: bool = False,
     beside: int = 0,
     fewest: int = 2,
+    routers: bool = True,
 ) -> ExpertBank:
     """A bank of experts `e0`, `e1`, … that train together on every task; all are active and learn.
 
@@ -56,9 +57,17 @@ def mixture(
         shared: all read one A, the first one's; otherwise each has its own.
         beside: further parameters that a task trains, besides a router per layer and the projector.
         fewest: of which the method still makes sense.
+        routers: a router per layer learns too.
     """
     share = mixture_of(
-        backbone, recipe, experts, published=published, shared=shared, beside=beside, fewest=fewest
+        backbone,
+        recipe,
+        experts,
+        published=published,
+        shared=shared,
+        beside=beside,
+        fewest=fewest,
+        routers=routers,
     )
     first, *others = names = [f"e{place}" for place in range(share.experts)]
     bank = adapters(backbone, recipe, first, rank=share.rank)

@@ -2,6 +2,7 @@
 
     g(x)  = softmax(W_g x)       for each token                                   `router`, `TokenGate`
     g(x₀) = softmax(W_t x₀)      for the whole row, from its first real token     `FirstToken`, `Prefill`
+    g(x̄)                         for the whole row, from the mean of its prompt   `PromptMean`
 
 Padding stands left of the first real token, beam search multiplies the rows, a decoding step sees the newest token only, and a
 recomputed forward must see what the first one saw: `FirstToken` and `Prefill` take care of these four.
@@ -160,6 +161,57 @@ class FirstToken(nn.Module):
             every = torch.einsum("bd,tnd->btn", first.to(routers.dtype), routers)
             chosen = now.chosen.repeat_interleave(len(first) // len(now.chosen))
             return every[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+class PromptMean:
+    """What `prepare(batch)` tells the mixes of all layers about a batch, and what they decide by the mean of each prompt.
+
+    One object serves all layers. A model calls `start(batch.prompt_mask, features)` in its `prepare`.
+
+    Attributes:
+        mask: (batch, tokens), true at the tokens that are averaged.
+        features: (batch, e), what else is known of each sample, of its text for instance.
+        kept: by mix, g (rows, experts) of the prompts, for the tokens that are decoded behind them.
+    """
+
+    def __init__(self) -> None:
+        self.mask: Tensor | None = None
+        self.features: Tensor | None = None
+        self.kept: dict[nn.Module, Tensor] = {}
+
+    def start(self, mask: Tensor, features: Tensor | None = None) -> None:
+        """A new batch: what was decided for the one before is forgotten."""
+        self.mask, self.features, self.kept = mask, features, {}
+
+    def mean(self, x: Tensor, kind: torch.dtype) -> Tensor:
+        """Mean (rows, d) of each prompt in a layer's input x (rows, tokens, d), in the given type; rows = batch × beams.
+
+        Tokens behind those of the batch are left out; fewer tokens are decoded ones, of which none is padding.
+
+        Raises:
+            ValueError: nobody said what the prompts are, or they are of another batch.
+        """
+        mask = _for_rows(self.mask, x)
+        behind = x.shape[1] - mask.shape[1]
+        if behind < 0:
+            return x.mean(1, dtype=kind)
+        mask = F.pad(mask, (0, behind))
+        return x.masked_fill(~mask[..., None], 0).sum(1, dtype=kind) / mask.sum(1, keepdim=True)
+
+    def beside(self, x: Tensor) -> Tensor:
+        """The features (rows, e) of the rows of x.
+
+        Raises:
+            ValueError: as for `mean`.
+        """
+        return _for_rows(self.features, x)
+
+
+def _for_rows(known: Tensor | None, x: Tensor) -> Tensor:
+    """What is known of each sample, once for each of its beams in x."""
+    if known is None or x.shape[0] % len(known):
+        raise ValueError(f"no prompts are known for {x.shape[0]} rows; call prepare(batch) for each batch")
+    return known.repeat_interleave(x.shape[0] // len(known), 0)
 
 
 def top_gates(p: Tensor, k: int, first: Tensor | None = None, *, renormalise: bool = True) -> Tensor:

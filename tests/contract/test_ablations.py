@@ -73,7 +73,14 @@ def test_published_rows_of_bundled_methods_are_the_papers():
     """HiDe's Table 3, BranchLoRA's ablation and SAME's, in the papers' own order."""
     found = {name: ablations(name, load_class(name)) for name in BUNDLED}
 
-    assert {name for name, rows in found.items() if rows} == {"hide", "branchlora", "same"}
+    assert {name for name, rows in found.items() if rows} == {
+        "hide",
+        "branchlora",
+        "same",
+        "smolora",
+        "merging",
+        "pgp",
+    }
     table = [row for row in found["hide"] if row.source == "Table 3"]
     assert [row.published["last"] for row in table] == [64.19, 61.26, 60.64, 67.62, 66.84]
     assert [row.published["avg"] for row in table] == [68.94, 65.43, 63.28, 70.91, 70.13]
@@ -82,3 +89,4 @@ def test_published_rows_of_bundled_methods_are_the_papers():
     assert [sum(row.options.values()) for row in steps] == [1, 2, 3, 4]
     assert [row.published["last"] for row in found["same"]] == [50.58, 61.32, 65.89, 66.82]
     assert [sum(row.options.values()) for row in found["same"]] == [0, 1, 2, 3]
+    assert [row.name for row in found["smolora"]] == ["VU", "IF", "VU, IF", "VU, IF, AF"]

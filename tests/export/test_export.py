@@ -407,6 +407,7 @@ def test_a_task_that_comes_twice_has_two_adapters():
         ("hydralora", "cl_zoo.nn.mixes.SharedDown decides"),
         ("branchlora", "cl_zoo_branchlora.Branched answers by more than updates of linear layers"),
         ("clmoe", "cl_zoo_clmoe.Routed answers by more than updates of linear layers"),
+        ("smolora", "cl_zoo_smolora.Separated answers by more than updates of linear layers"),
         ("l2p", "cl_zoo_l2p.Pool answers by more than updates of linear layers"),
         ("modalprompt", "cl_zoo_modalprompt.Guided answers by more than updates of linear layers"),
         ("zeroshot", "nothing was trained, so there is nothing to export"),

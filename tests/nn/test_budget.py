@@ -71,6 +71,12 @@ def test_what_a_task_trains_beside_its_experts_counts(llava: Backbone) -> None:
     assert mixture_of(llava, recipe(8), 2, published=8, beside=left + 1) == Mixture(2, 2)
 
 
+def test_routers_that_do_not_learn_cost_nothing(llava: Backbone) -> None:
+    """Four experts of rank 4 are exactly rank 16; with their routers, 4 · 35,584 a layer, they would have rank 3."""
+    assert mixture_of(llava, recipe(16), None, published=8, routers=False) == Mixture(4, 4)
+    assert mixture_of(llava, recipe(16), 4, published=8) == Mixture(4, 3)
+
+
 def test_where_no_number_of_experts_is_fed_the_fewest_remain(llava: Backbone) -> None:
     assert mixture_of(llava, recipe(1), None, published=8) == Mixture(2, 1)
     assert mixture_of(llava, recipe(8), None, published=8, shared=True, fewest=3) == Mixture(3, 3)

@@ -22,6 +22,7 @@ STACKS = [
     "hide[variant=released]",
     "hide+cka",
     "disco[variant=released]",
+    "smolora[variant=released]",
     "modeltailor[variant=released]",
     "same[variant=released]",
     "merging[rule=dare-ties]",
