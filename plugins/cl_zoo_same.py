@@ -28,7 +28,8 @@ Choices that the equations leave open, and ours:
   * Score: U is a running mean over steps (`MOMENTUM`), as a task's beginning may route otherwise than its end. The best of a
     layer's experts always learns, and in the first task, which has no past, all do. A frozen one has no gradient, so that no
     momentum moves it either; the score decides anew after every step. Behind a norm all ‖x‖ are alike, so that a layer which
-    routes as it did before has scores near zero: τ = 0.1 then leaves it one expert. `same/open` is the mean number at a task's end.
+    routes as it did before has scores near zero: τ = 0.1 then leaves it one expert, and its router no gradient. `same/open` is the
+    mean number at a task's end.
   * E and ρ follow from the recipe's budget, which counts the routers. E = 8, the number of CoIN's tasks that the code takes.
   * Values of δ, window, μ, τ, `components`, `every` and `MOMENTUM` are the code's.
 

@@ -404,6 +404,7 @@ def test_a_task_that_comes_twice_has_two_adapters():
             "moelora",
             "cl_zoo.nn.mixes.PerToken decides for each input how it mixes the experts of model.language",
         ),
+        ("same", "cl_zoo.nn.tokens.Told answers by more than updates of linear layers"),
         ("hydralora", "cl_zoo.nn.mixes.SharedDown decides"),
         ("branchlora", "cl_zoo_branchlora.Branched answers by more than updates of linear layers"),
         ("clmoe", "cl_zoo_clmoe.Routed answers by more than updates of linear layers"),
