@@ -57,7 +57,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from cl_zoo import Backbone, Batch, Recipe, hookimpl, share, total
-from cl_zoo.nn import PromptPool, distance, embeddings, evaluating, full_precision
+from cl_zoo.nn import PromptPool, distance, evaluating, full_precision, read_first
 
 
 class PGP:
@@ -112,9 +112,9 @@ class PGP:
         return {"pgp/pull": self.options.strength * self.model.pull()}
 
     @hookimpl
-    def after_task(self, batches: Sequence[Batch]) -> dict[str, float]:
+    def after_task(self, batches: Sequence[Batch], backbone: Backbone) -> dict[str, float]:
         options, model = self.options, self.model
-        inputs, queries = seen(model, batches, options.samples)
+        inputs, queries = seen(model, backbone, batches, options.samples)
         prompts = model.prompts.detach().flatten(0, 1).float()
         of = components(inputs, options.components), components(prompts.T @ prompts, options.components)
         joined = of[0] + of[1] if options.space == "sum" else torch.cat(of, 1)
@@ -167,14 +167,15 @@ def kept_out(weight: Tensor, space: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def seen(model: HeldPool, batches: Sequence[Batch], samples: int) -> tuple[Tensor, Tensor]:
+def seen(
+    model: HeldPool, backbone: Backbone, batches: Sequence[Batch], samples: int
+) -> tuple[Tensor, Tensor]:
     """Σ x xᵀ (width, width) over real tokens and Σ q qᵀ (d, d), of samples drawn from the task on all processes, in fp32."""
     widths = model.width, model.keys.shape[1]
     inputs, queries = (torch.zeros(width, width, device=model.keys.device) for width in widths)
     with evaluating(model):
         for batch in share(batches, samples=samples):
-            ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
-            x = embeddings(model.model, ids, batch.inputs.get("pixel_values"))[mask].float()
+            x = read_first(backbone, batch)[batch.inputs["attention_mask"].bool()].float()
             q = model.ask(batch).float()
             with full_precision(x.device):
                 inputs, queries = inputs + x.T @ x, queries + q.T @ q

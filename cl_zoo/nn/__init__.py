@@ -18,7 +18,7 @@ from cl_zoo.nn.memory import draw_samples, pack_sample, unpack_sample
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.pool import PromptPool, distance, nearest
-from cl_zoo.nn.prompts import Prompted, insert, token_rows
+from cl_zoo.nn.prompts import Prompted, insert, read_first, token_rows
 from cl_zoo.nn.routers import FirstToken, Prefill, PromptMean, TokenGate, gate_sums, router, top_gates
 from cl_zoo.nn.spectra import Sketch, along, directions, principal
 from cl_zoo.nn.still import evaluating, standing_still
@@ -74,6 +74,7 @@ __all__ = [
     "per_sample",
     "principal",
     "rank_of_ups",
+    "read_first",
     "router",
     "singular",
     "span",

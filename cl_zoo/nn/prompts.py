@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from cl_zoo.batches import Batch, forward
 from cl_zoo.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -125,6 +126,21 @@ def insert(embedded: Tensor, mask: Tensor, prompts: Tensor) -> tuple[Tensor, Ten
     both = torch.cat([embedded, prompts.to(embedded)], dim=1)
     real = torch.cat([mask, mask.new_ones(prompts.shape[:2])], dim=1)
     return both.take_along_dim(source[..., None], dim=1), real.gather(1, source)
+
+
+def read_first(backbone: Backbone, batch: Batch) -> Tensor:
+    """What the language model's first layer reads of a batch, images in their places and no prompts, (batch, tokens, width)."""
+    found: list[Tensor] = []
+
+    def look(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        found.append(given[0] if given else named["hidden_states"])
+
+    handle = backbone.layers[0].register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        forward(backbone.model, batch)
+    finally:
+        handle.remove()
+    return found[0]
 
 
 def token_rows(backbone: Backbone, count: int) -> Tensor:

@@ -52,7 +52,7 @@ def test_what_is_seen_of_a_task_is_every_real_token_and_every_query(tiny: Backbo
         (q,) = model.ask(alone)
         queries += torch.outer(q, q)
 
-    found = seen(model, [tiny.batch(mixed, answers=True)], 100)
+    found = seen(model, tiny, [tiny.batch(mixed, answers=True)], 100)
 
     torch.testing.assert_close(found[0], inputs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[1], queries, rtol=1e-4, atol=1e-4)
@@ -62,7 +62,7 @@ def test_spaces_hold_from_the_next_task_on(tiny: Backbone) -> None:
     method, model = built(tiny)
     method.before_task()
 
-    measured = method.after_task(batches(tiny))
+    measured = method.after_task(batches(tiny), tiny)
 
     assert model.spaces == {}
     assert {part: tuple(space.shape) for part, space in method.spaces.items()} == {
@@ -76,10 +76,10 @@ def test_spaces_hold_from_the_next_task_on(tiny: Backbone) -> None:
 
 def test_a_later_task_adds_directions_and_loses_none(tiny: Backbone) -> None:
     method, _ = built(tiny, prompts=0.9, keys=0.99)
-    method.after_task(batches(tiny))
+    method.after_task(batches(tiny), tiny)
     first = dict(method.spaces)
 
-    method.after_task(batches(tiny, 1))
+    method.after_task(batches(tiny, 1), tiny)
 
     for part, space in method.spaces.items():
         used = space[:, space.abs().amax(0) > 0]
@@ -95,7 +95,7 @@ def test_components_side_by_side_hold_more_than_their_sum(tiny: Backbone) -> Non
         method = PGP(PGP.Options(**{**SMALL, "space": space, "prompts": 0.999999}))
         model = method.build_model(tiny, build_recipe())
         model.prompts.data *= 10  # as large as all inputs together
-        method.after_task(batches(tiny))
+        method.after_task(batches(tiny), tiny)
         main = torch.linalg.svd(model.prompts.detach().flatten(0, 1)).Vh[0]
         F = method.spaces["prompts"]
         left[space] = float((main - F @ (F.T @ main)).norm())
@@ -105,15 +105,15 @@ def test_components_side_by_side_hold_more_than_their_sum(tiny: Backbone) -> Non
 
 def test_sizes_are_the_same_without_values(tiny: Backbone) -> None:
     method, _ = built(tiny)
-    method.after_task(batches(tiny))
-    method.after_task(batches(tiny, 1))
+    method.after_task(batches(tiny), tiny)
+    method.after_task(batches(tiny, 1), tiny)
     shapes = {part: space.shape for part, space in method.spaces.items()}
 
     tiny.model.to("meta")
     counted, model = built(tiny)
     model.to("meta")
     for _ in range(2):
-        assert counted.after_task([]) == {}
+        assert counted.after_task([], tiny) == {}
 
     assert {part: space.shape for part, space in counted.spaces.items()} == shapes
     assert {space.device.type for space in counted.spaces.values()} == {"meta"}
@@ -121,7 +121,7 @@ def test_sizes_are_the_same_without_values(tiny: Backbone) -> None:
 
 def test_a_state_comes_back(tiny: Backbone, tiny_folder: Path) -> None:
     method, _ = built(tiny)
-    method.after_task(batches(tiny))
+    method.after_task(batches(tiny), tiny)
     again, model = built(tiny_backbone(tiny_folder))
 
     again.load_state_dict(method.state_dict())
