@@ -69,7 +69,7 @@ def test_what_is_added_to_the_first_layers_is_what_the_stock_tower_adds(
 
     assert len(ours.deepstack_features) == 2
     for mine, his in zip(ours.deepstack_features, theirs.deepstack_features, strict=True):
-        torch.testing.assert_close(torch.cat(mine), torch.cat(his), rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.cat([*mine]), torch.cat([*his]), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
