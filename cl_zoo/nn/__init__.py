@@ -10,9 +10,8 @@ from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, tex
 from cl_zoo.nn.answering import Around, OtherUpdates, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.budget import rank_of_ups, widths
-from cl_zoo.nn.directions import singular, span, strongest
 from cl_zoo.nn.groups import Groups
-from cl_zoo.nn.inputs import input_products
+from cl_zoo.nn.inputs import ImageInputs, input_products
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.memory import draw_samples, pack_sample, unpack_sample
 from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
@@ -22,9 +21,9 @@ from cl_zoo.nn.prompts import Prompted, insert, read_first, token_rows
 from cl_zoo.nn.routers import FirstToken, Prefill, PromptMean, TokenGate, gate_sums, router, top_gates
 from cl_zoo.nn.spectra import Sketch, along, directions, principal
 from cl_zoo.nn.still import evaluating, standing_still
+from cl_zoo.nn.subspaces import singular, span, strongest
 from cl_zoo.nn.tokens import Tokens, Told
 from cl_zoo.nn.watched import Watched
-from cl_zoo.nn.watching import ImageInputs
 
 __all__ = [
     "AllOnes",

@@ -1,14 +1,15 @@
-"""What adapted linears read while a model looks at a task."""
+"""What adapted linears read: sums over a task that a model looks at, and means over the image of a sample that it learns from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from cl_zoo.batches import Batch, forward
+from cl_zoo.nn.bank import ExpertBank
 from cl_zoo.nn.layer import BankLayer, full_precision
 from cl_zoo.nn.still import evaluating
 
@@ -38,3 +39,29 @@ def input_products(
         for handle in handles:
             handle.remove()
     return found
+
+
+class ImageInputs:
+    """Watches the layers of a bank in the forward; what it sees is part of the graph.
+
+    Attributes:
+        layers: those that are watched, none at first.
+        found: h̄ (batch, d_in) of each, from the last forward; zeros for a sample without an image.
+    """
+
+    def __init__(self, bank: ExpertBank) -> None:
+        self.layers: Collection[BankLayer] = ()
+        self.found: dict[BankLayer, Tensor] = {}
+        self._places = torch.empty(0)
+        for layer in bank.layers:
+            layer.register_forward_pre_hook(self._look)
+
+    def start(self, places: Tensor) -> None:
+        """Say where the images are in the batch to come: a mask (batch, tokens)."""
+        self._places, self.found = places, {}
+
+    def _look(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(layer, BankLayer) and layer in self.layers:
+            places = self._places.to(inputs[0].dtype)
+            mean = (places[:, None] @ inputs[0])[:, 0]  # no copy of the input
+            self.found[layer] = mean / places.sum(1, keepdim=True).clamp(min=1)

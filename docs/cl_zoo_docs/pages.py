@@ -6,7 +6,7 @@ import posixpath
 import re
 from pathlib import Path
 
-from cl_zoo_docs import cards, commands, names, recipes
+from cl_zoo_docs import cards, commands, names, recipes, systems
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +31,7 @@ def pages(tasks: int = cards.TASKS) -> dict[str, str]:
         "options.md": recipes.page(),
         "commands.md": commands.page(),
         "api.md": names.page(),
+        "systems.md": systems.page(),
     }
 
 

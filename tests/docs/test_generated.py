@@ -8,7 +8,7 @@ import inspect
 import re
 
 import pytest
-from cl_zoo_docs import cards, commands, names, pages
+from cl_zoo_docs import cards, commands, names, pages, systems
 from cl_zoo_docs.text import escaped, markdown
 from cl_zoo_docs.values import fields
 from pydantic import BaseModel, Field
@@ -50,6 +50,31 @@ def cells(page: str, first: str) -> list[str]:
     """The row of a table that begins with a cell, cell by cell."""
     (row,) = (line for line in page.split("\n") if line.startswith(f"| {first} |"))
     return [cell.strip() for cell in row.strip("|").split(" | ")]
+
+
+def test_every_method_benchmark_and_family_has_a_row_beside_other_systems(site: dict[str, str]) -> None:
+    page = site["systems.md"]
+
+    for kind in systems.KINDS:
+        here = systems.ours(kind)
+        assert here
+        assert all(cells(page, f"`{name}`")[1] == "✓" for name in here)
+    assert not {"routing", "drift", "cka"} & set(systems.ours("methods"))
+
+
+@pytest.mark.parametrize("one", systems.systems(), ids=lambda one: one.name)
+def test_what_another_system_holds_stands_in_its_column_with_its_place(
+    one: systems.System, site: dict[str, str]
+) -> None:
+    for kind, held in one.holds.items():
+        part = site["systems.md"].partition(f"## {kind.capitalize()}")[2].partition("\n## ")[0]
+        if not held:
+            continue
+        heads = cells(part, kind)
+        for name, place in held.items():
+            shown = f"`{name}`" if name in systems.ours(kind) else escaped(name)
+            cell = cells(part, shown)[heads.index(one.name)]
+            assert cell == f"[✓](https://github.com/{one.repository}/tree/{one.commit}/{place})"
 
 
 def test_every_bundled_method_and_probe_has_a_card_and_a_row(site: dict[str, str]) -> None:
