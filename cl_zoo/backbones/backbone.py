@@ -313,10 +313,10 @@ class Backbone(Worded):
         images = {self._key(*one): one for one in those if isinstance(one[0], Path)}
         self._ahead.begin({key: one for key, one in images.items() if not self._seen.knows(key)})
 
-    def _key(self, image: ImageSource, aspect: str) -> bytes:
+    def _key(self, image: ImageSource, aspect: str = "") -> bytes:
         """On a shelf an image goes by what it holds; in memory path, size and time of a file are enough: it is not read."""
         key = content_key(image) if self.cache else image_key(image).encode(errors="surrogateescape")
-        return key if aspect == self.image_aspect else key + aspect.encode()
+        return key if aspect in ("", self.image_aspect) else key + aspect.encode()
 
     @cached_property
     def _ahead(self) -> Ahead[bytes]:
