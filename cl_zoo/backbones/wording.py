@@ -73,7 +73,7 @@ class Worded:
         images, or a text that stands for one; `None` where they can."""
         count = len(sample.images)
         if count > 1 and not self.several_images:
-            return f"has {count} images where backbone {self.name} was taught one; choose an InternVL or Qwen2.5-VL, or leave it out of the data"
+            return f"has {count} images where backbone {self.name} was taught one; choose one of a family that reads several (InternVL, LLaVA-OneVision, Qwen, SmolVLM2), or leave it out of the data"
         marked = placed(sample)
         marks = sum(text.count(MARK) for text in sample.questions) if marked else 0
         if marks > count:
