@@ -370,7 +370,7 @@ def test_a_family_that_was_taught_one_image_refuses_several_and_too_many_marks_a
 ) -> None:
     two = Sample("7", IMAGES[0], "What ?", "red", more_images=IMAGES[1:2])
     with pytest.raises(
-        DataError, match=r"sample '7': has 2 images where backbone .* was taught one; choose an InternVL or"
+        DataError, match=r"sample '7': has 2 images where backbone .* was taught one; choose one of a family"
     ):
         tiny.batch([two], answers=True)
     with pytest.raises(
