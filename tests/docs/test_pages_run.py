@@ -44,6 +44,14 @@ FAILS = " || true"
 
 NAMED = [f"{page.relative_to(ROOT)}" for page in PAGES]
 
+FIRST = ("README.md", "docs/quickstart.md")
+"""Pages whose commands run in every run of the tests; those of the others take minutes and are marked slow."""
+
+RUN = [
+    pytest.param(page, id=name, marks=() if name in FIRST else pytest.mark.slow)
+    for page, name in zip(PAGES, NAMED, strict=True)
+]
+
 
 @pytest.fixture(scope="session")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
@@ -119,7 +127,7 @@ class Shell:
         return re.sub(r"\bDIR\b", lambda _: f"{tempfile.mkdtemp(dir=self.folder)}/new", line)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMED)
+@pytest.mark.parametrize("page", RUN)
 def test_the_commands_and_programs_of_a_page_run(page: Path, shell: Shell) -> None:
     for block in blocks(page):
         if block.language == "python":
