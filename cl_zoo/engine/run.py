@@ -138,7 +138,7 @@ class Run:
         self.report(task=task.name, index=task.index, phase="after_task")
         with self._autocast():
             measured = self.plugins.after_task(
-                self.model, task, batches, learner.names, self.backbone, learn=Further(learner)
+                self.model, task, batches, parts=learner.names, backbone=self.backbone, learn=Further(learner)
             )
         self._sound(self.model, "after_task")
         with self.plugins.told("after_task"):
