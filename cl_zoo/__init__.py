@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cl_zoo.runs.executors.afar import Afar, Errand
     from cl_zoo.runs.executors.contract import Executor
     from cl_zoo.tasks import Benchmark, ImageSource, Sample, Task, TaskData
+    from cl_zoo.videos import frames
 
 _HOMES = {
     "Afar": "runs.executors.afar",
@@ -57,6 +58,7 @@ _HOMES = {
     "compare": "api",
     "draw_rows": "processes",
     "forward": "batches",
+    "frames": "videos",
     "load": "api",
     "load_runs": "api",
     "open_image": "features.encoder",
@@ -96,6 +98,7 @@ __all__ = [
     "compare",
     "draw_rows",
     "forward",
+    "frames",
     "hookimpl",
     "load",
     "load_runs",

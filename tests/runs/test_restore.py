@@ -362,7 +362,9 @@ def test_predict_as_json_is_one_list(make: Make, cli: Any):
     ("arguments", "sentence"),
     [
         ((), "nothing is asked; pass --image FILE --prompt TEXT"),
-        (("--image", "a.png", "--image", "b.png", "--prompt", "it"), "there are 2 --image and 1 --prompt"),
+        (("--image", "a.png", "--prompt", "it", "--prompt", "this"), "there are 1 --image and 2 --prompt"),
+        (("--video", "a.mp4", "--video", "b.mp4", "--prompt", "it"), "there are 2 --video and 1 --prompt"),
+        (("--image", "a.png", "--image", "b.png", "--prompt", "it"), "prompt 0: has 2 images where backbone"),
         (("--image", "missing.png", "--prompt", "it"), "image missing.png: no such file"),
         (("--prompt", ""), "prompt 0 is ''"),
         (
