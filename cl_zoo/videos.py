@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from cl_zoo.errors import OptionError
-
 FRAMES = 8
 """Frames of a video where nothing else is said."""
 NAME = re.compile(r"frame-([1-9]\d{0,5})-of-([1-9]\d{0,5})", re.ASCII)
@@ -29,21 +27,6 @@ class Frame(NamedTuple):
     def place(self, total: int) -> int:
         """Which frame it is of `total`, from 0: ⌊(2·number − 1)·total / (2·parts)⌋; some come more than once where there are fewer than parts."""
         return (2 * self.number - 1) * total // (2 * self.parts)
-
-
-def frames(video: str | Path, count: int = FRAMES) -> list[Path]:
-    """The images that stand for a video: the middle frame of each of `count` equal parts, in order, none of them read yet.
-
-    Args:
-        video: a file.
-        count: how many.
-
-    Raises:
-        OptionError: there is to be none.
-    """
-    if count < 1:
-        raise OptionError(f"frames must be at least 1, got {count}")
-    return [Path(video) / f"frame-{number}-of-{count}" for number in range(1, count + 1)]
 
 
 def frame_of(image: PurePath) -> Frame | None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cl_zoo.data.faults import halved
 from cl_zoo.data.files import lines
 from cl_zoo.errors import DataError, OptionError, first_line
-from cl_zoo.videos import frames
+from cl_zoo.images.frames import frames
 
 LINE = '{"image": FILE, list of FILES or null, "video": FILE, "prompt": TEXT}'
 

@@ -15,6 +15,14 @@ from cl_zoo.videos import FRAMES
 if TYPE_CHECKING:
     from cl_zoo.cli.asking import Question
 
+Images = Annotated[
+    list[str] | None,
+    typer.Option("--image", help="Image file; repeatable: all of one prompt, or one per prompt."),
+]
+Videos = Annotated[list[str] | None, typer.Option("--video", help="Video file; repeatable, one per prompt.")]
+Frames = Annotated[
+    int, typer.Option("--frames", min=1, help="Images that stand for a video, at equal distances.")
+]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 Weights = Annotated[
     str | None,
@@ -36,16 +44,9 @@ Trusted = Annotated[
 
 def predict(
     run: RunFolder,
-    image: Annotated[
-        list[str] | None,
-        typer.Option("--image", help="Image file; repeatable: all of one prompt, or one per prompt."),
-    ] = None,
-    video: Annotated[
-        list[str] | None, typer.Option("--video", help="Video file; repeatable, one per prompt.")
-    ] = None,
-    frames: Annotated[
-        int, typer.Option("--frames", min=1, help="Images that stand for a video, at equal distances.")
-    ] = FRAMES,
+    image: Images = None,
+    video: Videos = None,
+    frames: Frames = FRAMES,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", help="Question and instruction; repeatable.")
     ] = None,

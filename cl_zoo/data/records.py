@@ -31,8 +31,8 @@ from typing import Any
 from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, below, fault, kind_of, leaving
 from cl_zoo.data.turns import KEYS, TOKEN, VIDEO, file_name, prompts, sound, talk, written
 from cl_zoo.errors import DataError, shown
+from cl_zoo.images.frames import frames as frames_of
 from cl_zoo.videos import FRAMES
-from cl_zoo.videos import frames as frames_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cl_zoo.data.faults import REPAIR, fault, halved, kind_of
+from cl_zoo.images.frames import frames
 from cl_zoo.tasks import MARK
-from cl_zoo.videos import FRAMES, frames
+from cl_zoo.videos import FRAMES
 
 TOKEN = MARK
 VIDEO = "<video>"
@@ -27,9 +28,9 @@ ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant", "model", "chatgpt")
 TEXT_PARTS, IMAGE_PARTS = ("text", "input_text", "output_text"), ("image", "image_url", "input_image")
 VIDEO_PARTS = ("video", "video_url")
 NEVER_A_PATH = {
-    "http://": "is a web address; fetch the file and write its path",
-    "https://": "is a web address; fetch the file and write its path",
-    "data:": "is the file itself; write it to the disk and its path here",
+    "http://": "is a web address; fetch the picture and write its path",
+    "https://": "is a web address; fetch the picture and write its path",
+    "data:": "is the picture itself; write it to a file and its path here",
 }
 
 
@@ -189,7 +190,7 @@ def file_name(value: Any, number: int, file: Path | str, what: str = "image") ->
         fault(file, number, f"its {what} is {kind_of(value) if value != '' else 'an empty text'}", REPAIR)
     for start, says in NEVER_A_PATH.items():
         if value.startswith(start):
-            wrong, _, remedy = says.partition("; ")
+            wrong, _, remedy = (says if what == "image" else says.replace("picture", what)).partition("; ")
             fault(file, number, f"{what} {value[:40]!r} {wrong}", remedy)
     return sound(value.removeprefix("file://"), what, number, file)
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from cl_zoo.errors import DataError, printable
-from cl_zoo.videos import Frame
+from cl_zoo.errors import DataError, OptionError, printable
+from cl_zoo.videos import FRAMES, Frame
 
 MISSING = "reading a video takes the package av; pip install 'cl-zoo[video]'"
 
@@ -43,6 +43,21 @@ class Facts(NamedTuple):
     width: int
     height: int
     rotation: int
+
+
+def frames(video: str | Path, count: int = FRAMES) -> list[Path]:
+    """The images that stand for a video: the middle frame of each of `count` equal parts, in order, none of them read yet.
+
+    Args:
+        video: a file.
+        count: how many.
+
+    Raises:
+        OptionError: there is to be none.
+    """
+    if count < 1:
+        raise OptionError(f"frames must be at least 1, got {count}")
+    return [Path(video) / f"frame-{number}-of-{count}" for number in range(1, count + 1)]
 
 
 def facts(video: Path) -> Facts:

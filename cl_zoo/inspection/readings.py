@@ -141,11 +141,9 @@ def _described(
     reading = replace(reading, records=len(records))
     findings = _count(reading)
     numbered = _entries(reading, records, file, source, findings)
-    needs = ANSWER
-    if split == "test":
-        needs = NEEDS.get(task.metric, ANSWER)
-        if task.references is not None:
-            numbered = _referred(reading, numbered, task.references, bases, findings)
+    needs = NEEDS.get(task.metric, ANSWER) if split == "test" else ANSWER
+    if split == "test" and task.references is not None:
+        numbered = _referred(reading, numbered, task.references, bases, findings)
     rows = _rows(reading, numbered, needs, roots(bases, task.images), findings)
     if split == "test" and not any(one.kind in ("references", "no file") for one in findings):
         asked = [
@@ -292,9 +290,7 @@ def _samples(
         except DataError as error:
             findings.append(reading.finding(_kind(error), str(error), number))
             continue
-        except (
-            Exception
-        ) as error:  # a plugin may open its images only here, and a damaged one raises anything
+        except Exception as error:  # of a plugin that opens its images here, a damaged one raises anything
             words = f"{where}: its image cannot be decoded: {' '.join(str(error).split())}"
             findings.append(reading.finding("unreadable", words, number))
             continue
