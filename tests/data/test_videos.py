@@ -17,7 +17,9 @@ from cl_zoo.data.records import Entry, entries
 from cl_zoo.errors import DataError
 from cl_zoo.features.encoder import open_image
 from cl_zoo.inspection.check import inspect
+from cl_zoo.inspection.page import page
 from cl_zoo.runs.chain import data_of
+from cl_zoo.runs.examples import thumbnail
 from cl_zoo.tasks import origin
 
 MARKS = "<image><image>"
@@ -140,6 +142,7 @@ def test_a_description_says_how_many_frames_are_taken_and_nothing_is_read_before
     # 30/8 = 3.75, 11.25, 18.75, 26.25
     assert [tone(open_image(image)) for image in sample.images] == [TONES[k] for k in (3, 11, 18, 26)]
     assert origin(task.test, 0) == {"picture": "b.mp4"}
+    assert thumbnail(*sample.images).startswith("data:image/jpeg;base64,")
     (tmp_path / "clips" / "b.mp4").unlink()
     with pytest.raises(
         DataError, match=r"test\.json, record 1: video .*b\.mp4: no such file; fetch it, or drop"
@@ -165,6 +168,9 @@ def test_a_check_counts_videos_and_tells_each_fault_once(tmp_path: Path) -> None
     short = next(one for one in report.findings if one.kind == "short video")
     assert short.sentence.startswith("80 of 80 images have a video of fewer frames than are taken")
     sizes = [(tmp_path / "clips" / name).stat().st_size for name in ("a.mp4", "b.mp4")]
+    shown = page(report)
+    assert shown.count("<img alt=") == 12  # the first of them, as they are
+    assert "stands inside a dataset" not in shown
     assert report.images == {"checked": 80, "bytes": sum(sizes), "memory": 0}
 
     (tmp_path / "clips" / "a.mp4").write_bytes(b"no video at all")

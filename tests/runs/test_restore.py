@@ -213,7 +213,12 @@ def test_another_encoder_is_refused(make: Make, tmp_path: Path):
         ([None], [" "], {}, "prompt 0 is ' '; pass a question as text"),
         ([None], [None], {}, "prompt 0 is None; pass a question as text"),
         ([None], [f"<image>\n{QUESTION}"], {}, "prompt 0 holds <image>"),
-        ([3], [QUESTION], {}, "image 0 is a int; pass a PIL image, the path of a file or None"),
+        (
+            [3],
+            [QUESTION],
+            {},
+            "image 0 is a int; pass a PIL image, the path of a file, a list of these or None",
+        ),
         ("a.png", [QUESTION], {}, "pass a list of either"),
         ([None], QUESTION, {}, "pass a list of either"),
         ([None], [QUESTION], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),

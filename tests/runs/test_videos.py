@@ -70,5 +70,77 @@ def test_what_a_video_shows_late_is_learnt_and_answered(
         recipe={"epochs": 12, "global_batch": 4, "lr.adapters": 1e-2},
     )
 
-    print(result.matrix, [t["seconds"] for t in result.ledger["tasks"]])
     assert result.matrix.last == 100
+    assert result.ledger["tasks"][1]["rehearsed"] == 12 * 4  # in every epoch
+    lines = (result.folder / "expected" / "0.jsonl").read_text().splitlines()
+    assert [json.loads(line)["picture"] for line in lines] == ["red.mp4", "blue.mp4"]
+
+
+def test_a_run_answers_about_a_video_and_several_images_by_command_and_in_python(
+    run_tiny: Callable[..., Any], films: Path, tmp_path: Path, cli: Any
+) -> None:
+    """The same answers from a video, from its frames as files, and from pictures in memory."""
+    recipe = {"epochs": 12, "global_batch": 4, "lr.adapters": 1e-2}
+    folder = tiny_qwen(tmp_path / "model")
+    result = run_tiny(
+        "finetune", benchmark=str(films), order="F", backbone=f"qwen2.5-vl:{folder}", recipe=recipe
+    )
+    frames = cl_zoo.frames(films.parent / "red.mp4", 2)
+    pictures = [cl_zoo.open_image(one) for one in frames]
+    for place, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{place}.png")
+    files = [str(tmp_path / f"{place}.png") for place in range(2)]
+
+    assert (
+        result.generate([frames, pictures, files], [ASKED, ASKED, f"<image>\n<image>\n{ASKED}"])
+        == ["red"] * 3
+    )
+
+    def said(*arguments: Any) -> list[str]:
+        ended = cli("predict", result.folder, *arguments, "--device", "cpu")
+        assert ended.code == 0, ended.err
+        return ended.out.splitlines()
+
+    videos = [films.parent / f"{colour}.mp4" for colour in COLOURS]
+    assert said("--video", videos[1], "--frames", 2, "--prompt", ASKED) == ["blue"]
+    each = [part for video in videos for part in ("--video", video, "--prompt", ASKED)]
+    assert said(*each, "--frames", 2) == ["red", "blue"]
+    assert said("--image", files[0], "--image", files[1], "--prompt", ASKED) == ["red"]
+    asked = [{"image": files, "prompt": ASKED}, {"video": str(videos[1]), "prompt": ASKED}]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    records = list(map(json.loads, said("--input", tmp_path / "asked.jsonl", "--frames", 2)))
+    assert [(one["image"], one.get("video"), one["answer"]) for one in records] == [
+        (files, None, "red"),
+        (None, str(videos[1]), "blue"),
+    ]
+    with pytest.raises(
+        OptionError, match="image 0 is a int; pass a PIL image, the path of a file, a list of these"
+    ):
+        result.generate([[frames[0], 3]], [ASKED])
+    with pytest.raises(DataError, match="prompt 0: marks 3 places of images with <image> and has 2"):
+        result.generate([frames], ["<image><image><image>Who ?"])
+
+
+def test_a_model_that_was_taught_one_image_takes_one_frame_and_refuses_more_before_the_first_step(
+    run_tiny: Callable[..., Any], films: Path
+) -> None:
+    with pytest.raises(
+        DataError, match=r"train\.json, record 1: has 2 images where backbone .* was taught one"
+    ):
+        run_tiny("finetune", benchmark=str(films))
+
+    films.write_text(films.read_text().replace("frames: 2", "frames: 1"))
+    result = run_tiny("finetune", benchmark=str(films), order="F", recipe={"epochs": 1, "global_batch": 4})
+    assert result.ledger["tasks"][0]["samples"] == 4
+
+
+def test_a_video_that_is_damaged_is_told_once_before_the_first_step(
+    run_tiny: Callable[..., Any], films: Path, tmp_path: Path
+) -> None:
+    (films.parent / "red.mp4").write_bytes(b"no video at all")
+
+    with pytest.raises(DataError) as caught:
+        run_tiny("finetune", benchmark=str(films), backbone=f"qwen2.5-vl:{tiny_qwen(tmp_path / 'model')}")
+    assert (
+        str(caught.value).count("red.mp4 cannot be read as a video: invalid data found") == 2
+    )  # a task each
