@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cl_zoo.batches import Batch, answer_losses, forward, task_loss
     from cl_zoo.data.benchmarks import Described
     from cl_zoo.features.encoder import open_image
+    from cl_zoo.images.frames import frames
     from cl_zoo.images.kinds import Faithful
     from cl_zoo.processes import draw_rows, share, total
     from cl_zoo.recipe.recipe import Recipe
@@ -57,6 +58,7 @@ _HOMES = {
     "compare": "api",
     "draw_rows": "processes",
     "forward": "batches",
+    "frames": "images.frames",
     "load": "api",
     "load_runs": "api",
     "open_image": "features.encoder",
@@ -96,6 +98,7 @@ __all__ = [
     "compare",
     "draw_rows",
     "forward",
+    "frames",
     "hookimpl",
     "load",
     "load_runs",

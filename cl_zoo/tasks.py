@@ -18,9 +18,10 @@ from PIL import Image
 from cl_zoo.errors import DataError, OptionError, nearest
 from cl_zoo.sequences import OnDemand as OnDemand
 from cl_zoo.sequences import Part as Part
+from cl_zoo.videos import file_names
 
 ImageSource = Image.Image | Path
-"""An image in memory, or the path of the file that it is read from when it is needed."""
+"""An image in memory, or the path of the file that it is read from when it is needed; of a frame of a video as `frames` gives it."""
 MARK = "<image>"
 """Where an image stands in the text of a sample that has several, or whose question has turns before it."""
 
@@ -271,7 +272,8 @@ def origin(split: Sequence[Sample], index: int) -> dict[str, str]:
     if look is not None:
         return {name: text for name, text in look(index).items() if text}
     images = () if isinstance(split, OnDemand) else split[index].images
-    names = ", ".join(image.name for image in images if isinstance(image, Path))
+    files = file_names(image for image in images if isinstance(image, Path))
+    names = ", ".join(Path(file).name for file in files)
     return {"picture": names} if names else {}
 
 

@@ -29,7 +29,7 @@ backbones data
 features processes
 batches images names published
 recipe tasks
-errors machine sequences _version
+errors machine sequences videos _version
 """
 """From the roof to the ground. A room imports rooms of lower floors only, for annotations too; `cl_zoo` is `__init__`."""
 

@@ -21,7 +21,9 @@ from cl_zoo.analysis.mixes import read_mix
 from cl_zoo.analysis.outcome import Outcome
 from cl_zoo.analysis.overlap import NEAR, WORDS, Asked, asked_of, find
 from cl_zoo.errors import OptionError
+from cl_zoo.images.frames import read_frame
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData
+from cl_zoo.videos import frame_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +126,7 @@ def _planted(sample: Sample, task: TaskData, change: str, edit: str, stem: Path)
     record: dict[str, Any] = {}
     if change != LEFT_OUT and sample.image is not None:
         ending, made, how = CHANGES[change]
-        if change == COPIED and isinstance(sample.image, Path):
+        if change == COPIED and isinstance(sample.image, Path) and frame_of(sample.image) is None:
             ending = sample.image.suffix
             shutil.copy(sample.image, stem.with_suffix(ending))
         else:
@@ -154,6 +156,8 @@ def _background(task: TaskData, place: Path, limit: int | None) -> list[dict[str
 
 def _opened(image: ImageSource) -> Image.Image:
     if isinstance(image, Path):
+        if (frame := frame_of(image)) is not None:
+            return read_frame(frame)
         with Image.open(image) as file:
             return file.convert("RGB")
     return image.convert("RGB")

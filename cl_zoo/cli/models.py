@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cl_zoo.cli.flags import AsJson, Device
 from cl_zoo.cli.looking import print_json
+from cl_zoo.videos import FRAMES
 
+if TYPE_CHECKING:
+    from cl_zoo.cli.asking import Question
+
+Images = Annotated[
+    list[str] | None,
+    typer.Option("--image", help="Image file; repeatable: all of one prompt, or one per prompt."),
+]
+Videos = Annotated[list[str] | None, typer.Option("--video", help="Video file; repeatable, one per prompt.")]
+Frames = Annotated[
+    int, typer.Option("--frames", min=1, help="Images that stand for a video, at equal distances.")
+]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 Weights = Annotated[
     str | None,
@@ -32,16 +44,17 @@ Trusted = Annotated[
 
 def predict(
     run: RunFolder,
-    image: Annotated[
-        list[str] | None, typer.Option("--image", help="Image file; repeatable, one per prompt.")
-    ] = None,
+    image: Images = None,
+    video: Videos = None,
+    frames: Frames = FRAMES,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", help="Question and instruction; repeatable.")
     ] = None,
     input_: Annotated[
         str | None,
         typer.Option(
-            "--input", help='JSON lines {"image": FILE or null, "prompt": TEXT}; answers come so too.'
+            "--input",
+            help='JSON lines {"image": FILE, FILES or null, "video": FILE, "prompt": TEXT}; answers come so too.',
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -57,12 +70,13 @@ def predict(
     trust: Trusted = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer prompts about images with the model of a finished run."""
+    """Answer prompts about images and videos with the model of a finished run."""
     from cl_zoo.api import load
+    from cl_zoo.cli.asking import asked
 
-    images, prompts = _asked(image or [], prompt or [], input_)
+    questions = asked(image or [], video or [], prompt or [], input_)
     result = load(run, backbone=backbone, features=features, device=device, trust=trust or ())
-    records = _answered(result.restored, images, prompts, max_new_tokens=max_new_tokens, batch=batch)
+    records = _answered(result.restored, questions, frames, max_new_tokens=max_new_tokens, batch=batch)
     if as_json:
         print_json(list(records))
         return
@@ -105,74 +119,9 @@ def export(
 
 
 def _answered(
-    restored: Any, images: list[str | None], prompts: list[str], **settings: int | None
+    restored: Any, questions: list[Question], frames: int, **settings: int | None
 ) -> Iterator[dict[str, Any]]:
-    answers = restored.answers(images, prompts, **settings)
-    for image, record in zip(images, answers, strict=True):
-        yield {"image": image, **record}
-
-
-def _asked(images: list[str], prompts: list[str], file: str | None) -> tuple[list[str | None], list[str]]:
-    """Images and prompts, from the flags or from the file.
-
-    Raises:
-        OptionError: both are given, neither is, or there is not one image per prompt.
-    """
-    from cl_zoo.data.faults import halved
-    from cl_zoo.errors import OptionError
-
-    if file is not None:
-        if images or prompts:
-            raise OptionError(f"--input {file}: holds images and prompts; leave out --image and --prompt")
-        return _lines(file)
-    if not prompts:
-        raise OptionError("nothing is asked; pass --image FILE --prompt TEXT, or --input FILE.jsonl")
-    if images and len(images) != len(prompts):
-        raise OptionError(
-            f"there are {len(images)} --image and {len(prompts)} --prompt; pass one image per prompt, or none at all"
-        )
-    for text in prompts:
-        if half := halved(text):
-            raise OptionError(f"--prompt {text!r}: holds half of a character ({half}); write it in UTF-8")
-    return [*images] or [None] * len(prompts), prompts
-
-
-def _lines(file: str) -> tuple[list[str | None], list[str]]:
-    """The records of a file of JSON lines; image paths are relative to the working folder.
-
-    Raises:
-        DataError: it cannot be read, or a line is no such record.
-    """
-    from pathlib import Path
-
-    from cl_zoo.data.faults import halved
-    from cl_zoo.data.files import lines
-    from cl_zoo.errors import DataError, first_line
-
-    images: list[str | None] = []
-    prompts: list[str] = []
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--input {file}: {first_line(error)}; pass a file of JSON lines") from None
-    for number, line in lines(text):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"--input {file}, line {number}: {first_line(error)}; write one JSON object"
-            ) from None
-        known = isinstance(record, dict) and isinstance(record.get("prompt"), str)
-        if not known or not isinstance(record.get("image"), str | None):
-            raise DataError(
-                f'--input {file}, line {number}: is no {{"image": FILE or null, "prompt": TEXT}}; give each line both'
-            )
-        if half := halved(record["prompt"]) or halved(record.get("image") or ""):
-            raise DataError(
-                f"--input {file}, line {number}: holds half of a character ({half}); repair the line"
-            )
-        images.append(record.get("image"))
-        prompts.append(record["prompt"])
-    if not prompts:
-        raise DataError(f"--input {file}: holds no line; write one JSON object per prompt")
-    return images, prompts
+    images = [one.shown(frames) for one in questions]
+    answers = restored.answers(images, [one.prompt for one in questions], **settings)
+    for one, record in zip(questions, answers, strict=True):
+        yield {**one.told, **record}

@@ -203,7 +203,7 @@ def _benchmark(
 ) -> Benchmark:
     """Remembered: a process that plans looks a benchmark up several times, and would read its files anew each time."""
     about = source.description
-    read = partial(_split, bases=bases, faithful=about.pictures == "faithful")
+    read = partial(_split, bases=bases, faithful=about.pictures == "faithful", frames=about.frames)
     tasks = tuple(
         TaskData(
             name=task.name,
@@ -229,7 +229,7 @@ def _benchmark(
     )
 
 
-def _split(task: TaskSource, which: str, bases: tuple[Path, ...], faithful: bool) -> Split:
+def _split(task: TaskSource, which: str, bases: tuple[Path, ...], faithful: bool, frames: int) -> Split:
     source: SplitSource = getattr(task, which)
 
     def plan() -> Plan:
@@ -254,6 +254,7 @@ def _split(task: TaskSource, which: str, bases: tuple[Path, ...], faithful: bool
             columns=source.columns,
             turns=source.turns,
             faithful=faithful,
+            frames=frames,
         )
 
     return Split(plan)

@@ -21,7 +21,10 @@ from cl_zoo.data.benchmarks import Described
 from cl_zoo.data.splits import Split
 from cl_zoo.data.turns import TOKEN
 from cl_zoo.errors import DataError, OptionError, full_disk_named
+from cl_zoo.images.frames import read_frame
+from cl_zoo.images.kinds import faithfully
 from cl_zoo.tasks import Benchmark, Sample, TaskData, without_image
+from cl_zoo.videos import frame_of
 
 SPLITS = ("train", "validation", "test")
 PICTURES = "pictures"
@@ -153,6 +156,8 @@ def _images(samples: Sequence[Sample], out: Path, folder: Path) -> Iterator[Sequ
             continue
         names = []
         for number, image in enumerate(samples[place].images):
+            if isinstance(image, Path) and (frame := frame_of(image)) is not None:
+                image = read_frame(frame, turned=faithfully(image))
             suffix = ".png" if isinstance(image, Image.Image) else image.suffix
             name = folder / f"{place:06}{f'-{number}' if number else ''}{suffix}"
             (out / PICTURES / folder).mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,8 @@ turns before it, of which all answers are learnt, as LLaVA's trainer does (`all`
 answer is a sample of its own, without the turns before it (`split`). A single image stands before the question whose turn holds its token,
 the first one where none does; of several each stands where its token does, and those that are more than the tokens come first, in order.
 Prompts and answers are read as they are; a number is read as it is written. Training records are never told apart by their ids, which come
-twice in official files.
+twice in official files. A `video`, or a list `videos`, stands for as many images as the description says (`cl_zoo.videos`), which come one behind
+the other where its token stands: `<video>`, or `<image>` as in some of LLaVA's records.
 
 Every fault is a `DataError` with file, record (counted from 1) and remedy.
 """
@@ -28,8 +29,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, below, fault, kind_of, leaving
-from cl_zoo.data.turns import KEYS, TOKEN, file_name, prompts, sound, talk, written
+from cl_zoo.data.turns import KEYS, TOKEN, VIDEO, file_name, prompts, sound, talk, written
 from cl_zoo.errors import DataError, shown
+from cl_zoo.images.frames import frames as frames_of
+from cl_zoo.videos import FRAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,12 @@ UNREAD = Entry("", None, "")
 
 
 def entries(
-    record: Mapping[str, Any], number: int, file: Path | str, form: str, turns: str = "all"
+    record: Mapping[str, Any],
+    number: int,
+    file: Path | str,
+    form: str,
+    turns: str = "all",
+    frames: int = FRAMES,
 ) -> list[Entry]:
     """What one record asks: one question, but for conversations of several that are split.
 
@@ -81,27 +89,28 @@ def entries(
         file: where it stands, for messages.
         form: `llava`, `sharegpt` or `question`.
         turns: of a conversation of several questions, `all`, `last` or `split`.
+        frames: how many images stand for a video.
 
     Raises:
         DataError: a field is missing or of another type, or an answer to learn is empty.
     """
     if form == "question":
-        return [_question(record, number, file)]
-    said = talk(record, number, file)
-    images = _images(record, number, file, said.images)
+        return [_question(record, number, file, frames)]
+    said = talk(record, number, file, frames)
+    asked, answers = [text for text, _ in said.turns], [answer for _, answer in said.turns]
+    asked, images, one_video = _shown(record, number, file, frames, asked, said.images)
     for _, answer in said.turns:
         if not answer.strip():
             fault(file, number, "has an empty answer, which teaches nothing", REPAIR, EmptyAnswer)
         if TOKEN in answer:
             fault(file, number, f"has {TOKEN} in an answer", REPAIR)
-    asked, answers = [text for text, _ in said.turns], [answer for _, answer in said.turns]
     first, more = images[0] if images else None, tuple(images[1:])
     start = Entry(_id(record, number, file), first, "", more_images=more)
     if turns == "split" and len(asked) > 1:
-        if more:
+        if more and not one_video:
             says = f"asks {len(asked)} questions about {len(images)} images, and which is about which is not said"
             fault(file, number, says, "write 'turns: all', or a record for each question")
-        alone = (prompts([text], 1 if images else 0, number, file)[0] for text in asked)
+        alone = (prompts([text], len(images), number, file)[0] for text in asked)
         return [
             replace(start, prompt=text, answer=answer) for text, answer in zip(alone, answers, strict=True)
         ]
@@ -167,8 +176,7 @@ def image_path(root: Path, text: str, trusted: Iterable[Path] = ()) -> Path:
 # Fields of a record
 
 
-def _question(record: Mapping[str, Any], number: int, file: Path | str) -> Entry:
-    images = _images(record, number, file)
+def _question(record: Mapping[str, Any], number: int, file: Path | str, frames: int) -> Entry:
     prompt = written(record, "text", number, file)
     if not prompt.strip():
         fault(file, number, "has an empty 'text'", REPAIR)
@@ -179,7 +187,8 @@ def _question(record: Mapping[str, Any], number: int, file: Path | str) -> Entry
     if "answer_bbox" in record:
         truth |= _box(record, number, file)
     references = _texts(record, "references", number, file) if "references" in record else ()
-    (prompt,) = prompts([prompt], len(images), number, file)
+    asked, images, _ = _shown(record, number, file, frames, [prompt])
+    (prompt,) = prompts(asked, len(images), number, file)
     name, shown_as = _id(record, number, file, needed=True), _id(record, number, file, ("image_id",))
     image, more = images[0] if images else None, tuple(images[1:])
     return Entry(name, image, prompt, answer, references, truth, shown_as, more_images=more)
@@ -202,6 +211,37 @@ def _id(
     if needed:
         fault(file, number, "has no 'question_id'", "number the test records")
     return ""
+
+
+def _shown(
+    record: Mapping[str, Any],
+    number: int,
+    file: Path | str,
+    frames: int,
+    asked: list[str],
+    in_turns: Sequence[str] = (),
+) -> tuple[list[str], list[str], bool]:
+    """The questions of a record and its images, the frames of its videos among them, and whether these are of one video alone."""
+    images, videos = _images(record, number, file, in_turns), _videos(record, number, file)
+    if not videos:
+        if any(VIDEO in text for text in asked):
+            fault(file, number, f"has {VIDEO} but names no video", REPAIR)
+        return asked, images, False
+    if images:
+        fault(file, number, "names images and videos beside its turns", "name both as parts of its turns")
+    # of LLaVA's records of videos some have the image's token where others have the video's
+    whole = [text.replace(VIDEO, TOKEN) for text in asked]
+    if sum(text.count(TOKEN) for text in whole) > len(videos):
+        names = f"{len(videos)} video{'s' * (len(videos) != 1)}"
+        fault(file, number, f"has more {VIDEO} than the {names} that it names", REPAIR)
+    asked = [text.replace(TOKEN, TOKEN * frames) for text in whole]
+    return asked, [str(one) for video in videos for one in frames_of(video, frames)], len(videos) == 1
+
+
+def _videos(record: Mapping[str, Any], number: int, file: Path | str) -> list[str]:
+    given = [record.get("video"), record.get("videos")]
+    each = [one for value in given for one in (value if isinstance(value, list) else [value])]
+    return [file_name(one, number, file, "video") for one in each if one is not None]
 
 
 def _images(

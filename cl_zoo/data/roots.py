@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from cl_zoo.data.faults import leaving
 from cl_zoo.data.records import image_path
+from cl_zoo.videos import frame_of
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Roots:
     _found: dict[PurePosixPath, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def path(self, text: str) -> Path:
-        """The path of an image, whether or not there is such a file.
+        """The path of an image or of a frame of a video, whether or not there is such a file.
 
         Raises:
             DataError: it leaves the data folder.
         """
         name = PurePosixPath(text)
+        if (frame := frame_of(name)) is not None:
+            return self.path(str(frame.video)) / name.name
         top = PurePosixPath(*name.parent.parts[:2])
         if top in self._found:
             return image_path(self._found[top], text, self._trusted)

@@ -8,6 +8,7 @@
     orders: {reversed: CS}              # orders of a paper, for --order reversed
     images: [pictures, .]               # folders that image paths start from; those that are there are tried in this order
     pictures: official                  # how they become RGB: as Pillow converts them, or faithful (`cl_zoo.images.kinds`)
+    frames: 8                           # images that stand for a video: the middle of each of so many equal parts
     folders:                            # names for folders whose name differs from copy to copy
       texts: [instructions, annotations, .]
     options:                            # choices of the user: --benchmark 'my.yaml[language=german]'
@@ -62,6 +63,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_
 
 from cl_zoo.data.faults import halved, leaving
 from cl_zoo.errors import DataError, OptionError, nearest
+from cl_zoo.videos import FRAMES
 
 
 def _inside(path: str) -> str:
@@ -209,6 +211,11 @@ class Description(Part):
     images: Paths = Field((".",), description="folders that image paths start from")
     pictures: Literal["official", "faithful"] = Field(
         "official", description="how they become RGB: as Pillow converts them, or as a person sees them"
+    )
+    frames: int = Field(
+        FRAMES,
+        ge=1,
+        description="images that stand for a video: the middle frame of each of so many equal parts",
     )
     folders: Folders = Field(
         default_factory=dict, description="names for folders that differ from copy to copy"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cl_zoo.data.faults import REPAIR, fault, unread
@@ -25,6 +25,7 @@ from cl_zoo.data.turns import KEYS
 from cl_zoo.errors import DataError, cut, first_line, nearest, no_file
 from cl_zoo.images.kinds import Faithful
 from cl_zoo.tasks import ImageSource, OnDemand, Sample
+from cl_zoo.videos import FRAMES, called, file_names, file_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Plan:
         columns: `text`, `answer`, `image`, `question_id`, … to the columns of a `datasets` folder that hold them.
         turns: what of conversations is learnt: `all`, `last` or `split`.
         faithful: whether pictures are to be read as a person sees them, see `cl_zoo.images.kinds`.
+        frames: how many images stand for a video.
     """
 
     file: Path
@@ -54,6 +56,7 @@ class Plan:
     columns: Mapping[str, str] = field(default_factory=dict)
     turns: str = "all"
     faithful: bool = False
+    frames: int = FRAMES
 
     @property
     def place(self) -> str:
@@ -125,7 +128,7 @@ class Split(OnDemand[Sample]):
             found = [
                 (number, one)
                 for number, row in rows
-                for one in entries(row, number, plan.place, form, plan.turns)
+                for one in entries(row, number, plan.place, form, plan.turns, plan.frames)
             ]
         except DataError as error:
             raise DataError(plan.in_columns(str(error))) from None
@@ -161,7 +164,7 @@ class Split(OnDemand[Sample]):
     def origin(self, index: int) -> dict[str, str]:
         """The record's own id where a sample has another one, and the image's name as the record writes it."""
         _, one = self.entries[index]
-        return {"record": one.record, "picture": ", ".join(one.images)}
+        return {"record": one.record, "picture": ", ".join(file_names(map(PurePosixPath, one.images)))}
 
     def _shown(self, number: int, one: Entry, *, looked_for: bool, decoded: bool = True) -> Sample:
         """The sample of an entry with its images."""
@@ -190,15 +193,16 @@ class Split(OnDemand[Sample]):
 
 def _look_for(path: Path) -> None:
     """Refuse an image file that is not there while its record is known; who opens it later knows the path alone."""
+    name = cut(called(path))
     try:
-        what = no_file(path)
+        what = no_file(file_of(path))
     except (FileNotFoundError, NotADirectoryError):
         remedy = "fetch it, or drop the record; 'cl-zoo data check' finds all"
-        raise DataError(f"image {cut(path)}: no such file; {remedy}") from None
+        raise DataError(f"{name}: no such file; {remedy}") from None
     except OSError as error:
-        raise DataError(f"image {cut(path)}: {unread(error)}") from None
+        raise DataError(f"{name}: {unread(error)}") from None
     if what:
-        raise DataError(f"image {cut(path)}: {what}; replace it by the picture")
+        raise DataError(f"{name}: {what}; replace it by the picture")
 
 
 def _text(one: Entry) -> Sample:
@@ -294,6 +298,10 @@ def _rows(table: Any, plan: Plan) -> Iterable[tuple[int, dict[str, Any]]]:
             f"{plan.place}: has no column {unknown[0]!r}{nearest(unknown[0], table.column_names)}"
         )
     pictures = _pictures(table, plan)
+    if videos := sorted(name for name, kind in table.features.items() if type(kind).__name__ == "Video"):
+        raise DataError(
+            f"{plan.place}: column {videos[0]!r} holds videos themselves; save them as files and their paths in the column 'video'"
+        )
     labels = {name: kind for name, kind in table.features.items() if hasattr(kind, "int2str")}
     texts = table.remove_columns([pictures]) if pictures else table
     there = how_many(table.data.column(pictures)) if pictures else []

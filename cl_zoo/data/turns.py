@@ -3,7 +3,8 @@
 conversations   [{"from": "human", "value": "<image>\\nWho?"}, {"from": "gpt", "value": "me"}]                LLaVA, ShareGPT
 messages        [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "me"}]                  OpenAI, TRL, Qwen
                 content may be a list: {"type": "text", "text": …}, {"type": "image"} (the picture stands in the record's `images`),
-                {"type": "image", "image": "a.jpg"} (Qwen), {"type": "image_url", "image_url": {"url": "a.jpg"}} (OpenAI)
+                {"type": "image", "image": "a.jpg"} (Qwen), {"type": "image_url", "image_url": {"url": "a.jpg"}} (OpenAI),
+                {"type": "video", "video": "a.mp4"} (Qwen), {"type": "video"} (the video stands in the record's `videos`)
 texts           [{"user": "Who?", "assistant": "me", "source": …}]                                             the_cauldron
 """
 
@@ -14,13 +15,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cl_zoo.data.faults import REPAIR, fault, halved, kind_of
+from cl_zoo.images.frames import frames
 from cl_zoo.tasks import MARK
+from cl_zoo.videos import FRAMES
 
 TOKEN = MARK
+VIDEO = "<video>"
+"""Where a video stands in a question; its frames stand there as images."""
 KEYS = ("messages", "conversations", "texts")
 """Keys that a conversation may stand under; the first that is there is read."""
 ASKING, ANSWERING = ("human", "user"), ("gpt", "assistant", "model", "chatgpt")
 TEXT_PARTS, IMAGE_PARTS = ("text", "input_text", "output_text"), ("image", "image_url", "input_image")
+VIDEO_PARTS = ("video", "video_url")
 NEVER_A_PATH = {
     "http://": "is a web address; fetch the picture and write its path",
     "https://": "is a web address; fetch the picture and write its path",
@@ -28,12 +34,20 @@ NEVER_A_PATH = {
 }
 
 
+class Named(list[str]):
+    """The images that are named in turns so far; `frames` stand for a video."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+
+
 class Talk(NamedTuple):
     """A conversation.
 
     Attributes:
         turns: (asked, answered), the image token where a picture stands.
-        images: pictures that stand in the turns themselves, as they are named.
+        images: pictures that stand in the turns themselves, as they are named, and the frames of videos that do.
         system: what the system says; empty where it says nothing.
     """
 
@@ -42,13 +56,14 @@ class Talk(NamedTuple):
     system: str
 
 
-def talk(record: Mapping[str, Any], number: int, file: Path | str) -> Talk:
+def talk(record: Mapping[str, Any], number: int, file: Path | str, frames: int = FRAMES) -> Talk:
     """The conversation of a record.
 
     Args:
         record: as `read_records` gives it.
         number: its place in the file, from 1.
         file: where it stands, for messages.
+        frames: how many images stand for a video.
 
     Raises:
         DataError: there is none, or questions and answers do not alternate.
@@ -60,7 +75,7 @@ def talk(record: Mapping[str, Any], number: int, file: Path | str) -> Talk:
         fault(file, number, what, REPAIR)
     said: list[tuple[str, str]] = []
     system: list[tuple[str, str]] = []
-    images: list[str] = []
+    images = Named(frames)
     for turn in value:
         if not isinstance(turn, dict):
             fault(file, number, f"'{key}' holds {kind_of(turn)} where a turn is expected", REPAIR)
@@ -75,7 +90,7 @@ def talk(record: Mapping[str, Any], number: int, file: Path | str) -> Talk:
             says = f"{key} turns {place + 1} and {place + 2} are from {asker!r} and {answerer!r}"
             fault(file, number, says, "let a human's turn and gpt's alternate")
         turns.append((asked, answer))
-    return Talk(turns, images, "\n".join(text for _, text in system))
+    return Talk(turns, list(images), "\n".join(text for _, text in system))
 
 
 def has_system(record: Mapping[str, Any]) -> bool:
@@ -120,7 +135,7 @@ def sound(text: str, key: str, number: int, file: Path | str) -> str:
 
 
 def _spoken(
-    turn: Mapping[str, Any], key: str, images: list[str], number: int, file: Path | str
+    turn: Mapping[str, Any], key: str, images: Named, number: int, file: Path | str
 ) -> list[tuple[str, str]]:
     if key == "texts":
         pair = (("user", False), ("assistant", True))
@@ -133,40 +148,51 @@ def _spoken(
     return [(speaker, "\n".join(parts))]
 
 
-def _part(part: Any, key: str, images: list[str], number: int, file: Path | str) -> str:
-    """The text of one part of a content list, the image token for a picture; its name goes to `images` where it has one."""
+def _part(part: Any, key: str, images: Named, number: int, file: Path | str) -> str:
+    """The text of one part of a content list, the image token for a picture and each frame of a video; names go to `images` where there are some."""
     if isinstance(part, str):
         return sound(part, key, number, file)
     if not isinstance(part, dict):
         fault(file, number, f"'{key}' holds {kind_of(part)} where a part is expected", REPAIR)
-    kind = part.get("type") or ("text" if "text" in part else "image" if "image" in part else None)
+    kind = part.get("type") or next((one for one in ("text", "image", "video") if one in part), None)
     if kind in TEXT_PARTS:
         return written(part, "text", number, file)
-    if kind not in IMAGE_PARTS:
+    if kind not in (*IMAGE_PARTS, *VIDEO_PARTS):
         says = f"'{key}' holds a part of type {kind!r}"
-        fault(file, number, says, "only texts and images are read; convert or drop the record")
-    places: Sequence[str] = ("image", "image_url", "path", "url")
+        fault(file, number, says, "only texts, images and videos are read; convert or drop the record")
+    what = "video" if kind in VIDEO_PARTS else "image"
+    places: Sequence[str] = (what, f"{what}_url", "path", "url")
     named = next((part[one] for one in places if part.get(one) is not None), None)
     if isinstance(named, dict):
         named = named.get("url") or named.get("path")
+    if what == "video":
+        if named is None:
+            return VIDEO
+        images.extend(map(str, frames(file_name(named, number, file, what), images.frames)))
+        return TOKEN * images.frames
     if named is not None:
         images.append(file_name(named, number, file))
     return TOKEN
 
 
-def file_name(value: Any, number: int, file: Path | str) -> str:
+def file_name(value: Any, number: int, file: Path | str, what: str = "image") -> str:
     """The path of a picture as a record names it.
+
+    Args:
+        value: what stands there.
+        number, file: its place, for messages.
+        what: `image` or `video`.
 
     Raises:
         DataError: it is no text, or an address or the picture itself.
     """
     if not isinstance(value, str) or not value:
-        fault(file, number, f"its image is {kind_of(value) if value != '' else 'an empty text'}", REPAIR)
+        fault(file, number, f"its {what} is {kind_of(value) if value != '' else 'an empty text'}", REPAIR)
     for start, says in NEVER_A_PATH.items():
         if value.startswith(start):
-            what, _, remedy = says.partition("; ")
-            fault(file, number, f"image {value[:40]!r} {what}", remedy)
-    return sound(value.removeprefix("file://"), "image", number, file)
+            wrong, _, remedy = (says if what == "image" else says.replace("picture", what)).partition("; ")
+            fault(file, number, f"{what} {value[:40]!r} {wrong}", remedy)
+    return sound(value.removeprefix("file://"), what, number, file)
 
 
 def prompts(asked: Sequence[str], images: int, number: int, file: Path | str) -> list[str]:

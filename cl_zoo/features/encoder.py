@@ -27,8 +27,10 @@ from cl_zoo.features import loading as encoders
 from cl_zoo.features.loading import encoder_revision, load_encoder
 from cl_zoo.features.shelves import Shelf
 from cl_zoo.images.ahead import Ahead, reading_threads
+from cl_zoo.images.frames import BadVideo, read_frame
 from cl_zoo.images.kinds import as_rgb, faithfully
 from cl_zoo.tasks import ImageSource, source_hash
+from cl_zoo.videos import called, file_of, frame_of
 
 Key = TypeVar("Key")
 PICTURE = "name the file of a picture"
@@ -217,7 +219,7 @@ def image_key(image: ImageSource) -> str:
     if isinstance(image, Path):
         place = os.path.abspath(image)
         try:
-            status = os.stat(place)
+            status = os.stat(file_of(Path(place)))
         except (OSError, ValueError):
             return place  # `open_image` says what is wrong with it
         return f"{place} {status.st_size} {status.st_mtime_ns}{' faithful' * faithfully(image)}"
@@ -233,14 +235,15 @@ def content_key(image: ImageSource) -> bytes:
     """
     if isinstance(image, Path):
         try:
-            status = image.stat()
-            if what := no_file(image):
-                raise DataError(f"image {image}: {what}; {PICTURE}")
+            file = file_of(image)
+            status = file.stat()
+            if what := no_file(file):
+                raise DataError(f"{called(image)}: {what}; {PICTURE}")
             return _file_key(image, status.st_size, status.st_mtime_ns, faithfully(image))
         except DataError:
             raise
         except (OSError, ValueError) as error:
-            raise DataError(f"image {cut(image)}: {_why(error)}; check the data folder") from None
+            raise DataError(f"{cut(called(image))}: {_why(error)}; check the data folder") from None
     seen = _rgb(image)
     about = f"RGB {seen.size}".encode()
     return hashlib.blake2b(about + b"\0" + seen.tobytes(), digest_size=32, person=b"pixels").digest()
@@ -250,7 +253,10 @@ def content_key(image: ImageSource) -> bytes:
 def _file_key(image: Path, size: int, changed: int, faithful: bool) -> bytes:
     """A file is read for its key once, and again where its size or time has changed."""
     person = b"faithful file" if faithful else b"file"
-    return hashlib.blake2b(image.read_bytes(), digest_size=32, person=person).digest()
+    digest = hashlib.blake2b(file_of(image).read_bytes(), digest_size=32, person=person)
+    if frame_of(image) is not None:
+        digest.update(image.name.encode())
+    return digest.digest()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -259,6 +265,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, BadVideo):
+        return error.words
     if isinstance(error, Image.DecompressionBombError):
         return f"has more than the {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels that Pillow opens"
     return "no such file" if isinstance(error, FileNotFoundError) else "not a readable image"
@@ -273,12 +281,15 @@ def open_image(image: ImageSource) -> Image.Image:
     try:
         if not isinstance(image, Path):
             return as_rgb(image)
-        if what := no_file(image):
-            raise DataError(f"image {image}: {what}; {PICTURE}")
+        frame = frame_of(image)
+        if what := no_file(image if frame is None else frame.video):
+            raise DataError(f"{called(image)}: {what}; {PICTURE}")
+        if frame is not None:
+            return read_frame(frame, turned=faithfully(image))
         with Image.open(image) as opened:
             return as_rgb(opened, faithful=faithfully(image))
     except (MemoryError, DataError):
         raise
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
-        place = cut(image) if isinstance(image, Path) else "in memory"
-        raise DataError(f"image {place}: {_why(error)}; check the data folder") from None
+        place = "image in memory" if isinstance(image, Image.Image) else cut(called(image))
+        raise DataError(f"{place}: {_why(error)}; check the data folder") from None

@@ -7,11 +7,12 @@ kind            what `official` makes of it                     `faithful`
 `32-bit`        white wherever a value is above 255             255 or 2¹⁶ − 1 is white, the smaller that no value exceeds, else the largest value
 `float`         black where values run from 0 to 1              the same with 1, 255 and 2¹⁶ − 1
 `transparent`   what lies under the transparency, often black   on a white ground
-`turned`        as the camera's sensor lay                      turned as the EXIF tag says
+`turned`        as the camera's sensor lay                      turned as the EXIF tag says, a video's header
 `animated`      the first frame                                 the same
 `CMYK`          without a colour profile                        the same
 `palette`       the palette's colours                           the same
 `huge`          as any other, but slowly                        the same
+`short video`   some of its frames more than once               the same
 
 The kinds are told from the header alone; the colours of a palette that is transparent count as `transparent` too.
 """
@@ -29,11 +30,12 @@ KINDS = {
     "32-bit": "32 bits a pixel, which turn nearly all white",
     "float": "fractions for pixels, which turn black",
     "transparent": "transparency, under which hidden colours appear, mostly black",
-    "turned": "an orientation in its EXIF tag, which is ignored",
+    "turned": "an orientation in its EXIF tag or header, which is ignored",
     "animated": "several frames, of which the first is taken",
     "CMYK": "the colours of print, which are converted without a profile",
     "palette": "a palette",
     "huge": "so many pixels that Pillow warns of them",
+    "short video": "a video of fewer frames than are taken, of which some come more than once",
 }
 """Kinds of picture that a check names, and what they have; behind the comma what the official conversion does to them."""
 FAITHFUL = ("16-bit", "32-bit", "float", "transparent", "turned")

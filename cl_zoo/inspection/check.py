@@ -18,6 +18,7 @@ from cl_zoo.inspection.readings import Reading, readings
 from cl_zoo.inspection.settings import check_description, refused
 from cl_zoo.inspection.survey import Row, double_ids, facts, leaks, oddities, shared_images, similar_images
 from cl_zoo.preflight.looks import Look, equal_files, looks
+from cl_zoo.videos import called, file_of
 
 OVERLAPS = ("exact", "perceptual", "none")
 Watch = Callable[[str, int, int], None]
@@ -133,16 +134,19 @@ def _images_of(read: Sequence[Reading], seen: Mapping[str, Look]) -> dict[str, i
     """Files, their bytes, and different images that are no files."""
     rows = (row for reading in read for row in reading.rows)
     memory = {image for row in rows for image in row.inside}
-    return {"checked": len(seen), "bytes": sum(look.size for look in seen.values()), "memory": len(memory)}
+    sizes = {file_of(Path(path)): look.size for path, look in seen.items()}
+    return {"checked": len(seen), "bytes": sum(sizes.values()), "memory": len(memory)}
 
 
 def _images(users: Mapping[str, Sequence[Row]], seen: Mapping[str, Look]) -> Iterator[Finding]:
-    """A finding for every image that cannot be used, at the first record that names it."""
+    """A finding for every image or video that cannot be used, at the first record that names it."""
+    told = set[Path]()
     for path, look in seen.items():
-        if look.fault:
+        if look.fault and (file := file_of(Path(path))) not in told:
+            told.add(file)
             row, others = users[path][0], len(users[path]) - 1
             more = f" ({counted(others, 'more record names', 'more records name')} it)" if others else ""
-            sentence = f"{row.place}: image {cut(path)} {look.words}{more}; {look.remedy}"
+            sentence = f"{row.place}: {cut(called(Path(path)))} {look.words}{more}; {look.remedy}"
             yield Finding(look.fault, sentence, row.task, row.split, row.file, row.record, row.id or None)
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from cl_zoo.images.frames import read_frame
 from cl_zoo.images.kinds import FAITHFUL, KINDS, as_rgb
 from cl_zoo.inspection.findings import FILES, Finding, Report
+from cl_zoo.videos import file_of, frame_of
 
 SIDE = 128
 """Pixels of a thumbnail's longer side."""
@@ -55,7 +57,7 @@ def _pictures(report: Report) -> Iterator[str]:
 
 def _figure(file: str, kind: str) -> str:
     ways = (False, True) if kind in FAITHFUL else (False,)
-    if not os.path.isfile(file):
+    if not os.path.isfile(file_of(Path(file))):
         return f"<figure>stands inside a dataset<figcaption>{escape(file)}</figcaption></figure>"
     try:
         shown = "".join(_thumbnail(file, faithful) for faithful in ways)
@@ -65,8 +67,12 @@ def _figure(file: str, kind: str) -> str:
 
 
 def _thumbnail(file: str, faithful: bool) -> str:
-    with Image.open(Path(file)) as image:
-        small = as_rgb(image, faithful=faithful)
+    frame = frame_of(Path(file))
+    if frame is not None:
+        small = read_frame(frame, turned=faithful)
+    else:
+        with Image.open(Path(file)) as image:
+            small = as_rgb(image, faithful=faithful)
     small.thumbnail((SIDE, SIDE))
     held = io.BytesIO()
     small.save(held, "PNG")

@@ -34,6 +34,7 @@ from cl_zoo.inspection.turns import several_turns
 from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.tasks import Benchmark, Sample, TaskData, as_named, origin
+from cl_zoo.videos import FRAMES
 
 SPLITS = ("train", "validation", "test")
 KINDS = {Outside: "outside", Undecoded: "unreadable", EmptyAnswer: "empty answer"}
@@ -52,6 +53,7 @@ class Reading:
         instruction: the task's.
         outlines: perceptual hashes of images in memory, by their names in the rows.
         kinds: of each image in memory or inside a dataset (`cl_zoo.images.kinds`), by the numbers of their records.
+        frames: images that stand for a video.
         batch: samples of a step by the benchmark's recipe; `None` where that cannot be used.
     """
 
@@ -66,6 +68,7 @@ class Reading:
     findings: Sequence[Finding] = ()
     outlines: Mapping[str, bytes] = field(default_factory=dict)
     kinds: Mapping[int, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    frames: int = FRAMES
     batch: int | None = None
 
     def finding(self, kind: str, sentence: str, record: int | None = None, id: str | None = None) -> Finding:
@@ -91,13 +94,13 @@ def readings(
             for split in SPLITS
             if len(samples := getattr(task, split)) or split != "validation"
         ]
-    bases = plugin.bases(data)
+    bases, frames = plugin.bases(data), plugin.description.frames
     batches: dict[str, int] = {}
     with suppress(ClZooError):  # said of the recipe elsewhere
         recipe = build_recipe(benchmark.recipe, {})
         batches = {task.name: recipe.for_task(task.name).global_batch for task in benchmark.tasks}
     return [
-        partial(_described, task, split, getattr(samples, split), bases, outline, batches)
+        partial(_described, task, split, getattr(samples, split), bases, outline, batches, frames)
         for task, samples in zip(plugin.description.tasks, benchmark.tasks, strict=True)
         for split in SPLITS
         if getattr(task, split) is not None
@@ -118,10 +121,11 @@ def _described(
     bases: tuple[Path, ...],
     outline: bool,
     batches: Mapping[str, int],
+    frames: int,
 ) -> Reading:
     source: SplitSource = getattr(task, split)
     file = resolved(bases, source.files)
-    reading = _start(task, split, source, str(file or source.files[0]), batches)
+    reading = replace(_start(task, split, source, str(file or source.files[0]), batches), frames=frames)
     if file is None:
         words = nowhere(f"task {task.name}, {split}", bases, source.files)
         return replace(reading, findings=[reading.finding("no file", words)])
@@ -137,11 +141,9 @@ def _described(
     reading = replace(reading, records=len(records))
     findings = _count(reading)
     numbered = _entries(reading, records, file, source, findings)
-    needs = ANSWER
-    if split == "test":
-        needs = NEEDS.get(task.metric, ANSWER)
-        if task.references is not None:
-            numbered = _referred(reading, numbered, task.references, bases, findings)
+    needs = NEEDS.get(task.metric, ANSWER) if split == "test" else ANSWER
+    if split == "test" and task.references is not None:
+        numbered = _referred(reading, numbered, task.references, bases, findings)
     rows = _rows(reading, numbered, needs, roots(bases, task.images), findings)
     if split == "test" and not any(one.kind in ("references", "no file") for one in findings):
         asked = [
@@ -184,7 +186,7 @@ def _entries(
     numbered: Numbered = []
     for number, record in enumerate(records, 1):
         try:
-            asked = entries(record, number, file, source.format, source.turns)
+            asked = entries(record, number, file, source.format, source.turns, reading.frames)
         except DataError as error:
             name = record.get("question_id", record.get("id"))
             shown = None if name is None or halved(str(name)) else str(name)
@@ -288,9 +290,7 @@ def _samples(
         except DataError as error:
             findings.append(reading.finding(_kind(error), str(error), number))
             continue
-        except (
-            Exception
-        ) as error:  # a plugin may open its images only here, and a damaged one raises anything
+        except Exception as error:  # of a plugin that opens its images here, a damaged one raises anything
             words = f"{where}: its image cannot be decoded: {' '.join(str(error).split())}"
             findings.append(reading.finding("unreadable", words, number))
             continue

@@ -11,6 +11,7 @@ from cl_zoo.errors import DataError, cut
 from cl_zoo.preflight.found import Found, where
 from cl_zoo.preflight.looks import Look, looks
 from cl_zoo.tasks import Sample, TaskData, undecoded
+from cl_zoo.videos import called, file_of
 
 PIECE = 1024
 """Samples that are tokenized together."""
@@ -57,6 +58,7 @@ def _read(task: TaskData, split: str, found: Found) -> Iterator[Mapping[int, Sam
 def _pictures(read: Mapping[int, Sample], backbone: Backbone, pictures: Tokens) -> Iterator[tuple[int, str]]:
     """Faults of the pictures that are named for the first time, with the places of the samples that name them."""
     new: dict[str, int] = {}
+    told = set[Path]()  # of a faulty video every frame is
     for place, sample in read.items():
         for image in sample.images:
             if isinstance(image, Path):
@@ -66,8 +68,9 @@ def _pictures(read: Mapping[int, Sample], backbone: Backbone, pictures: Tokens) 
                 yield place, f"its image, {image.width} × {image.height}, {refused}"
     for (path, place), look in zip(new.items(), looks(list(new)), strict=True):
         pictures[path], says = _of_file(look, backbone)
-        if says:
-            yield place, f"image {cut(path)} {says}"
+        if says and (file := file_of(Path(path))) not in told:
+            told.add(file)
+            yield place, f"{cut(called(Path(path)))} {says}"
 
 
 def _of_file(look: Look, backbone: Backbone) -> tuple[int, str]:

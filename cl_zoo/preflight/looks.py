@@ -5,6 +5,8 @@ end with its EOI marker, a PNG with its IEND chunk, a GIF with its trailer, and 
 says. It does not find damage between header and end (a bad sector, a hole that a broken copy left, a wrong checksum), nor a
 cut in other formats, which are only opened: those take `decode=True`, which decodes every pixel.
 
+Of a frame of a video (`cl_zoo.videos`) the video is looked at: its first frame is decoded, and as many frames must be there as its header says.
+
 Equal files are found without reading all of all files: only those that agree in length and in their last bytes are read whole.
 Processes are spawned, and load neither torch nor any model.
 """
@@ -20,12 +22,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
 from cl_zoo.errors import RunError, no_file
+from cl_zoo.images.frames import BadVideo, facts, read_frame
 from cl_zoo.images.kinds import kinds
+from cl_zoo.videos import Frame, file_of, frame_of
 
 FOUND = TypeVar("FOUND")
 Advance = Callable[[int], None]
@@ -50,7 +55,7 @@ class Look(NamedTuple):
     Attributes:
         fault: empty where the file is fine, else `missing`, `forbidden`, `empty`, `no image`, `truncated` or `unreadable`.
         words: what is wrong, to follow the file's name in a sentence.
-        size: bytes.
+        size: bytes, of a frame those of its video.
         tail: hash of the last bytes; equal files have equal ones.
         outline: perceptual hash, 32 bytes; `None` where none was wanted or the picture is of one tone.
         width, height: pixels, as the file has them.
@@ -187,13 +192,17 @@ def _look_at_all(paths: Sequence[str], decode: bool, outline: bool) -> list[Look
 
 
 def _look_at(path: str, decode: bool, outline: bool) -> Look:
+    frame = frame_of(Path(path))
+    place = path if frame is None else str(frame.video)
     try:
-        if what := no_file(path):
+        if what := no_file(place):
             return Look("no image", what)
-        with open(path, "rb") as file:
+        with open(place, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
                 return Look("empty", "has no content")
+            if frame is not None:
+                return _of_video(frame, file, size, decode, outline)
             return _open(file, size, decode, outline)
     except (FileNotFoundError, NotADirectoryError):
         return Look("missing", "is missing")
@@ -238,6 +247,20 @@ def _open(file: IO[bytes], size: int, decode: bool, outline: bool) -> Look:
         return Look(kind, f"cannot be decoded: {_words(error)}")
 
 
+def _of_video(frame: Frame, file: IO[bytes], size: int, decode: bool, outline: bool) -> Look:
+    try:
+        known = facts(frame.video)
+        image = read_frame(frame) if decode or outline else None
+    except BadVideo as error:
+        return Look(error.fault, error.words)
+    file.seek(max(0, size - TAIL))
+    about = f"{frame.number} {frame.parts}".encode()
+    tail = hashlib.blake2b(file.read() + about, digest_size=16).digest()
+    looks_as = outline_of(image) if outline and image is not None else None
+    odd = ["turned"] * bool(known.rotation) + ["short video"] * (len(known.times) < frame.parts)
+    return Look("", "", size, tail, looks_as, known.width, known.height, tuple(odd))
+
+
 def _too_short(file: IO[bytes], size: int) -> str:
     """What says that a WebP or BMP is shorter than its header says; empty where nothing does."""
     head = file.read(12)
@@ -272,8 +295,10 @@ def _digest_all(paths: Sequence[str]) -> list[str]:
 
 
 def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
+    frame = frame_of(Path(path))
+    with open(file_of(Path(path)), "rb") as file:
+        digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
+    return digest if frame is None else f"{digest} {frame.number} {frame.parts}"
 
 
 def _words(error: Any) -> str:

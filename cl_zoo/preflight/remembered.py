@@ -18,14 +18,16 @@ from pathlib import Path
 
 import PIL
 
+from cl_zoo import videos
 from cl_zoo._version import __version__
 from cl_zoo.backbones import backbone as backbones
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.data import places
 from cl_zoo.data.splits import Split
-from cl_zoo.images import kinds
+from cl_zoo.images import frames, kinds
 from cl_zoo.scoring import captions, golds, judges
 from cl_zoo.tasks import Sample, TaskData, place_in, source_hash, whole_of
+from cl_zoo.videos import file_of
 
 END = "\0"
 """Ends each name in a file, and what stands before the first."""
@@ -92,7 +94,7 @@ def _stamps(paths: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
-            about = os.stat(path)
+            about = os.stat(file_of(Path(path)))
         except (OSError, ValueError):
             digest.update(b"gone ")
         else:
@@ -104,4 +106,6 @@ def _code() -> str:
     """Changed code does not take over what older code found."""
     rooms = (Path(__file__).parent, Path(str(backbones.__file__)).parent)
     files = [file for room in rooms for file in sorted(room.glob("*.py"))]
-    return source_hash(*files, *(str(module.__file__) for module in (kinds, captions, golds, judges)))
+    return source_hash(
+        *files, *(str(module.__file__) for module in (kinds, frames, videos, captions, golds, judges))
+    )

@@ -17,12 +17,14 @@ from PIL import Image
 
 from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.errors import ClZooError, no_file
+from cl_zoo.images.frames import read_frame
 from cl_zoo.images.kinds import as_rgb, faithfully
 from cl_zoo.names import BENCHMARKS, installed
 from cl_zoo.runs.answered import Asked, answered
 from cl_zoo.runs.chain import data_of
 from cl_zoo.runs.result import Result
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData, as_named
+from cl_zoo.videos import file_of, frame_of
 
 SIDE = 144
 """Pixels of a thumbnail's longer side."""
@@ -141,10 +143,13 @@ def _small(image: ImageSource) -> Image.Image | None:
     """A picture as it is shown; `None` where it cannot be read."""
     try:
         if isinstance(image, Path):
-            if no_file(image):
+            if no_file(file_of(image)):
                 return None
-            with Image.open(image) as opened:
-                small = as_rgb(opened, faithful=faithfully(image))
+            if (frame := frame_of(image)) is not None:
+                small = read_frame(frame, turned=faithfully(image))
+            else:
+                with Image.open(image) as opened:
+                    small = as_rgb(opened, faithful=faithfully(image))
         else:
             small = as_rgb(image)
         small.thumbnail((SIDE, SIDE))

@@ -36,6 +36,7 @@ DECIDING = (
     "recipe",
     "sequences",
     "tasks",
+    "videos",
 )
 """Rooms of the engine whose source decides an answer; their hash is part of every run's identity."""
 

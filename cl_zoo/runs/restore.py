@@ -20,7 +20,7 @@ from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.files import LIST, damage, remedy
 from cl_zoo.engine.folder import read_manifest
 from cl_zoo.engine.states import read_state
-from cl_zoo.errors import BackboneError, OptionError, RunError
+from cl_zoo.errors import BackboneError, DataError, OptionError, RunError
 from cl_zoo.recipe.recipe import Recipe, validated
 from cl_zoo.runs.job import Job
 from cl_zoo.runs.prepared import load_backbone
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
     from cl_zoo.backbones.backbone import Backbone
     from cl_zoo.processes import World
+
+Picture = ImageSource | str | None
+Shown = Picture | Sequence[Picture]
+"""What a prompt is about: an image, the path of its file, several of these, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Restored:
 
     def answers(
         self,
-        images: Sequence[ImageSource | str | None],
+        images: Sequence[Shown],
         prompts: Sequence[str],
         *,
         max_new_tokens: int | None = None,
@@ -96,26 +100,44 @@ class Restored:
                 del record["id"]
                 yield record
 
-    def _samples(
-        self, images: Sequence[ImageSource | str | None], prompts: Sequence[str]
-    ) -> tuple[Sample, ...]:
+    def _samples(self, images: Sequence[Shown], prompts: Sequence[str]) -> tuple[Sample, ...]:
         if isinstance(images, str | Path) or isinstance(prompts, str):
             raise OptionError("images and prompts are one thing each; pass a list of either")
         if len(images) != len(prompts):
             raise OptionError(
-                f"there are {len(images)} images and {len(prompts)} prompts; pass one image per prompt, None where there is none"
+                f"there are {len(images)} images and {len(prompts)} prompts; pass one image per prompt, a list where there are several, None where there is none"
             )
         made = []
         for place, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise OptionError(f"prompt {place} is {prompt!r}; pass a question as text")
-            self.backbone.check_prompt(prompt, f"prompt {place}")
-            if not isinstance(image, str | Path | Image.Image | None):
-                raise OptionError(
-                    f"image {place} is a {type(image).__name__}; pass a PIL image, the path of a file or None"
-                )
-            made.append(Sample(str(place), Path(image) if isinstance(image, str) else image, prompt))
+            shown = _pictures(image, place)
+            first, more = shown[0] if shown else None, tuple(shown[1:])
+            if not more:
+                self.backbone.check_prompt(prompt, f"prompt {place}")
+            made.append(Sample(str(place), first, prompt, more_images=more))
+            if says := self.backbone.misplaced(made[-1]):
+                raise DataError(f"prompt {place}: {says}")
         return tuple(made)
+
+
+def _pictures(image: Shown, place: int) -> list[ImageSource]:
+    """What a prompt is about as images.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    shown: list[ImageSource] = []
+    for one in image if isinstance(image, list | tuple) else [image]:
+        if isinstance(one, str | Path):
+            shown.append(Path(one) if isinstance(one, str) else one)
+        elif isinstance(one, Image.Image):
+            shown.append(one)
+        elif one is not None:
+            raise OptionError(
+                f"image {place} is a {type(one).__name__}; pass a PIL image, the path of a file, a list of these or None"
+            )
+    return shown
 
 
 def restore(

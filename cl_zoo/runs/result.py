@@ -14,10 +14,9 @@ from cl_zoo.recipe.budget import beside_projector, budget_marks, budget_notes
 from cl_zoo.report.rows import NOTED, Row
 from cl_zoo.report.table import Table
 from cl_zoo.runs.remarks import marks
-from cl_zoo.runs.restore import Restored, restore
+from cl_zoo.runs.restore import Restored, Shown, restore
 from cl_zoo.runs.samples import measured
 from cl_zoo.scoring.matrix import Matrix
-from cl_zoo.tasks import ImageSource
 
 if TYPE_CHECKING:
     from cl_zoo.runs.equal import Difference
@@ -121,7 +120,7 @@ class Result:
 
     def generate(
         self,
-        images: Sequence[ImageSource | str | None],
+        images: Sequence[Shown],
         prompts: Sequence[str],
         *,
         max_new_tokens: int | None = None,
@@ -130,14 +129,15 @@ class Result:
         """Greedy answers to prompts about images.
 
         Args:
-            images: for each prompt a PIL image, the path of a file, or `None`.
-            prompts: question and instruction, without image token and chat template.
+            images: for each prompt a PIL image, the path of a file, a list of several, in order, or `None`; of a video what
+                `cl_zoo.frames` makes of it.
+            prompts: question and instruction, without chat template; of several images `<image>` may say where one stands.
             max_new_tokens: token budget of one answer; default: the largest of the run's tasks.
             batch: prompts that are answered at a time; default: the recipe's.
 
         Raises:
             OptionError: an argument is of another type, empty or out of range.
-            DataError: an image cannot be read.
+            DataError: an image cannot be read, or the backbone was taught one and there are several.
             ClZooError: the model cannot be restored.
         """
         records = self.restored.answers(images, prompts, max_new_tokens=max_new_tokens, batch=batch)

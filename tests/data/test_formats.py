@@ -144,7 +144,8 @@ def test_a_picture_that_turn_and_record_name_is_one():
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        ({"type": "video", "video": "a.mp4"}, "'content' holds a part of type 'video'; only texts and images are read"),
+        ({"type": "audio", "audio": "a.mp3"}, "'content' holds a part of type 'audio'; only texts, images and videos are read"),
+        ({"type": "video", "video": "https://x.org/a.mp4"}, "video 'https://x.org/a.mp4' is a web address; fetch the video"),
         ({"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}, "image 'https://x.org/a.png' is a web address; fetch"),
         ({"type": "image", "image": "data:image/png;base64,AAAA"}, "image 'data:image/png;base64,AAAA' is the picture itself; write"),
         ({"type": "image"}, "has <image> but names no image"),

@@ -213,7 +213,12 @@ def test_another_encoder_is_refused(make: Make, tmp_path: Path):
         ([None], [" "], {}, "prompt 0 is ' '; pass a question as text"),
         ([None], [None], {}, "prompt 0 is None; pass a question as text"),
         ([None], [f"<image>\n{QUESTION}"], {}, "prompt 0 holds <image>"),
-        ([3], [QUESTION], {}, "image 0 is a int; pass a PIL image, the path of a file or None"),
+        (
+            [3],
+            [QUESTION],
+            {},
+            "image 0 is a int; pass a PIL image, the path of a file, a list of these or None",
+        ),
         ("a.png", [QUESTION], {}, "pass a list of either"),
         ([None], QUESTION, {}, "pass a list of either"),
         ([None], [QUESTION], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
@@ -362,7 +367,9 @@ def test_predict_as_json_is_one_list(make: Make, cli: Any):
     ("arguments", "sentence"),
     [
         ((), "nothing is asked; pass --image FILE --prompt TEXT"),
-        (("--image", "a.png", "--image", "b.png", "--prompt", "it"), "there are 2 --image and 1 --prompt"),
+        (("--image", "a.png", "--prompt", "it", "--prompt", "this"), "there are 1 --image and 2 --prompt"),
+        (("--video", "a.mp4", "--video", "b.mp4", "--prompt", "it"), "there are 2 --video and 1 --prompt"),
+        (("--image", "a.png", "--image", "b.png", "--prompt", "it"), "prompt 0: has 2 images where backbone"),
         (("--image", "missing.png", "--prompt", "it"), "image missing.png: no such file"),
         (("--prompt", ""), "prompt 0 is ''"),
         (
