@@ -103,7 +103,7 @@ def test_every_dependency_has_its_reason() -> None:
 def test_it_counts_the_hooks_as_they_are() -> None:
     hooks = [name for name in vars(HookSpecs) if not name.startswith("_")]
 
-    assert len(hooks) == 8
+    assert len(hooks) == 9
     assert "Nine hooks" in README
 
 
