@@ -7,7 +7,8 @@
              "value": …}, content as a text or as a list of parts, or `texts` of {"user": …, "assistant": …}; and `image` or a list
              `images`.
 `question`   test records: {"question_id": …, "image": …, "text": …, "answer": …}; also `answer_bbox` with `size` (a box),
-             `references` (captions), `answers` (of several people), `choices`, and `image_id`, which references may go by.
+             `references` (captions), `answers` (of several people), `choices`, and `image_id`, which references may go by. A list
+             of right answers as `answer` is read as `answers` too; the first stands for all where a rule looks at one.
 
 A turn of `system` is left out, as LLaVA's trainer leaves it out. A conversation of several questions is one sample, the last question with the
 turns before it, of which all answers are learnt, as LLaVA's trainer does (`all`), or the last one alone (`last`); or every question with its
@@ -172,10 +173,16 @@ def _question(record: Mapping[str, Any], number: int, file: Path | str) -> Entry
     prompt = written(record, "text", number, file)
     if not prompt.strip():
         fault(file, number, "has an empty 'text'", REPAIR)
-    answer = None if record.get("answer") is None else written(record, "answer", number, file, numbers=True)
     truth: dict[str, Any] = {
         key: list(_texts(record, key, number, file)) for key in ("answers", "choices") if key in record
     }
+    if isinstance(record.get("answer"), list):
+        truth.setdefault("answers", list(_texts(record, "answer", number, file)))
+        answer = truth["answers"][0]
+    else:
+        answer = (
+            None if record.get("answer") is None else written(record, "answer", number, file, numbers=True)
+        )
     if "answer_bbox" in record:
         truth |= _box(record, number, file)
     references = _texts(record, "references", number, file) if "references" in record else ()
@@ -220,7 +227,7 @@ def _images(
 
 def _texts(record: Mapping[str, Any], key: str, number: int, file: Path | str) -> tuple[str, ...]:
     value = record[key]
-    kinds = (str, int, float) if key == "answers" else (str,)
+    kinds = (str, int, float) if key in ("answer", "answers") else (str,)
     if not isinstance(value, list) or not value or not all(type(one) in kinds for one in value):
         fault(file, number, f"'{key}' is not a list of texts", REPAIR)
     return tuple(sound(str(one), key, number, file) for one in value)
