@@ -112,6 +112,31 @@ def entries(
     return [replace(start, prompt=last, answer=answers[-1], before=before, learns_before=learns)]
 
 
+def completed(
+    entry: Entry,
+    record: Mapping[str, Any],
+    number: int,
+    file: Path | str,
+    truth: Iterable[str] = (),
+    closing: Mapping[str, str] | None = None,
+) -> Entry:
+    """A test entry with what its benchmark's scripts read beside it and put behind its prompt.
+
+    Args:
+        entry: as `entries` gives it.
+        record, number, file: the record, its place in the file, and where it stands.
+        truth: keys of the record that a scoring rule reads.
+        closing: what the prompt ends in, by the right answer; `*` for all that are not named.
+
+    Raises:
+        DataError: the record lacks one of the keys, or holds no text there.
+    """
+    kept = {key: written(record, key, number, file) for key in truth}
+    closing = closing or {}
+    end = closing.get(entry.answer or "", closing.get("*", ""))
+    return replace(entry, prompt=entry.prompt + end, truth={**entry.truth, **kept}) if kept or end else entry
+
+
 def other_form(records: Sequence[Mapping[str, Any]], form: str) -> str | None:
     """What is wrong with a whole file whose records are in another format, and what to do; `None` where one is in its own.
 
