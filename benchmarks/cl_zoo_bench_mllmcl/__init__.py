@@ -8,7 +8,7 @@ published scores were measured so (`closing` in `mllm_dcl.yaml`).
 Abilities: text in images (O) and visual perception (V), two of the four that the paper learns. Test questions are of other data sets than
 training ones. Left out are the second ability, mathematics, and the last one, GUI agent. The answers to MathVista are read by an OpenAI model
 where a program cannot, and its script takes the right answers from a table that is not among the data; the GUI agent is scored by a server to which
-answers are sent. There is no public rule for either without these. A sequence of two tasks is none of the paper's results.
+answers are sent. No public rule for either was found without these. A sequence of two tasks is none of the paper's results.
 Its scripts name OCR's training file `train_without_dense_caption.json`, and keep visual perception in `tallyqa150k/ty_cl_sft.json` and `CV-Benchv2`; both those
 and the README's names are found. For text in images the scripts put a space between image and question, where here a newline stands as
 everywhere.

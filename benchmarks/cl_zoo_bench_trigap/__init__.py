@@ -5,8 +5,8 @@ sequence over medicine, documents, charts, roads, chemistry and disaster, in the
 (Prism, config/benchmarks/TriGap.py). Instructions are on the Hugging Face hub; images come from the ten data sets themselves, as its card says.
 
 File names are those of that configuration, and no others are looked for. Where it says `_sub`, a part of a larger file was taken; how it was drawn is not
-told. How many records a file holds is stated nowhere in public, since `4w` and `3k` in a name are none, so that nothing is counted against
-an official number. The instruction sentences are known of IconQA, ArxivQA and CLEVR, which UCIT has too, and left blank elsewhere.
+told. How many records a file holds is stated neither there nor on the data's card, since `4w` and `3k` in a name are no counts; nothing is
+counted against an official number. The instruction sentences are known of IconQA, ArxivQA and CLEVR, which UCIT has too, and left blank elsewhere.
 
 Documents (DocVQA, InfographicVQA) are scored by edit distance to the nearest right answer, without the threshold of the measure as it is defined, which the
 strict score has; all else by equality in upper case. A right answer may be a list of texts.
