@@ -24,6 +24,7 @@ from typing import Any
 from results import given, machine, options, positive, versions, write
 
 from cl_zoo.scoring.captions import Captions, characters, tokenize
+from cl_zoo.scoring.domains import FORMULAS
 from cl_zoo.scoring.golds import Golds, golds
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.scoring.rules import RULES
@@ -33,6 +34,15 @@ BUDGET = 64
 WRITINGS = "left Left LEFT B b (B) B. F no yes the a 2 2.0 two U.S. Unanswerable Paris. don't İ ß 猫 . ? ?! + 🙂 &quot;".split()
 SPACES = ("", "", "", " ", "\n", "\u00a0")
 SYLLABLES = "ka lo mi ter sun ble gra o en vi da quo ri pla".split()
+KINDS: dict[str, tuple[dict[str, str], ...]] = {
+    "sci-mixed": tuple(
+        {"image": image, "text": text}
+        for image in ("AI2D_1.png", "MapQA_1.png")
+        for text in ("Which states are red?", "Is it red?")
+    ),
+    "ocrbench": ({"answer_type": "Digit String Recognition"}, {"answer_type": FORMULAS}),
+}
+"""What rules read of a record beside its answer."""
 COLUMNS = ("records_per_second", "full", "mend", "ceiling", "silent")
 
 
@@ -130,8 +140,11 @@ def _odd(metric: str, draw: random.Random) -> Expected:
 def _by_people(metric: str, draw: random.Random, text: Callable[[], str]) -> Expected:
     """One text as the answer, and for rules that read them those of ten people, who give one to ten different ones."""
     said = [text() for _ in range(draw.choice((1, 1, 2, 3, 5, 10)))]
-    people = metric in ("textvqa", "vqav2", "anls")
-    return Expected(said[0], (), {"answers": draw.choices(said, k=10)} if people else {})
+    people = metric in ("textvqa", "vqav2", "anls", "ocrbench")
+    truth: dict[str, object] = {"answers": draw.choices(said, k=10)} if people else {}
+    if metric in KINDS:
+        truth |= draw.choice(KINDS[metric])
+    return Expected(said[0], (), truth)
 
 
 def _label(draw: random.Random) -> str:

@@ -133,7 +133,7 @@ def _planted(sample: Sample, task: TaskData, change: str, edit: str, stem: Path)
             made(_opened(sample.image)).save(stem.with_suffix(ending), **how)
         record["image"] = stem.with_suffix(ending).name
     if edit != LEFT_OUT:
-        question = sample.prompt.replace(task.instruction, " ")
+        question = sample.prompt.replace(task.instruction, " ") if task.instruction else sample.prompt
         texts = [question, *([sample.answer] if sample.answer else []), *sample.references]
         record["texts"] = [" ".join(EDITS[edit](text.split())) for text in texts]
     return record

@@ -11,7 +11,7 @@ from cl_zoo.data.needs import ANSWER
 from cl_zoo.data.schema import Choices, Description, ReferenceSource, Source, SplitSource, TaskSource
 from cl_zoo.scoring.rules import RULES
 
-SOURCES = re.compile(r" \((?:hide|coin|mcit|prism):|\. (?=[A-Z])")
+SOURCES = re.compile(r" \((?:hide|coin|mcit|prism|mllm):|\. (?=[A-Z])")
 """Where in a rule's description its first sentence ends."""
 MODELS: dict[str, type[BaseModel]] = {
     "a benchmark": Description,

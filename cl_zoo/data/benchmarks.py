@@ -246,7 +246,7 @@ def _split(task: TaskSource, which: str, bases: tuple[Path, ...], faithful: bool
         return Plan(
             file=file,
             form=source.format,
-            roots=roots(bases, task.images),
+            roots=roots(bases, source.images or task.images),
             needs=NEEDS.get(task.metric, ANSWER) if which == "test" else ANSWER,
             repeats=source.repeats or which != "test",
             references=references,
@@ -255,6 +255,8 @@ def _split(task: TaskSource, which: str, bases: tuple[Path, ...], faithful: bool
             turns=source.turns,
             faithful=faithful,
             frames=frames,
+            truth=source.truth,
+            closing=source.closing,
         )
 
     return Split(plan)

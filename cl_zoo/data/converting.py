@@ -56,7 +56,10 @@ def convert(benchmark: Benchmark, plugin: Any, out: Path, say: Callable[[str], N
         tasks = [_task(task, out, say) for task in benchmark.tasks]
         if isinstance(plugin, Described):
             for written, source in zip(tasks, plugin.description.tasks, strict=True):
-                written["images"] = [*source.images, *([PICTURES] if PICTURES not in source.images else [])]
+                written["images"] = _with_pictures(source.images)
+                for split in SPLITS:
+                    if split in written and (own := getattr(source, split).images):
+                        written[split]["images"] = _with_pictures(own)
         about = {
             "name": benchmark.name,
             "version": benchmark.version,
@@ -75,6 +78,10 @@ def convert(benchmark: Benchmark, plugin: Any, out: Path, say: Callable[[str], N
     return file
 
 
+def _with_pictures(folders: Sequence[str]) -> list[str]:
+    return [*folders, *([PICTURES] if PICTURES not in folders else [])]
+
+
 def _task(task: TaskData, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Write the splits of a task; what the YAML file says about it."""
     about: dict[str, Any] = {
@@ -89,12 +96,13 @@ def _task(task: TaskData, out: Path, say: Callable[[str], None]) -> dict[str, An
         if split == "test":
             talks = any(without_image(samples, place).before for place in range(len(samples)))
             form, write = ("llava", _tested_talk) if talks else ("question", _question)
-        learns = set[bool]()
+        learns, kept = set[bool](), set[str]()
         with (out / name).open("w", encoding="utf-8") as file:
             for place, images in enumerate(_images(samples, out, Path(_plain(task.name)) / split)):
                 sample = without_image(samples, place)
                 file.write(json.dumps(write(sample, images), ensure_ascii=False) + "\n")
                 learns |= {sample.learns_before} if sample.before else set()
+                kept |= sample.truth.keys() - set(KNOWN)
         say(f"{out / name}: {len(samples):,} {'record' if len(samples) == 1 else 'records'}")
         about[split] = {"files": [name], "format": form, "count": len(samples)}
         if len(learns) > 1:
@@ -102,6 +110,8 @@ def _task(task: TaskData, out: Path, say: Callable[[str], None]) -> dict[str, An
             raise DataError(f"{says}, which one file has no place for; leave this benchmark a plugin")
         if False in learns:
             about[split]["turns"] = "last"
+        if kept:
+            about[split]["truth"] = sorted(kept)
     return about
 
 
@@ -134,10 +144,11 @@ def _named(images: Sequence[str]) -> dict[str, Any]:
 
 def _question(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
     truth = dict(sample.truth)
-    if unknown := sorted(truth.keys() - set(KNOWN)):
+    kept = {key: truth.pop(key) for key in sorted(truth.keys() - set(KNOWN))}
+    if unknown := [key for key, value in kept.items() if not isinstance(value, str)]:
         says = f"sample {sample.id!r}: its truth holds {unknown[0]!r}, which a record has no place for"
         raise DataError(f"{says}; leave this benchmark a plugin")
-    record: dict[str, Any] = {"question_id": sample.id, **_named(images)}
+    record: dict[str, Any] = {**kept, "question_id": sample.id, **_named(images)}
     record["text"] = sample.prompt
     if sample.answer is not None:
         record["answer"] = sample.answer

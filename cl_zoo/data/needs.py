@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ANSWER, REFERENCES = "answer", "references"
-NEEDS = {"caption": REFERENCES, "caption-char": REFERENCES, "textvqa": "answers", "grounding": "box"}
+NEEDS = {
+    "caption": REFERENCES,
+    "caption-char": REFERENCES,
+    "textvqa": "answers",
+    "grounding": "box",
+    "sci-mixed": "image",
+    "ocrbench": "answer_type",
+}
 """What a rule needs, by its name, where that is not the answer alone: `references`, or a key of `truth`."""
+KEPT = {"image": ("image", "text"), "answer_type": ("answer_type",)}
+"""Keys of a test record that a rule reads beside the answer, by the value of `NEEDS` that stands for them."""
 PEOPLE = 10
 """Answers to a question of VQAv2 and TextVQA."""
 
@@ -26,6 +35,12 @@ def lack(needs: str, answer: str | None, references: Sequence[str], truth: Mappi
         return "'references'"
     if needs == "answers" and not (texts(truth.get("answers")) and len(truth["answers"]) == PEOPLE):
         return f"{PEOPLE} texts as 'answers' in its 'truth'"
+    if needs in KEPT:
+        if answer is None:
+            return "an 'answer'"
+        for key in KEPT[needs]:
+            if not isinstance(truth.get(key), str):
+                return f"a text as {key!r} in its 'truth'"
     if needs == "box" and not numbers(truth.get("box"), 4):
         return "four numbers as 'box' in its 'truth'"
     if needs == "box" and not numbers(truth.get("size"), 2):

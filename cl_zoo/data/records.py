@@ -7,7 +7,8 @@
              "value": …}, content as a text or as a list of parts, or `texts` of {"user": …, "assistant": …}; and `image` or a list
              `images`.
 `question`   test records: {"question_id": …, "image": …, "text": …, "answer": …}; also `answer_bbox` with `size` (a box),
-             `references` (captions), `answers` (of several people), `choices`, and `image_id`, which references may go by.
+             `references` (captions), `answers` (of several people), `choices`, and `image_id`, which references may go by. A list
+             of right answers as `answer` is read as `answers` too; the first stands for all where a rule looks at one.
 
 A turn of `system` is left out, as LLaVA's trainer leaves it out. A conversation of several questions is one sample, the last question with the
 turns before it, of which all answers are learnt, as LLaVA's trainer does (`all`), or the last one alone (`last`); or every question with its
@@ -120,6 +121,31 @@ def entries(
     return [replace(start, prompt=last, answer=answers[-1], before=before, learns_before=learns)]
 
 
+def completed(
+    entry: Entry,
+    record: Mapping[str, Any],
+    number: int,
+    file: Path | str,
+    truth: Iterable[str] = (),
+    closing: Mapping[str, str] | None = None,
+) -> Entry:
+    """A test entry with what its benchmark's scripts read beside it and put behind its prompt.
+
+    Args:
+        entry: as `entries` gives it.
+        record, number, file: the record, its place in the file, and where it stands.
+        truth: keys of the record that a scoring rule reads.
+        closing: what the prompt ends in, by the right answer; `*` for all that are not named.
+
+    Raises:
+        DataError: the record lacks one of the keys, or holds no text there.
+    """
+    kept = {key: written(record, key, number, file) for key in truth}
+    closing = closing or {}
+    end = closing.get(entry.answer or "", closing.get("*", ""))
+    return replace(entry, prompt=entry.prompt + end, truth={**entry.truth, **kept}) if kept or end else entry
+
+
 def other_form(records: Sequence[Mapping[str, Any]], form: str) -> str | None:
     """What is wrong with a whole file whose records are in another format, and what to do; `None` where one is in its own.
 
@@ -180,10 +206,16 @@ def _question(record: Mapping[str, Any], number: int, file: Path | str, frames: 
     prompt = written(record, "text", number, file)
     if not prompt.strip():
         fault(file, number, "has an empty 'text'", REPAIR)
-    answer = None if record.get("answer") is None else written(record, "answer", number, file, numbers=True)
     truth: dict[str, Any] = {
         key: list(_texts(record, key, number, file)) for key in ("answers", "choices") if key in record
     }
+    if isinstance(record.get("answer"), list):
+        truth.setdefault("answers", list(_texts(record, "answer", number, file)))
+        answer = truth["answers"][0]
+    else:
+        answer = (
+            None if record.get("answer") is None else written(record, "answer", number, file, numbers=True)
+        )
     if "answer_bbox" in record:
         truth |= _box(record, number, file)
     references = _texts(record, "references", number, file) if "references" in record else ()
@@ -260,7 +292,7 @@ def _images(
 
 def _texts(record: Mapping[str, Any], key: str, number: int, file: Path | str) -> tuple[str, ...]:
     value = record[key]
-    kinds = (str, int, float) if key == "answers" else (str,)
+    kinds = (str, int, float) if key in ("answer", "answers") else (str,)
     if not isinstance(value, list) or not value or not all(type(one) in kinds for one in value):
         fault(file, number, f"'{key}' is not a list of texts", REPAIR)
     return tuple(sound(str(one), key, number, file) for one in value)

@@ -44,6 +44,10 @@ of records, for `cl-zoo data check`. A task without `validation` has none. `turn
 questions: `all` answers in one sequence, as LLaVA's trainer does (default); the `last` answer, with the turns before it as context; or `split`, each
 question with its answer as a sample of its own. In a test split `all` and `last` ask the last question with the turns before it.
 
+A split may have `images` of its own, where training and test pictures of one name lie in two folders. `truth` names keys of a test record that the
+scoring rule reads, `closing` what a benchmark's script puts behind the prompts of its test file: `closing: {"Yes": " Say yes or no.", "*": " Name the letter."}`
+goes by the right answer, as scripts do.
+
 A source is a dataset repository on the Hugging Face hub (`hub`, with `revision` and `patterns` where not all of its newest files are
 wanted) or a `page` for a person to go to. Files go `into` a folder below the data folder. With `unpack: true` zip and tar archives
 among the fetched files are unpacked into the folder in which each lies, and kept; without it they stay packed, and `steps` should say
@@ -141,6 +145,22 @@ class SplitSource(Part):
         default_factory=dict,
         description="text, answer, image, question_id, conversations, … to columns of a folder of datasets or shards",
     )
+    images: tuple[Inside, ...] = Field(
+        (), description="folders that its image paths start from; default: the task's"
+    )
+    truth: tuple[Text, ...] = Field(
+        (), description="keys of a test record that its scoring rule reads beside the answer"
+    )
+    closing: Mapping[Text, Sound] = Field(
+        default_factory=dict,
+        description="what is put behind the prompts of test records, by the right answer, * for all others",
+    )
+
+    @model_validator(mode="after")
+    def _of_test_records(self) -> Self:
+        if self.format in ("llava", "sharegpt") and (self.truth or self.closing):
+            raise ValueError(f"truth and closing are of test records, and the format is {self.format}")
+        return self
 
 
 class ReferenceSource(Part):
@@ -262,7 +282,10 @@ def _expanded(task: TaskSource, about: Description, folders: Mapping[str, tuple[
     for key in ("train", "validation", "test", "references"):
         one = getattr(task, key)
         if one is not None:
-            changes[key] = one.model_copy(update={"files": every(one.files)})
+            paths = {"files": every(one.files)}
+            if isinstance(one, SplitSource):
+                paths["images"] = every(one.images)
+            changes[key] = one.model_copy(update=paths)
     return task.model_copy(update=changes)
 
 

@@ -17,7 +17,7 @@ from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, lack
 from cl_zoo.data.packed import Packed
 from cl_zoo.data.pictures import how_many, picture, stored_in
-from cl_zoo.data.records import Entry, entries, other_form
+from cl_zoo.data.records import Entry, completed, entries, other_form
 from cl_zoo.data.references import referred
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.shards import PACKED, Shards
@@ -44,6 +44,7 @@ class Plan:
         turns: what of conversations is learnt: `all`, `last` or `split`.
         faithful: whether pictures are to be read as a person sees them, see `cl_zoo.images.kinds`.
         frames: how many images stand for a video.
+        truth, closing: what of a test record is kept for its rule and put behind its prompt, see `completed`.
     """
 
     file: Path
@@ -57,6 +58,8 @@ class Plan:
     turns: str = "all"
     faithful: bool = False
     frames: int = FRAMES
+    truth: tuple[str, ...] = ()
+    closing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -126,7 +129,7 @@ class Split(OnDemand[Sample]):
                 raise DataError(f"{plan.file}: {says}")
         try:
             found = [
-                (number, one)
+                (number, completed(one, row, number, plan.place, plan.truth, plan.closing))
                 for number, row in rows
                 for one in entries(row, number, plan.place, form, plan.turns, plan.frames)
             ]

@@ -18,7 +18,7 @@ from cl_zoo.data.benchmarks import Described, nowhere, resolved, roots
 from cl_zoo.data.faults import REPAIR, EmptyAnswer, Outside, Undecoded, halved
 from cl_zoo.data.files import read_records
 from cl_zoo.data.needs import ANSWER, NEEDS, lack
-from cl_zoo.data.records import UNREAD, Entry, entries, other_form
+from cl_zoo.data.records import UNREAD, Entry, completed, entries, other_form
 from cl_zoo.data.references import referred
 from cl_zoo.data.roots import Roots
 from cl_zoo.data.schema import ReferenceSource, SplitSource, TaskSource
@@ -144,12 +144,9 @@ def _described(
     needs = NEEDS.get(task.metric, ANSWER) if split == "test" else ANSWER
     if split == "test" and task.references is not None:
         numbered = _referred(reading, numbered, task.references, bases, findings)
-    rows = _rows(reading, numbered, needs, roots(bases, task.images), findings)
+    rows = _rows(reading, numbered, needs, roots(bases, source.images or task.images), findings)
     if split == "test" and not any(one.kind in ("references", "no file") for one in findings):
-        asked = [
-            (number, entry.id, Expected(entry.answer, entry.references, entry.truth))
-            for number, entry, _ in numbered
-        ]
+        asked = [(n, one.id, Expected(one.answer, one.references, one.truth)) for n, one, _ in numbered]
         findings += unmatched(reading, task.metric, task.max_new_tokens, asked)
     return replace(reading, rows=rows, findings=findings)
 
@@ -186,7 +183,8 @@ def _entries(
     numbered: Numbered = []
     for number, record in enumerate(records, 1):
         try:
-            asked = entries(record, number, file, source.format, source.turns, reading.frames)
+            found = entries(record, number, file, source.format, source.turns, reading.frames)
+            asked = [completed(one, record, number, file, source.truth, source.closing) for one in found]
         except DataError as error:
             name = record.get("question_id", record.get("id"))
             shown = None if name is None or halved(str(name)) else str(name)

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cl_zoo.data.files import read_records
-from cl_zoo.data.records import entries
+from cl_zoo.data.needs import KEPT
+from cl_zoo.data.records import completed, entries
 from cl_zoo.errors import DataError
 from cl_zoo.scoring.judges import Expected
 
 REMEDY = "get or write the whole file again"
 
+READ = tuple({key: None for keys in KEPT.values() for key in keys})
+"""Keys of a released test file that some rule reads beside the answer."""
 EXAMPLES = 3
 """Samples without an answer that a message names."""
 
@@ -87,7 +90,9 @@ def lines(path: Path, remedy: str = REMEDY) -> list[tuple[str, dict[str, Any]]]:
 def _released(path: Path) -> Iterator[tuple[str, str, Expected]]:
     """(place, id, what was expected) of a test file of the released data."""
     for number, record in enumerate(read_records(path), start=1):
-        for entry in entries(record, number, path, "question"):
+        kept = [key for key in READ if isinstance(record.get(key), str)]
+        for one in entries(record, number, path, "question"):
+            entry = completed(one, record, number, path, kept)
             yield f"{path}, record {number}", entry.id, Expected(entry.answer, entry.references, entry.truth)
 
 

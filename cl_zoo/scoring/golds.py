@@ -43,7 +43,7 @@ WORDLESS = Mismatch("no reference contains a word for the caption scorer", "give
 
 
 def golds(metric: str, expected: Expected) -> tuple[str, ...]:
-    """The texts that a model may answer with to be right: one, for `textvqa` and `anls` those of several people, for captions all.
+    """The texts that a model may answer with to be right: one, for `textvqa`, `anls` and `ocrbench` those of several people, for captions all.
 
     Args:
         metric: a name in `RULES`.
@@ -54,7 +54,7 @@ def golds(metric: str, expected: Expected) -> tuple[str, ...]:
     if metric == "grounding":
         return (f"[{', '.join(map(str, expected.truth['box']))}]",)
     people = expected.truth.get("answers")
-    if metric in ("textvqa", "anls") and texts(people):
+    if metric in ("textvqa", "anls", "ocrbench") and texts(people):
         return tuple(people or ())
     return (expected.text,)
 
@@ -102,8 +102,8 @@ class Golds:
 
 
 def _same(expected: Expected) -> tuple[str | None, int] | None:
-    """What two samples with the same finding have in common; `None` for what hardly ever comes twice: people's answers, boxes, captions."""
-    if expected.references or "answers" in expected.truth or "box" in expected.truth:
+    """What two samples with the same finding have in common; `None` for what hardly ever comes twice: people's answers, boxes, captions, images."""
+    if expected.references or expected.truth.keys() - {"choices"}:
         return None
     return expected.answer, len(expected.truth.get("choices") or ())
 

@@ -6,11 +6,11 @@ same data, where the official one counts as right what is wrong or the other way
 answer and both are stored. Answers are stripped first, as the official code strips what was generated.
 
 Files of the released code are named as REPOSITORY:PATH: `hide` is Ghy0501/HiDe-LLaVA, `coin` zackschen/CoIN (branch CoIN),
-`mcit` Ghy0501/MCITlib, `prism` LAMDA-CL/Prism.
+`mcit` Ghy0501/MCITlib, `prism` LAMDA-CL/Prism, `mllm` bjzhb666/MLLM-CL, in whose rules of MLLM-CL `mcit` differs by no line.
 
 Not offered: CoIN's reasoning score, for which a model of 32 billion parameters gives each answer 0 to 10 points at
-temperature 0.7, and the judge of the HiDe code, whose calls are commented out there. Of MLLM-DCL's rules those of Sci (by
-the name of the image) and Fin are not offered either.
+temperature 0.7, the judge of the HiDe code, whose calls are commented out there, and MLLM-CL's mathematics and GUI tasks, which
+an OpenAI model and an evaluation server score.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cl_zoo.data.needs import ANSWER, NEEDS, lack
-from cl_zoo.scoring import judges
+from cl_zoo.scoring import domains, judges
 from cl_zoo.scoring.judges import Expected, Judge
 
 
@@ -169,6 +169,45 @@ RULES = {
         judges.equal_stripped,
         WRONG_WHEN_EMPTY,
         content=judges.in_content,
+    ),
+    "finvis": Rule(
+        1,
+        "MLLM-DCL, finance: in lower case without spaces and full stops, equal to the right answer in lower case "
+        "(mllm:ETrain/Eval/LLaVA/CoIN/eval_finvis.py). An answer that holds `Unanswerable` is wrong; a right answer with a "
+        "space or full stop is never met.",
+        domains.equal_bare,
+        domains.both_bare,
+        "The same with spaces, newlines and full stops taken off on both sides; an empty answer is wrong.",
+        content=judges.in_content,
+    ),
+    "sci-mixed": Rule(
+        1,
+        "MLLM-DCL, science: equality whatever the case where the name of the image begins with AI2D, TQA, VQA or SciVerse; "
+        "else, where the question says `Which states`, the share of the right names that the answer lists, cut at commas with "
+        "their spaces; else the right answer stands in the answer. What holds `Unanswerable` is wrong "
+        "(mllm:ETrain/Eval/LLaVA/CoIN/eval_sci.py). Names that are listed and wrong cost nothing.",
+        domains.by_image,
+        domains.by_image_strictly,
+        "Equality whatever the case; of lists, the names in both over the names in one of them.",
+        needs=NEEDS["sci-mixed"],
+    ),
+    "contains-bare": Rule(
+        1,
+        "MLLM-ACL, visual perception: the right answer stands in the answer, both in lower case without spaces, newlines and "
+        "full stops (mllm:ETrain/Eval/LLaVA/CoIN/eval_sat.py). `1` is right for every `10`.",
+        domains.contains_bare,
+        domains.both_bare,
+        "Equality in the same form; an empty answer is wrong.",
+        content=judges.in_content,
+    ),
+    "ocrbench": Rule(
+        1,
+        "MLLM-ACL, text in images: one of the right texts stands in the answer, in lower case without newlines; of handwritten "
+        "formulas with case and without spaces (mllm:ETrain/Eval/LLaVA/CoIN/eval_ocr.py). A short text stands in many an answer.",
+        domains.contains_any,
+        domains.equals_any,
+        "The answer is one of the right texts, in the same form; an empty one is wrong.",
+        needs=NEEDS["ocrbench"],
     ),
     "anls": Rule(
         1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,16 @@ def test_planted_duplicates_are_found_at_known_rates(tmp_path: Path) -> None:
     assert rates["text", "in another order"] == rates["text", "not planted"] == 0.0
     assert found.sentence.startswith("drawn: found of what was planted: picture copied 100 %")
     assert found.figure().axes
+
+
+def test_texts_of_a_task_without_an_instruction_are_planted_as_they_are(tmp_path: Path) -> None:
+    made = benchmark(tmp_path / "data", 10)
+    (task,) = made.tasks
+    blank = replace(made, tasks=(replace(task, instruction=""),))
+
+    rates = {row["change"]: row["percent"] for row in planting(blank).rows if row["of"] == "text"}
+
+    assert rates["as it is"] == rates["capitals and punctuation"] == 100.0
 
 
 def test_shorter_runs_find_texts_of_which_words_are_changed(tmp_path: Path) -> None:

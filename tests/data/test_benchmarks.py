@@ -359,6 +359,14 @@ def test_two_tasks_of_one_letter_are_refused(birds: Path):
         load_benchmark(str(birds))
 
 
+@pytest.mark.parametrize("key", ["truth: [image]", 'closing: {"*": " Say a letter."}'])
+def test_what_belongs_to_test_records_is_refused_of_conversations(birds: Path, key: str):
+    birds.write_text(YAML.replace("format: llava, count: 1200", f"format: llava, {key}"))
+
+    with pytest.raises(DataError, match="truth and closing are of test records, and the format is llava"):
+        load_benchmark(str(birds))
+
+
 # Data that is not there
 
 

@@ -161,6 +161,21 @@ def test_a_test_record_is_its_question_answer_and_truth():
     assert one(record, "question") == Entry("12", "./a.jpg", "Who?", "me", (), {"choices": ["A", "B"]})
 
 
+def test_a_list_of_right_answers_is_kept_whole_and_its_first_stands_for_all():
+    record = {"question_id": 1, "image": "a.jpg", "text": "Who?", "answer": ["me", 7]}
+
+    found = one(record, "question")
+
+    assert (found.answer, found.truth) == ("me", {"answers": ["me", "7"]})
+
+
+@pytest.mark.parametrize("answers", [[], [None], [["me"]]])
+def test_a_list_of_right_answers_that_are_none_is_refused(answers: Any):
+    sentence = refused({"question_id": 1, "text": "Who?", "answer": answers}, "question")
+
+    assert sentence.startswith("'answer' is not a list of texts; ")
+
+
 @pytest.mark.parametrize("box", ["[0.1, 0.25, 0.5, 1.0]", "0.1,0.25,0.5,1", [0.1, 0.25, 0.5, 1]])
 def test_a_box_is_read_as_a_text_and_as_numbers(box: Any):
     record = {"question_id": 1, "image": "a.jpg", "text": "Where?", "answer_bbox": box, "size": [40, 30]}

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cl_zoo.scoring.captions import characters, tokenize
+from cl_zoo.scoring.domains import FORMULAS
 from cl_zoo.scoring.golds import Golds, Mismatch, golds
 from cl_zoo.scoring.judges import Expected
 from cl_zoo.scoring.rules import RULES
@@ -44,6 +45,15 @@ def truths(metric: str) -> st.SearchStrategy[dict[str, Any]]:
         return st.fixed_dictionaries(
             {}, optional={"choices": st.sampled_from([list("ABC"), list("ABCDEFG")])}
         )
+    if metric == "sci-mixed":
+        images = st.sampled_from(["images/AI2D_1.png", "MapQA/map_7.png", "images/TQA_2_b.png"])
+        return st.fixed_dictionaries(
+            {"image": images, "text": st.sampled_from(["Which states are red?", "Is it red?"])}
+        )
+    if metric == "ocrbench":
+        kinds = st.sampled_from(["Digit String Recognition", FORMULAS])
+        several = st.lists(TEXTS, min_size=1, max_size=3)
+        return st.fixed_dictionaries({"answer_type": kinds}, optional={"answers": several})
     if metric in ("vqav2", "anls"):
         return st.fixed_dictionaries({}, optional={"answers": st.lists(TEXTS, min_size=10, max_size=10)})
     return st.just({})
@@ -220,10 +230,8 @@ def test_the_performance_script_finds_nothing_silent_for_any_rule(
         assert found["full"] + found["mend"] + found["ceiling"] == 300, metric
         assert found["silent"] == 0
     assert [metric for metric, found in rules.items() if found["full"] == 300] == [
-        "contains",
-        "imagenet",
-        "anls",
+        *("contains", "imagenet", "contains-bare", "ocrbench", "anls")
     ]
     assert [metric for metric, found in rules.items() if found["ceiling"]] == [
-        "textvqa", "grounding", "contains-gold-bounded"
+        "textvqa", "grounding", "contains-gold-bounded", "finvis"
     ]  # fmt: skip

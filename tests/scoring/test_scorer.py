@@ -111,7 +111,7 @@ def test_every_rule_has_a_version():
             [
                 *["exact", "contains", "imagenet", "vqav2", "ocrvqa", "textvqa", "gqa", "scienceqa"],
                 *["scienceqa-hide", "grounding", "contains-gold", "contains-gold-bounded", "anls"],
-                *["caption", "caption-char"],
+                *["caption", "caption-char", "finvis", "sci-mixed", "contains-bare", "ocrbench"],
             ],
             1,
         )
