@@ -35,6 +35,7 @@ DECIDING = (
     "processes",
     "recipe",
     "sequences",
+    "sharding",
     "tasks",
 )
 """Rooms of the engine whose source decides an answer; their hash is part of every run's identity."""
