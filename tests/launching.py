@@ -27,6 +27,6 @@ def launch(program: str, tmp_path: Path, processes: int, *arguments: str) -> str
         str(free_port()),
     ]
     command = [sys.executable, *(launcher if processes > 1 else []), str(script)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
