@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cl_zoo.batches import Batch
 from cl_zoo.errors import OptionError
+from cl_zoo.sharding import forget, rest
 
 
 class World:
@@ -34,6 +35,7 @@ class World:
     """
 
     def __init__(self, device: str = "auto") -> None:
+        forget()
         kind = device.partition(":")[0]
         if kind not in ("auto", "cpu", "cuda"):
             raise OptionError(f"--device {device}: unknown; use auto, cpu or cuda")
@@ -57,6 +59,7 @@ class World:
         """The sum of a number over all processes."""
         if self.size == 1:
             return value
+        rest()
         total = torch.tensor(value, device=self.device, dtype=torch.float64)
         return float(cast(Tensor, self._accelerator.reduce(total, "sum")))
 
@@ -75,6 +78,7 @@ class World:
         """
         if self.size == 1:
             return
+        rest()
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         there = torch.tensor([float(p.grad is not None) for p in parameters], device=gradients[0].device)
         flat = torch.cat([there, *(gradient.float().flatten() for gradient in gradients)])
@@ -85,9 +89,13 @@ class World:
 
     def gather(self, records: list[Any]) -> list[Any]:
         """Records of all processes, process by process."""
-        return cast(list[Any], gather_object(records)) if self.size > 1 else records
+        if self.size == 1:
+            return records
+        rest()
+        return cast(list[Any], gather_object(records))
 
     def wait(self) -> None:
+        rest()
         self._accelerator.wait_for_everyone()
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
@@ -148,6 +156,7 @@ def total(values: Tensor) -> Tensor:
     values = values.detach().float()
     if _distributed() and values.device.type != "meta":
         values = values.clone()
+        rest()
         dist.all_reduce(values)
     return values
 

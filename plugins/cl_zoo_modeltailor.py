@@ -115,7 +115,7 @@ class ModelTailor(KeepsExperts):
             for layer, H in hessians(model, here, batches, self.options.samples).items():
                 with full_precision(H.device):  # bf16 would not do for an inverse
                     change = layer.delta() + patch(layer).dense()
-                    tuned = layer.base_layer.weight.float() + change
+                    tuned = layer.frozen().float() + change
                     patch(layer).hold(*tailored(change, tuned, H, self.options))
             self.bank.use([], where=here.__contains__)  # what the LoRA added is in the patch now
         for name in self.bank.experts:

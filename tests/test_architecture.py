@@ -27,16 +27,14 @@ engine report preflight
 nn contract scoring statistics
 backbones data
 features processes
-batches images names published
+batches images names published sharding
 recipe tasks
 errors machine sequences videos _version
 """
 """From the roof to the ground. A room imports rooms of lower floors only, for annotations too; `cl_zoo` is `__init__`."""
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "open_clip", "numpy", "scipy", "matplotlib"}
-WITH_TORCH = (
-    "analysis backbones batches engine export features images nn planning preflight processes testing".split()
-)
+WITH_TORCH = "analysis backbones batches engine export features images nn planning preflight processes sharding testing".split()
 """Rooms whose modules may import heavy packages at their top; all others plan and report, and start at once."""
 
 LIGHT = {"backbones.checkpoints", "backbones.templates", "engine.files", "engine.folder", "preflight.looks"}

@@ -133,6 +133,13 @@ CheckpointEvery = Annotated[
         "--checkpoint-every", metavar="MINUTES", help="Time between checkpoints within a task; 0: none."
     ),
 ]
+Sharding = Annotated[
+    str,
+    typer.Option(
+        "--sharding",
+        help="none, or fsdp: the processes of torchrun share the frozen layers of a base larger than one GPU.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")]
 Debug = Annotated[

@@ -47,6 +47,7 @@ from cl_zoo.cli.flags import (
     Seed,
     Seeds,
     Sets,
+    Sharding,
     Template,
     Trackers,
     Vary,
@@ -102,6 +103,7 @@ def run(
     preflight: Preflight = True,
     keep_states: KeepStates = "last",
     checkpoint_every: CheckpointEvery = EVERY,
+    sharding: Sharding = "none",
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
     debug: Debug = False,
@@ -129,6 +131,7 @@ def run(
                 gate=gate if one == chosen[0] else None,
                 trackers=tracker or (),
                 watch=watch,
+                sharding=sharding,
                 **filled,
             )
             if not result.complete:

@@ -14,6 +14,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cl_zoo.sharding import whole
+
 
 @dataclass
 class BankConfig(PeftConfig):  # type: ignore[misc]  # peft's base class is untyped
@@ -84,6 +86,10 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """Device and dtype of new experts: where W is, in fp32 at least."""
         weight = self.base_layer.weight
         return {"device": weight.device, "dtype": torch.promote_types(weight.dtype, torch.float32)}
+
+    def frozen(self) -> Tensor:
+        """W (d_out, d_in) to be read, whole where processes hold parts of it too: all of them must ask, in the same order."""
+        return whole(self.base_layer.weight)
 
     def readers(self, name: str) -> list[str]:
         """Other experts of this layer that share the A of the given one."""

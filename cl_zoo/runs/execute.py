@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cl_zoo.data.conversations import conversations
 from cl_zoo.engine.folder import RunFolder, cells_of_row, run_id
+from cl_zoo.errors import OptionError
 from cl_zoo.runs.faults import LOGS, logged
 from cl_zoo.runs.identity import environment, identify, training_of
 from cl_zoo.runs.job import Job
@@ -47,6 +48,10 @@ def execute(
     """
     began = time.perf_counter()
     prepared, world = prepare(job), _world(job.device)
+    if job.sharding != "none" and world.size == 1:
+        raise OptionError(
+            f"--sharding {job.sharding}: one process has nobody to share with; start several, torchrun --nproc-per-node 2 -m cl_zoo run …"
+        )
     backbone = prepared.load_backbone(world.device)
     identity = identify(prepared, backbone)
     run = run_id(identity, job.label, job.seed)

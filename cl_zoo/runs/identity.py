@@ -35,6 +35,7 @@ DECIDING = (
     "processes",
     "recipe",
     "sequences",
+    "sharding",
     "tasks",
     "videos",
 )

@@ -17,6 +17,9 @@ from cl_zoo.names import Choice
 CELLS = ("lower", "last", "full")
 KEPT_STATES = ("last", "all")
 
+SHARDINGS = ("none", "fsdp")
+DEEPSPEED = ("deepspeed", "zero1", "zero2", "zero3")
+
 EVERY = 30.0
 """Minutes between checkpoints within a task, where nothing else is asked for."""
 
@@ -42,9 +45,11 @@ class Job:
         keep_states: which states a finished run keeps: the `last`, from which its model is built again, or `all`, from which
             runs with other later tasks go on as well.
         checkpoint_every: minutes between the checkpoints within a task, 0 for none; they change no bit of the result.
+        sharding: `fsdp` divides the frozen decoder layers among the processes of the run, see `cl_zoo.sharding`; `none` leaves
+            them whole on each. It changes where weights lie and no result.
 
     Raises:
-        OptionError: there are no such cells or states, a folder has no name, or minutes are no number from 0 on.
+        OptionError: there are no such cells, states or sharding, a folder has no name, or minutes are no number from 0 on.
     """
 
     choices: tuple[Choice, ...]
@@ -65,12 +70,19 @@ class Job:
     preflight: bool = True
     keep_states: str = "last"
     checkpoint_every: float = EVERY
+    sharding: str = "none"
 
     def __post_init__(self) -> None:
         if self.cells not in CELLS:
             raise OptionError(f"--cells {self.cells}{nearest(self.cells, CELLS)}")
         if self.keep_states not in KEPT_STATES:
             raise OptionError(f"--keep-states {self.keep_states}{nearest(self.keep_states, KEPT_STATES)}")
+        if self.sharding in DEEPSPEED:
+            raise OptionError(
+                f"--sharding {self.sharding}: DeepSpeed is not built in; only adapters have gradients and moments here, and the frozen base is divided by --sharding fsdp"
+            )
+        if self.sharding not in SHARDINGS:
+            raise OptionError(f"--sharding {self.sharding}{nearest(self.sharding, SHARDINGS)}")
         if not 0 <= self.checkpoint_every < math.inf:
             raise OptionError(
                 f"--checkpoint-every {self.checkpoint_every:g}: is no time; give minutes, or 0 for no checkpoint within a task"

@@ -61,13 +61,17 @@ class Prepared:
     template: str | None
 
     def load_backbone(self, device: Any) -> Backbone:
-        """The run's backbone with its weights.
+        """The run's backbone with its weights; with `sharding` in the processes that share them.
 
         Raises:
             BackboneError: no such checkpoint, or it is incomplete or of another class.
         """
         job = self.job
-        loaded = load_backbone(self.backbone, self.recipe, device)
+        loaded = (
+            load_backbone(self.backbone, self.recipe, device)
+            if job.sharding == "none"
+            else load_shards(self.backbone, self.recipe, device)
+        )
         loaded.adjust(
             features=job.features,
             template=self.template,
@@ -180,3 +184,18 @@ def load_backbone(found: tuple[str, Path | None], recipe: Recipe, device: Any) -
     backbone: Backbone = load(BACKBONES, name)(path, device, dtype)
     backbone.adjust(max_tokens=recipe.max_tokens)
     return backbone
+
+
+def load_shards(found: tuple[str, Path | None], recipe: Recipe, device: Any) -> Backbone:
+    """A backbone of whose decoder layers each process of this run holds a part on its device; it is read into main memory first.
+
+    The arguments are those of `load_backbone`.
+    """
+    import torch
+
+    from cl_zoo.sharding import shard
+
+    loaded = load_backbone(found, recipe, torch.device("cpu"))
+    shard(loaded.layers, device)
+    loaded.model.to(device)
+    return loaded.with_model(loaded.model)  # what it owns now are the parts

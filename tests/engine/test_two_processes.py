@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from launching import launch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -146,30 +144,6 @@ class Uneven:
 
     def parts(self, model: Any) -> dict[str, list[str]]:
         return {"keys": [f"keys.{name}" for name in model.keys]}
-
-
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
-
-
-def launch(program: str, tmp_path: Path, processes: int, *arguments: str) -> str:
-    """What it printed."""
-    script = tmp_path / "program.py"
-    script.write_text(program)
-    launcher = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        str(processes),
-        "--master_port",
-        str(free_port()),
-    ]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(script)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
 
 
 def outcome(root: Path) -> tuple[dict[str, Tensor], dict[str, list[Any]], dict[str, Any]]:
