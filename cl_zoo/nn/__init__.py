@@ -10,6 +10,7 @@ from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, tex
 from cl_zoo.nn.answering import Around, OtherUpdates, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.budget import rank_of_ups, widths
+from cl_zoo.nn.chosen import Choice
 from cl_zoo.nn.directions import singular, span, strongest
 from cl_zoo.nn.groups import Groups
 from cl_zoo.nn.inputs import input_products
@@ -32,6 +33,7 @@ __all__ = [
     "Around",
     "BankConfig",
     "BankLayer",
+    "Choice",
     "ExpertBank",
     "FirstToken",
     "Groups",
