@@ -117,7 +117,25 @@ def ready(image, prompt, row):  # weighs the adapters for the sample
     return row
 """
 
-KINDS = {"prompts": PROMPTS, "adapters": ADAPTERS}
+GATES = """kept = load_file(HERE / "gates.safetensors", DEVICE)
+
+def adding(down, up, router):
+    def add(layer, given, y):
+        x = given[0].to(down.dtype)
+        gates = F.linear(x, router).softmax(-1)[..., None]
+        z = F.linear(x, down).unflatten(-1, (-1, up.shape[1] // len(router)))  # experts, or one for all, and ranks
+        return y + F.linear((gates.to(z) * z).flatten(-2) * HOW["how"]["scale"], up).to(y.dtype)
+    return add
+
+for layer in {name.rpartition(".")[0] for name in kept}:
+    parts = [kept[f"{layer}.{part}"] for part in ("down", "up", "router")]
+    model.get_submodule(layer).register_forward_hook(adding(*parts))
+
+def ready(image, prompt, row):
+    return row
+"""
+
+KINDS = {"prompts": PROMPTS, "adapters": ADAPTERS, "gates": GATES}
 
 
 def program(

@@ -3,6 +3,7 @@
     static, default     an ordinary LoRA adapter: adapter_config.json, adapter_model.safetensors; the projector goes with it
     static, merged      W + ΔW in an ordinary checkpoint folder, with tokenizer and image processor
     routed              adapters/<task>/, projector.safetensors, routing.json and routing.safetensors
+    routed by token     gates.safetensors: A, B and the router of each linear
     prompts             prompts.safetensors, projector.safetensors, and how they are chosen in export.json
 
 Which of them a run can be is decided by `folding` from its modules; `adapters`, `routed` and `checkpoints` write one form each.
@@ -23,6 +24,7 @@ from cl_zoo.errors import OptionError, full_disk_named
 from cl_zoo.export.adapters import write_adapter
 from cl_zoo.export.checkpoints import write_checkpoint
 from cl_zoo.export.folding import Folded, fold
+from cl_zoo.export.gated import gates_of, write_gated
 from cl_zoo.export.prompted import choice_of, write_prompted
 from cl_zoo.export.routed import write_routed
 from cl_zoo.runs.restore import Restored, restore
@@ -45,7 +47,7 @@ def export(
         backbone, features, device, trust: as in `restore`.
 
     Returns:
-        What was written: `folder`, `kind` (adapter, adapters, checkpoint or prompts), `adapters` and `files`.
+        What was written: `folder`, `kind` (adapter, adapters, checkpoint, prompts or gates), `adapters` and `files`.
 
     Raises:
         OptionError: the folder exists, or the model cannot be exported in this form; the message names what cannot.
@@ -83,6 +85,13 @@ def _form(restored: Restored, merged: bool) -> tuple[str, Callable[[Path], list[
         if merged:
             raise OptionError("it reads soft prompts, which are no weights; export without --merged")
         return "prompts", lambda folder: write_prompted(folder, restored, choice)
+    layers = gates_of(restored.model, restored.backbone)
+    if layers is not None:
+        if merged:
+            raise OptionError(
+                "it routes each token, so no one set of weights answers as it does; export without --merged"
+            )
+        return "gates", lambda folder: write_gated(folder, restored, layers)
     folded = fold(restored.model, restored.backbone)
     _possible(folded, merged)
     kind = "checkpoint" if merged else "adapters" if folded.routed else "adapter"

@@ -6,7 +6,7 @@ y = W x + s · B (G ⊗ I_r) A x        G by the mixes of `cl_zoo.nn.mixes`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from cl_zoo.batches import Batch
 from cl_zoo.nn.anchors import Anchors
-from cl_zoo.nn.mixes import PerSample
+from cl_zoo.nn.mixes import PerSample, PerToken, SharedDown
+from cl_zoo.nn.routers import TokenGate
 
 
 class Patch(nn.Module):
@@ -42,6 +43,30 @@ class Patch(nn.Module):
         if self.mix is not None:
             z = self.mix(z, x, self.ranks)
         return F.linear(z * self.scale, self.up)
+
+
+class Gates(NamedTuple):
+    """A linear's experts and their router, with a softmax for each token.
+
+    Attributes:
+        down: A of all experts (E r, d_in), or the one that all share (r, d_in).
+        up: B of all (d_out, E r).
+        router: W_g (E, d_in).
+    """
+
+    down: Tensor
+    up: Tensor
+    router: Tensor
+
+
+def gates_patch(gates: Gates, scale: float) -> Patch:
+    """Gates as what a linear adds; `scale` is s."""
+    count = len(gates.router)
+    router = nn.Linear(gates.router.shape[1], count, bias=False, device="meta")
+    router.weight = nn.Parameter(gates.router, requires_grad=False)
+    shared = len(gates.down) < gates.up.shape[1]
+    mix = SharedDown(TokenGate(router)) if shared else PerToken(router)
+    return Patch([gates.down], gates.up.chunk(count, 1), scale, mix)
 
 
 class Patched(nn.Module):

@@ -143,6 +143,7 @@ def _answering(folder: Path, about: Mapping[str, Any], backbone: Backbone) -> nn
     from safetensors.torch import load_file
 
     from cl_zoo.nn.chosen import Choice, Chosen
+    from cl_zoo.nn.patched import Gates, Patched, gates_patch
 
     kind, how, device = about["kind"], about["how"], str(backbone.device)
     if kind == "prompts":
@@ -150,6 +151,11 @@ def _answering(folder: Path, about: Mapping[str, Any], backbone: Backbone) -> nn
         return Chosen(backbone, Choice(tensors["prompts"], tensors["keys"], **how))
     if kind == "adapters":
         return _routed(folder, how, backbone)
+    if kind == "gates":
+        tensors = load_file(folder / "gates.safetensors", device=device)
+        names = [name.removesuffix(".router") for name in tensors if name.endswith(".router")]
+        gates = {name: Gates(*(tensors[f"{name}.{part}"] for part in Gates._fields)) for name in names}
+        return Patched(backbone.model, {name: gates_patch(one, how["scale"]) for name, one in gates.items()})
     raise RunError(f"{folder} holds {kind}, which this version does not know; load it with a newer one")
 
 

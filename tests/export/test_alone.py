@@ -1,4 +1,4 @@
-"""An exported folder that answers by itself: its own program without cl_zoo, and `cl_zoo.load` without the run."""
+"""An exported folder that answers by itself: by its own program without cl_zoo, and `cl_zoo.load` without the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from tiny_runs import made_once
 from torch import nn
 
 import cl_zoo
+from cl_zoo.batches import forward
 from cl_zoo.errors import BackboneError, OptionError, RunError
+from cl_zoo.export.gated import gates_of
 from cl_zoo.export.prompted import choice_of
 from cl_zoo.export.writing import export
 from cl_zoo.runs.restore import restore
@@ -93,10 +95,11 @@ def program_answers(folder: Path, tiny_folder: Path, pictures: list[Path | None]
 
 
 ROUTED = ("hide", "disco", "hide[variant=released,expanded=all,bare=1]")
+GATED = ("moelora", "hydralora", "same")
 PROMPTED = ("l2p", "pgp", "modalprompt[transfer=1]")
 
 
-@pytest.mark.parametrize("method", [*PROMPTED, *ROUTED])
+@pytest.mark.parametrize("method", [*PROMPTED, *ROUTED, *GATED])
 def test_a_folder_answers_as_its_run_does(
     make: Make, tiny_folder: Path, pictures: list[Path | None], method: str
 ):
@@ -258,3 +261,38 @@ def test_a_loaded_folder_routes_as_its_run_does(
 
     assert list(cl_zoo.load(folder, **places).restored.answers(pictures, PROMPTS)) == wanted
     assert 0.01 < wanted[0]["route"][0] < 0.99
+
+
+@pytest.mark.parametrize("method", GATED)
+def test_loaded_gates_give_the_same_bits(make: Make, tiny_folder: Path, method: str):
+    run, folder = make(method)
+    restored, loaded = restore(run), cl_zoo.load(folder, backbone=str(tiny_folder / "llava")).restored
+    samples = tiny_benchmark().tasks[0].test[:3]
+
+    with torch.no_grad():
+        wanted, got = (
+            forward(one.model, one.backbone.batch(samples, answers=False)).logits
+            for one in (restored, loaded)
+        )
+
+    assert torch.equal(got, wanted)
+
+
+def test_gates_are_no_merged_weights(make: Make, tmp_path: Path):
+    with pytest.raises(OptionError, match=r"it routes each token.*export without --merged"):
+        export(make("moelora")[0], tmp_path / "new", merged=True)
+
+
+def test_a_router_that_is_not_all_of_a_mix_never_gets_out(make: Make):
+    restored = restore(make("moelora")[0])
+    restored.model.layers[-1].bank_mix.gates = lambda x: torch.ones(*x.shape[:-1], 2)
+
+    with pytest.raises(OptionError, match=r"layers\.1\.mlp\.down_proj adds more than its folded experts do"):
+        gates_of(restored.model, restored.backbone)
+
+
+def test_a_mix_beside_a_router_is_refused_by_name(make: Make):
+    restored = restore(make("moelora")[0])
+    restored.model.layers[-1].bank_mix = nn.Identity()
+
+    assert gates_of(restored.model, restored.backbone) is None

@@ -400,12 +400,7 @@ def test_a_task_that_comes_twice_has_two_adapters():
 @pytest.mark.parametrize(
     ("method", "named"),
     [
-        (
-            "moelora",
-            "cl_zoo.nn.mixes.PerToken decides for each input how it mixes the experts of model.language",
-        ),
-        ("same", "cl_zoo.nn.tokens.Told answers by more than updates of linear layers"),
-        ("hydralora", "cl_zoo.nn.mixes.SharedDown decides"),
+        ("same[variant=released]", "cl_zoo.nn.tokens.Told answers by more than updates of linear layers"),
         ("branchlora", "cl_zoo_branchlora.Branched answers by more than updates of linear layers"),
         ("clmoe", "cl_zoo_clmoe.Routed answers by more than updates of linear layers"),
         ("smolora", "cl_zoo_smolora.Separated answers by more than updates of linear layers"),
@@ -627,7 +622,7 @@ def test_the_command_refuses_in_one_sentence(make: Make, cli: Any, tmp_path: Pat
     for run, to, sentence in (
         (make("finetune"), tmp_path, "exists already"),
         (tmp_path, tmp_path / "new", "is no finished run"),
-        (make("moelora", {"adapter.rank": 8}), tmp_path / "new", "cl_zoo.nn.mixes.PerToken decides"),
+        (make("clmoe", {"adapter.rank": 8}), tmp_path / "new", "cl_zoo_clmoe.Routed answers by more"),
     ):
         ended = cli("export", run, "--to", to)
         assert (ended.code, len(ended.err.splitlines()), ended.out) == (2, 1, "")
