@@ -100,17 +100,39 @@ PROMPTED = ("l2p", "pgp", "modalprompt[transfer=1]")
 
 
 @pytest.mark.parametrize("method", [*PROMPTED, *ROUTED, *GATED])
-def test_a_folder_answers_as_its_run_does(
+def test_a_loaded_folder_answers_as_its_run_does(
     make: Make, tiny_folder: Path, pictures: list[Path | None], method: str
 ):
     run, folder = make(method)
-    wanted = restore(run).answers(pictures, PROMPTS)
     loaded = cl_zoo.load(folder, backbone=str(tiny_folder / "llava"), features=str(tiny_folder / "clip"))
 
-    answers = [record["answer"] for record in wanted]
+    answers = cl_zoo.load(run).generate(pictures, PROMPTS)
 
     assert len(set(answers)) > 1
     assert loaded.generate(pictures, PROMPTS) == answers
+
+
+ONE_OF_A_KIND = ("l2p", "disco", "moelora")
+OTHERS = [name for name in (*PROMPTED, *ROUTED, *GATED) if name not in ONE_OF_A_KIND]
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe"),
+    [
+        *((name, {}) for name in ONE_OF_A_KIND),
+        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in OTHERS),
+        *(pytest.param(name, {"precision": "bf16"}, marks=pytest.mark.slow) for name in ONE_OF_A_KIND),
+        pytest.param("moelora", {"projector": "frozen"}, marks=pytest.mark.slow),
+    ],
+)
+def test_its_program_answers_as_its_run_does(
+    make: Make, tiny_folder: Path, pictures: list[Path | None], method: str, recipe: dict[str, Any]
+):
+    run, folder = make(method, **recipe)
+
+    # in bf16 the company in a batch changes last digits, and with them the word at a tie
+    answers = cl_zoo.load(run).generate(pictures, PROMPTS, batch=1 if recipe.get("precision") else None)
+
     assert program_answers(folder, tiny_folder, pictures) == answers
 
 
