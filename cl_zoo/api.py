@@ -20,6 +20,7 @@ from cl_zoo.runs.comparison import plan as plan_all
 from cl_zoo.runs.curves import Curves
 from cl_zoo.runs.equal import Fair
 from cl_zoo.runs.execute import execute
+from cl_zoo.runs.exported import is_exported, load_exported
 from cl_zoo.runs.finding import Found, find_runs
 from cl_zoo.runs.gate import Gate, read_gate
 from cl_zoo.runs.grid import Vary, orders_of, varied
@@ -242,6 +243,8 @@ def load(
 ) -> Result:
     """A finished run from its folder: its scores, its costs, and its model once it is asked to `generate`.
 
+    A folder of `cl-zoo export` that answers by itself, one with an `export.json`, is loaded alike; it needs no run and no plugin.
+
     Args:
         backbone, features: another place of the weights that the run was made on.
         device: where the model answers: `auto`, `cpu` or `cuda`.
@@ -251,7 +254,9 @@ def load(
     Raises:
         RunError: it has no readable manifest.
     """
-    return load_result(Path(run_folder), backbone=backbone, features=features, device=device, trust=trust)
+    folder = Path(run_folder)
+    found = load_exported if is_exported(folder) else load_result
+    return found(folder, backbone=backbone, features=features, device=device, trust=trust)
 
 
 def load_runs(*places: str | Path) -> Found:

@@ -58,7 +58,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo import Backbone, Batch, Task, hookimpl, share, total
-from cl_zoo.nn import Prompted, cosines, token_rows
+from cl_zoo.nn import Choice, Prompted, cosines, token_rows
 
 
 class ModalPrompt:
@@ -182,6 +182,11 @@ class Guided(Prompted):
         shown = self.images.any(dim=1)
         image, text = (1 - F.cosine_similarity(seen, prototype, dim=-1) for seen in (self.images, self.texts))
         return torch.where(shown, image, 0.0), text
+
+    def choice(self) -> Choice:
+        image, text = self._options.balance, 1 - self._options.balance
+        prompts, keys = (torch.stack(list(one.values())) for one in (self.prompts, self.prototypes))
+        return Choice(prompts, keys, self._options.transfer, image, text, alone=text, best_last=True)
 
     def soft_prompts(self) -> Tensor:
         return torch.stack(list(self.prompts.values()))[self.chosen].flatten(1, 2)

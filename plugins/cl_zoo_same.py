@@ -63,7 +63,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from einops import rearrange
 from pydantic import BaseModel, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_zoo import Backbone, Recipe, Task, hookimpl, total
 from cl_zoo.nn import (
@@ -265,6 +265,9 @@ class Gate(Watched):
             return super().gates(x)
         p = torch.softmax(self.router(x) / self.experts, dim=-1)
         return top_gates(self.mean(p, x), min(2, self.experts))
+
+    def gated(self) -> nn.Linear | None:
+        return self.router if self.literal else None  # of whole rows with variant=released
 
     def mean(self, p: Tensor, x: Tensor) -> Tensor:
         """With variant=released that of a row's real tokens."""

@@ -20,7 +20,7 @@ os.environ.update(
 pytest_plugins = ["cl_zoo.testing.pytest"]
 
 LONG = """
-docs/test_pages_run.py report/test_page_in_browser.py engine/test_official_files.py plugins/test_hide.py cli/test_cli.py export/test_export.py planning/test_forecast.py
+docs/test_pages_run.py report/test_page_in_browser.py engine/test_official_files.py plugins/test_hide.py cli/test_cli.py export/test_export.py export/test_alone.py planning/test_forecast.py
 testing/test_conformance_suite.py scoring/test_scorer.py docs/test_generated.py backbones/test_families.py engine/test_run.py
 inspection/test_inspection.py cli/test_bad_input.py test_docstrings.py testing/test_pytest_plugin.py test_api.py
 benchmarks/test_performance_scripts.py planning/test_sizes.py runs/test_restore.py features/test_encoder.py backbones/test_templates.py

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,15 @@ class Update:
         return y
 
 
+class Added(Protocol):
+    """What stands in the place of a layer with its experts: y of x."""
+
+    @property
+    def layer(self) -> BankLayer: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Folded:
     """A model as updates of its linear layers.
@@ -96,13 +105,13 @@ def fold(answering: nn.Module, backbone: Backbone) -> Folded:
     if answering is backbone.model:
         raise OptionError("nothing was trained, so there is nothing to export; use the backbone itself")
     if not isinstance(bank, ExpertBank):
-        raise refusal(f"{_named(answering)} answers by more than updates of linear layers")
+        raise refusal(f"{named(answering)} answers by more than updates of linear layers")
     gates = {id(routed.gate)} if routed else set()
     for layer in bank.layers:
         mix = layer.bank_mix
         if layer.experts and mix is not None and id(mix) not in gates and not hasattr(mix, "fold"):
-            raise refusal(f"{_named(mix)} decides for each input how it mixes the experts of {layer.path}")
-    _nothing_else(bank, backbone)
+            raise refusal(f"{named(mix)} decides for each input how it mixes the experts of {layer.path}")
+    nothing_else(bank, backbone)
     with standing_still(answering):
         answering.eval()
         if other is not None:
@@ -119,11 +128,11 @@ def refusal(what: str) -> OptionError:
     )
 
 
-def _named(module: nn.Module) -> str:
+def named(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__name__}"
 
 
-def _nothing_else(bank: ExpertBank, backbone: Backbone) -> None:
+def nothing_else(bank: ExpertBank, backbone: Backbone) -> None:
     """Every tensor that answers is an expert's, the projector's, or stands in a module of a layer that can say its Δ."""
     held = {id(tensor) for tensor in [*backbone.projector.parameters(), *backbone.projector.buffers()]}
     for layer in bank.layers:
@@ -161,7 +170,7 @@ def _others(answering: OtherUpdates) -> Iterable[Update]:
             down, up = one.factors or (None, None)
             whole = (one,) if down is None else ()
             update = Update(layer, down, up, (*whole, *extras(layer)))
-            _measured(update)
+            measured(update)
             yield update
 
 
@@ -179,7 +188,7 @@ def _update(layer: BankLayer, task: int | None) -> Update:
     join = _side_by_side if mix is None else cast(Callable[..., tuple[Tensor, Tensor]], mix.fold)
     down, up = join(downs, ups) if downs else (None, None)
     update = Update(layer, down, up, extras(layer))
-    _measured(update)
+    measured(update)
     return update
 
 
@@ -188,7 +197,7 @@ def _side_by_side(downs: list[Tensor], ups: list[Tensor]) -> tuple[Tensor, Tenso
     return torch.cat(downs, 0), torch.cat(ups, 1)
 
 
-def _measured(update: Update) -> None:
+def measured(update: Added) -> None:
     """Compare the update with what its layer adds to W x, on random inputs and in fp32.
 
     Raises:

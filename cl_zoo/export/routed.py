@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 
 from cl_zoo.engine.files import write_json
 from cl_zoo.export.adapters import METADATA, plain, projector_name, projector_of, write_lora
-from cl_zoo.export.card import Base, write_card
+from cl_zoo.export.card import Base
+from cl_zoo.export.folders import Answering, write_folder
 from cl_zoo.export.folding import Folded
+from cl_zoo.nn.anchors import VIEWS, Anchors
 from cl_zoo.runs.restore import Restored
 
 
@@ -21,10 +23,8 @@ def write_routed(folder: Path, restored: Restored, folded: Folded) -> list[str]:
     names = folder_names([task.name for task in restored.tasks])
     for name, updates in zip(names, folded.updates, strict=True):
         write_lora(folder / "adapters" / name, updates, backbone, base, {})
-    projector = projector_of(backbone)
-    if projector:
-        save_file(plain(backbone.projector.state_dict()), folder / "projector.safetensors", METADATA)
-    _write_routing(folder, restored, folded, names)
+    anchors = folded.routed.anchors  # type: ignore[union-attr]  # the caller's case
+    _write_routing(folder, restored, anchors, names)
     loading = f"""
 import json
 import torch
@@ -37,7 +37,7 @@ with open("routing.json") as file:
 {base.line}
 model = {base.model_class}.from_pretrained(BASE, dtype=torch.{base.dtype})
 """
-    if projector:
+    if projector_of(backbone):
         loading += f'model.get_submodule("{projector_name(backbone)}").load_state_dict(load_file("projector.safetensors"))\n'
     loading += """
 first, *others = routing["adapters"]
@@ -50,12 +50,19 @@ model.set_adapter(first)  # the adapter of one task alone; for a route see routi
         "One ordinary PEFT LoRA adapter per task, and a routing file. The run's model answers each sample with the adapters "
         "weighted by its route; `routing.json` says how a route is made and used, `routing.safetensors` holds its anchors."
     )
-    write_card(folder, restored, base, what, loading, library="peft")
+    write_folder(folder, restored, _answering(anchors, names), what, loading=loading, library="peft")
     return [f"adapters/{name}" for name in names]
 
 
-def _write_routing(folder: Path, restored: Restored, folded: Folded, names: Sequence[str]) -> None:
-    anchors = folded.routed.anchors  # type: ignore[union-attr]  # the caller's case
+def _answering(anchors: Anchors, names: Sequence[str]) -> Answering:
+    """How the adapters are weighed, for a program; none can where samples are looked at in a way that has no name."""
+    views = {kind: {"view": view.name, "weight": view.weight} for kind, view in anchors.views.items()}
+    how = {"adapters": list(names), "temperature": anchors.temperature, "views": views}
+    alone = type(anchors) is Anchors and all(view.name in VIEWS for view in anchors.views.values())
+    return Answering("adapters", how, looks=True, alone=alone)
+
+
+def _write_routing(folder: Path, restored: Restored, anchors: Anchors, names: Sequence[str]) -> None:
     save_file(plain(anchors.keep()), folder / "routing.safetensors", METADATA)
     encoder = restored.backbone.feature_name or ""
     routing = {

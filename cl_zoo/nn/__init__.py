@@ -10,6 +10,7 @@ from cl_zoo.nn.anchors import Anchors, Routed, View, image_view, state_view, tex
 from cl_zoo.nn.answering import Around, OtherUpdates, OtherWeights
 from cl_zoo.nn.bank import ExpertBank, name_of
 from cl_zoo.nn.budget import rank_of_ups, widths
+from cl_zoo.nn.chosen import Choice
 from cl_zoo.nn.groups import Groups
 from cl_zoo.nn.inputs import ImageInputs, input_products
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
@@ -31,6 +32,7 @@ __all__ = [
     "Around",
     "BankConfig",
     "BankLayer",
+    "Choice",
     "ExpertBank",
     "FirstToken",
     "Groups",

@@ -43,24 +43,30 @@ class View:
         width: of the features.
         weight: α_k, how much their similarity counts.
         says: what `look` does in words, for those who route without this package.
+        name: the same in a word of `VIEWS`; empty where it is another one.
     """
 
     look: Callable[[Sequence[Sample]], Tensor]
     width: int
     weight: float
     says: str = ""
+    name: str = ""
 
 
 def image_view(features: FeatureEncoder, weight: float) -> View:
     """Images in CLIP's joint space."""
     says = "image feature in CLIP's joint space, fp32, not normalised; zeros for a prompt without an image"
-    return View(lambda samples: features.images([one.image for one in samples]), features.width, weight, says)
+    return View(
+        lambda samples: features.images([one.image for one in samples]), features.width, weight, says, "image"
+    )
 
 
 def text_view(features: FeatureEncoder, weight: float) -> View:
     """Whole prompts, question and instruction, in CLIP's joint space."""
     says = "text feature in CLIP's joint space of the whole prompt (question, newline, instruction), fp32, not normalised"
-    return View(lambda samples: features.texts([one.words for one in samples]), features.width, weight, says)
+    return View(
+        lambda samples: features.texts([one.words for one in samples]), features.width, weight, says, "text"
+    )
 
 
 def state_view(features: FeatureEncoder, weight: float) -> View:
@@ -73,7 +79,11 @@ def state_view(features: FeatureEncoder, weight: float) -> View:
         "state at the end token before CLIP's text projection, after the final layer norm, of the prompt (question, "
         "newline, instruction) up to a first ' ASSISTANT', fp32"
     )
-    return View(look, features.text_width, weight, says)
+    return View(look, features.text_width, weight, says, "state")
+
+
+VIEWS = {"image": image_view, "text": text_view, "state": state_view}
+"""The views of this module, by name."""
 
 
 class Anchors(nn.Module):

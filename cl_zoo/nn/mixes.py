@@ -5,6 +5,9 @@ x (..., d_in) and the rank of every active expert, and returns (..., Σr of the 
 
 A mix whose G depends on no input may define `fold(downs, ups) -> (A, B)`: one A (r, d_in) and one B (d_out, r) in the place of
 those of the active experts, with B A = Σᵢⱼ Bᵢ Gᵢⱼ Aⱼ. Then a layer's update can be exported as one LoRA or merged into W.
+
+A mix whose G is the softmax of a router, for each token of its own, may define `gated() -> nn.Linear | None`, the router; none where it is
+more than that. Then A, B and the router are exported as they are.
 """
 
 from __future__ import annotations
@@ -26,6 +29,10 @@ class PerToken(nn.Module):
     def gates(self, x: Tensor) -> Tensor:
         """g(x) (..., experts), from x in the type of the router."""
         return torch.softmax(self.router(x), dim=-1)
+
+    def gated(self) -> nn.Linear | None:
+        """The router, where it is a linear."""
+        return self.router if isinstance(self.router, nn.Linear) else None
 
     def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
         return _weighted(z, self.gates(x.to(z.dtype)), ranks)
@@ -68,6 +75,10 @@ class SharedDown(nn.Module):
             gates = per_sample(gates, z)
         _one_each(gates, ranks)
         return rearrange(gates.to(z)[..., :, None] * z[..., None, :], "... e r -> ... (e r)")
+
+    def gated(self) -> nn.Linear | None:
+        """The router of a gate that says it has no other part."""
+        return self.gate.gated() if hasattr(self.gate, "gated") else None
 
 
 class AllOnes(nn.Module):

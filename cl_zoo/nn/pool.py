@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cl_zoo.batches import Batch
 from cl_zoo.features.encoder import cosines
+from cl_zoo.nn.chosen import Choice
 from cl_zoo.nn.prompts import Prompted, token_rows
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class PromptPool(Prompted):
     def pull(self) -> Tensor:
         """Σ γ over the chosen keys, (batch,)."""
         return distance(self.query, self.keys).gather(1, self.chosen).sum(1)
+
+    def choice(self) -> Choice:
+        return Choice(self.prompts, self.keys, self._top)
 
     def soft_prompts(self) -> Tensor:
         return self.prompts[self.chosen].flatten(1, 2)

@@ -24,6 +24,7 @@ from cl_zoo.errors import BackboneError
 
 if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
+    from cl_zoo.nn.chosen import Choice
 
 
 class Prompted(nn.Module):
@@ -55,6 +56,10 @@ class Prompted(nn.Module):
         Called in every forward, so that each has a graph of its own to go backward through.
         """
         raise NotImplementedError(f"{type(self).__name__} chooses no prompts; define soft_prompts()")
+
+    def choice(self) -> Choice | None:
+        """The prompts that answer and how they are chosen, where that can be said so; then a run can be exported."""
+        return None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **further: Any) -> Any:
         """As the plain model, P tokens longer; positions are counted anew, `logits_to_keep` counts from the end."""

@@ -39,6 +39,10 @@ class TokenGate(nn.Module):
     def forward(self, _: Tensor, x: Tensor) -> Tensor:
         return self.router(x).softmax(-1)  # type: ignore[no-any-return]  # torch leaves modules untyped
 
+    def gated(self) -> nn.Linear | None:
+        """The router, where it is a linear."""
+        return self.router if isinstance(self.router, nn.Linear) else None
+
 
 class Prefill:
     """What `prepare(batch)` tells the mixes of all layers about a batch, and what they decide when they first see it.

@@ -180,14 +180,14 @@ def restore(
             f"{folder} holds no checkpoint (state-{len(tasks)}); put it back, or delete the folder and run again"
         )
     plugins = Plugins(job.choices, recipe.options)
-    loaded = _backbone(folder, manifest, job, recipe, backbone, features, world)
+    loaded = backbone_of(folder, manifest, recipe, backbone, features or job.features, world)
     seed_phase(job.seed, "build")
     model = placed(plugins, loaded, recipe)
     if found is not None:
         put_back(found, plugins, model, loaded, folder)
     with world.autocast(recipe.precision):
         answering = answering_model(plugins, model, tasks, job.seed)
-    _same_encoder(folder, manifest["identity"]["backbone"]["features"], loaded)
+    same_encoder(folder, manifest["identity"]["backbone"]["features"], loaded)
     return Restored(folder, manifest, recipe, plugins, loaded, answering, tuple(tasks), world)
 
 
@@ -218,7 +218,7 @@ def untouched(
     world = World(device)
     if world.device.type == "cpu":
         torch.set_num_threads(1)
-    loaded = _backbone(folder, manifest, job, recipe, backbone, features, world)
+    loaded = backbone_of(folder, manifest, recipe, backbone, features or job.features, world)
     model = loaded.model.to(world.device).eval()
     return Restored(folder, manifest, recipe, Plugins(()), loaded, model, (), world)
 
@@ -265,19 +265,22 @@ def _own_backbone(folder: Path, job: Job, trust: Sequence[str | Path]) -> str:
     return job.backbone
 
 
-def _backbone(
+def backbone_of(
     folder: Path,
     manifest: Mapping[str, Any],
-    job: Job,
     recipe: Recipe,
     name: str,
     features: str | None,
     world: World,
 ) -> Backbone:
-    """The run's backbone, from where it was or from another place of the same weights."""
+    """The run's backbone, from where it was or from another place of the same weights.
+
+    Raises:
+        BackboneError: the weights are not those of the run.
+    """
     wanted = manifest["identity"]["backbone"]
     loaded = load_backbone(backbone_parts(name), recipe, world.device)
-    loaded.adjust(features=features or job.features)
+    loaded.adjust(features=features)
     if loaded.revision != wanted["revision"]:
         raise BackboneError(
             f"run {folder} was made on {wanted['name']} of revision {wanted['revision']}, but {name} is of revision {loaded.revision}; pass the run's own weights with --backbone"
@@ -286,7 +289,7 @@ def _backbone(
     return loaded
 
 
-def _same_encoder(folder: Path, wanted: str | None, backbone: Backbone) -> None:
+def same_encoder(folder: Path, wanted: str | None, backbone: Backbone) -> None:
     """Whether a stack that looks through the feature encoder has got the run's own; one that does not needs none.
 
     Raises:

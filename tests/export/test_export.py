@@ -400,17 +400,10 @@ def test_a_task_that_comes_twice_has_two_adapters():
 @pytest.mark.parametrize(
     ("method", "named"),
     [
-        (
-            "moelora",
-            "cl_zoo.nn.mixes.PerToken decides for each input how it mixes the experts of model.language",
-        ),
-        ("same", "cl_zoo.nn.tokens.Told answers by more than updates of linear layers"),
-        ("hydralora", "cl_zoo.nn.mixes.SharedDown decides"),
+        ("same[variant=released]", "cl_zoo.nn.tokens.Told answers by more than updates of linear layers"),
         ("branchlora", "cl_zoo_branchlora.Branched answers by more than updates of linear layers"),
         ("clmoe", "cl_zoo_clmoe.Routed answers by more than updates of linear layers"),
         ("smolora", "cl_zoo_smolora.Separated answers by more than updates of linear layers"),
-        ("l2p", "cl_zoo_l2p.Pool answers by more than updates of linear layers"),
-        ("modalprompt", "cl_zoo_modalprompt.Guided answers by more than updates of linear layers"),
         ("zeroshot", "nothing was trained, so there is nothing to export"),
     ],
 )
@@ -612,11 +605,13 @@ def test_the_command_says_what_it_wrote(make: Make, cli: Any, tmp_path: Path):
     ended = cli("export", make("hide"), "--to", tmp_path / "a" / "new", "--device", "cpu")
     again = cli("export", make("hide"), "--to", tmp_path / "b", "--device", "cpu", "--json")
 
-    assert ended.out == f"wrote {tmp_path}/a/new: adapters, 8 files; see README.md in it\n"
+    assert ended.out == f"wrote {tmp_path}/a/new: adapters, 10 files; see README.md in it\n"
     assert json.loads(again.out)["adapters"] == ["adapters/colour", "adapters/side"]
     assert set(os.listdir(tmp_path / "b")) == {
         "README.md",
         "adapters",
+        "answer.py",
+        "export.json",
         "projector.safetensors",
         "routing.json",
         "routing.safetensors",
@@ -627,7 +622,7 @@ def test_the_command_refuses_in_one_sentence(make: Make, cli: Any, tmp_path: Pat
     for run, to, sentence in (
         (make("finetune"), tmp_path, "exists already"),
         (tmp_path, tmp_path / "new", "is no finished run"),
-        (make("moelora", {"adapter.rank": 8}), tmp_path / "new", "cl_zoo.nn.mixes.PerToken decides"),
+        (make("clmoe", {"adapter.rank": 8}), tmp_path / "new", "cl_zoo_clmoe.Routed answers by more"),
     ):
         ended = cli("export", run, "--to", to)
         assert (ended.code, len(ended.err.splitlines()), ended.out) == (2, 1, "")
