@@ -167,7 +167,8 @@ def stock(kind: Kind, folder: Path) -> Any:
 def from_pixels(backbone: Backbone, samples: Sequence[Sample], batch: Batch) -> dict[str, Any]:
     """The batch's inputs with pixels in the place of kept features."""
     made = [backbone._pixels(one.image)["pixel_values"] for one in samples if one.image is not None]
-    tiles = [one.flatten(0, 1) if one.ndim == 5 else one for one in made]
+    # with the sizes of images their tiles stand behind each other, without in a row of each sample
+    tiles = [one.flatten(0, 1) if "image_sizes" in batch.inputs else one for one in made]
     return {**batch.inputs, "pixel_values": torch.cat(tiles)}
 
 

@@ -237,7 +237,7 @@ def test_a_template_is_chosen_by_name_or_text(tiny: Backbone) -> None:
     assert text(tiny, sample) == "<image> <image> <image> <image> What colour is it ?"
     tiny.adjust(template="Say {prompt} in short")
     assert text(tiny, sample) == "Say <image> <image> <image> <image> What colour is it ? in short"
-    with pytest.raises(OptionError, match="known: internvl, plain"):
+    with pytest.raises(OptionError, match=r"known: internvl, .*plain"):
         tiny.adjust(template="plane")
 
 
