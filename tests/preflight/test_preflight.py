@@ -161,7 +161,7 @@ THREE = 3
         (
             lambda f: f.edit("two_test.json", 0, lambda r: r.update(image=["4.png", "5.png"])),
             1,
-            r"task two, .*two_test\.json, record 1 \(id 'q4'\): has 2 images where backbone llava was taught one; choose an "
+            r"task two, .*two_test\.json, record 1 \(id 'q4'\): has 2 images where backbone llava was taught one; choose "
             r"one of a family that reads several \(.*\), or leave it out of the data",
         ),
         (
