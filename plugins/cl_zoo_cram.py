@@ -146,8 +146,9 @@ class CRAM(KeepsExperts):
             used = down.any(1)
             self.bank.put(name, layer, down[used], up[:, used])
         self.bank.remove(BUFFER)
-        self.bank.use([name])
+        self.bank.use(list(model.centroids))
         model.finish(batches)
+        model.mixed(range(len(model.centroids)))  # as it answers, for plugins behind it in a stack
         rank = sum(layer.bank_up[name].shape[1] for layer in layers) / len(layers)
         return {"cram/rank": rank, "cram/groups": float(len({*model.groups.numbers}))}
 
@@ -169,6 +170,8 @@ class CRAM(KeepsExperts):
         super().load_state_dict(state)
         model = self.model
         model.groups.restore(state["groups"])
+        for name in {*model.centroids} - {*state["tasks"]}:
+            del model.centroids[name]
         for name in state["tasks"]:
             if name not in model.centroids:
                 model.grow(name)

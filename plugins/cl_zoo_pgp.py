@@ -205,7 +205,7 @@ def widened(held: Tensor, representation: Tensor, share: float) -> Tensor:
     turned, values, _ = torch.linalg.svd(top @ bottom.T)
     whole = (bottom @ bottom.T).square().sum()
     before = (whole - values.square().sum()) + values.square().cumsum(0) - values.square()
-    wanted = (before < share * whole) & (values > 1e-9 * whole.sqrt())
+    wanted = (before < share * whole) & (values > 1e-9 * whole.sqrt()) & (share > 0)
     new = left @ turned * wanted
     used = held.abs().amax(0) > 0 if held.shape[1] else held.new_zeros(0, dtype=torch.bool)
     order = torch.cat([used, wanted]).logical_not().to(torch.int8).argsort(stable=True)

@@ -21,7 +21,7 @@ from cl_zoo.analysis.mixes import read_mix
 from cl_zoo.analysis.outcome import Outcome
 from cl_zoo.analysis.overlap import NEAR, WORDS, Asked, asked_of, find
 from cl_zoo.errors import OptionError
-from cl_zoo.images.frames import read_frame
+from cl_zoo.features.encoder import open_image
 from cl_zoo.tasks import Benchmark, ImageSource, Sample, TaskData
 from cl_zoo.videos import frame_of
 
@@ -156,8 +156,8 @@ def _background(task: TaskData, place: Path, limit: int | None) -> list[dict[str
 
 def _opened(image: ImageSource) -> Image.Image:
     if isinstance(image, Path):
-        if (frame := frame_of(image)) is not None:
-            return read_frame(frame)
+        if frame_of(image) is not None:
+            return open_image(image)
         with Image.open(image) as file:
             return file.convert("RGB")
     return image.convert("RGB")

@@ -24,7 +24,7 @@ from cl_zoo.backbones.wording import Worded
 from cl_zoo.batches import Batch, padded
 from cl_zoo.errors import BackboneError, DataError, OptionError, first_line, nearest
 from cl_zoo.features import encoder as features
-from cl_zoo.features.encoder import FeatureEncoder, Remembered, content_key, image_key, open_image
+from cl_zoo.features.encoder import PICTURED, FeatureEncoder, Remembered, content_key, image_key, open_image
 from cl_zoo.features.loading import encoder_revision
 from cl_zoo.features.shelves import Shelf
 from cl_zoo.images.ahead import Ahead, reading_threads
@@ -331,7 +331,7 @@ class Backbone(Worded):
         # Changed code does not serve what older code computed.
         modules = (sys.modules[kind.__module__] for kind in type(self).__mro__ if issubclass(kind, Backbone))
         files = [getattr(module, "__file__", None) for module in (*modules, towers, features)]
-        code = source_hash(*filter(None, files))[:8]
+        code = source_hash(*filter(None, files), *PICTURED)[:8]
         parts = ("tower", self.revision, self.image_aspect, precision, self.device.type, code)
         return Remembered(shelf=Shelf(self.cache, "-".join(parts)), device=self.device)
 

@@ -17,18 +17,11 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.loading import load_checkpoint
-from cl_zoo.backbones.towers import FrozenTower
+from cl_zoo.backbones.towers import FrozenTiles, FrozenTower
 
 DIGITS = 256  # the base in which a size is written among features: bf16 holds no larger integers one by one
 STYLES = {"mistral": "mistral_instruct"}
 """The template that a checkpoint was taught, by the kind of its language model, where it is not the family's."""
-
-
-class FrozenTiles(FrozenTower):
-    """A vision tower that also takes its own output as images of one channel, (tiles, 1, patches, width): the model refuses other axes."""
-
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        return super().forward(pixel_values[:, 0] if pixel_values.shape[1] == 1 else pixel_values, **kwargs)
 
 
 class LlavaNext(Backbone):

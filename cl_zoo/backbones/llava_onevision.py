@@ -5,7 +5,7 @@ tiles as in LLaVA-NeXT, by a SigLIP, which has no class token. Where its rows ho
 (`anyres_max_9`: those of nine tiles, and a tenth on each side), the model makes fewer of them behind the projector (bilinear). An image
 of a sample with several is one tile, on a square of the mean colour. The prompt is that of the released training code, `qwen_1_5` in
 llava/conversation.py of https://github.com/LLaVA-VL/LLaVA-NeXT; the chat template of the conversions leaves its system sentence out
-(`--template internvl` is the same text). Videos are not read.
+(`--template internvl` is the same text). Frames of a video are images of a sample; the model's own video tokens are not used.
 """
 
 from __future__ import annotations

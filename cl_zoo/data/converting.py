@@ -21,8 +21,7 @@ from cl_zoo.data.benchmarks import Described
 from cl_zoo.data.splits import Split
 from cl_zoo.data.turns import TOKEN
 from cl_zoo.errors import DataError, OptionError, full_disk_named
-from cl_zoo.images.frames import read_frame
-from cl_zoo.images.kinds import faithfully
+from cl_zoo.features.encoder import open_image
 from cl_zoo.tasks import Benchmark, Sample, TaskData, without_image
 from cl_zoo.videos import frame_of
 
@@ -167,8 +166,8 @@ def _images(samples: Sequence[Sample], out: Path, folder: Path) -> Iterator[Sequ
             continue
         names = []
         for number, image in enumerate(samples[place].images):
-            if isinstance(image, Path) and (frame := frame_of(image)) is not None:
-                image = read_frame(frame, turned=faithfully(image))
+            if isinstance(image, Path) and frame_of(image) is not None:
+                image = open_image(image)
             suffix = ".png" if isinstance(image, Image.Image) else image.suffix
             name = folder / f"{place:06}{f'-{number}' if number else ''}{suffix}"
             (out / PICTURES / folder).mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ The one training loop does it, by the model's own loss alone; what it costs is c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -24,7 +25,10 @@ class Further:
     """
 
     def __init__(self, first: Learner) -> None:
-        self.first, self._counted = first, {id(weight) for weight in first.learning}
+        self.first = first
+        self._counted = {
+            id(weight): weight for weight in first.learning
+        }  # kept, so that no new one has its id
 
     def __call__(self, samples: Sequence[Sample], epochs: int) -> None:
         first = self.first
@@ -54,14 +58,17 @@ class Further:
             setattr(cost, what, getattr(cost, what) + getattr(spent, what))
         for part, weights in learner.parts.items():
             new = [weight for weight in weights if id(weight) not in self._counted]
-            self._counted |= {id(weight) for weight in new}
+            self._counted |= {id(weight): weight for weight in new}
             if new:
                 cost.trained[part] = cost.trained.get(part, 0) + sum(weight.numel() for weight in new)
         self.first.plugins.seconds["after_task"] -= spent.seconds  # the hook's own clock runs meanwhile
 
 
 class Alone(Learner):
-    """Learns by the model's own loss: what plugins add belongs to the task that they were told of."""
+    """Learns by the model's own loss: what plugins add, and do before and behind a step, belongs to the task that they were told of."""
+
+    watched = staticmethod(lambda *_: nullcontext())  # type: ignore[assignment]
+    told = staticmethod(lambda *_: None)  # type: ignore[assignment]
 
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
         with self.world.autocast(self.recipe.precision), self._module:

@@ -96,6 +96,8 @@ class Learner:
         pool: the task's training samples, followed by rehearsed ones.
     """
 
+    watched, told = staticmethod(watched), staticmethod(stepped)  # who hears of a step
+
     def __init__(
         self,
         model: nn.Module,
@@ -167,7 +169,7 @@ class Learner:
                 self.plugins.at(in_words(self.task), done)
                 values = self._finite(self.step(indices, following))
                 with self._module:
-                    stepped(self.model, done, self.total)
+                    self.told(self.model, done, self.total)
                 now = time.perf_counter()
                 if done % 10 == 0 or done == self.total or now - reported > SILENT:
                     reported = now
@@ -249,9 +251,8 @@ class Learner:
             if weight.requires_grad and weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         self.world.reduce_gradients(self.learning)
-        self.plugins.before_step(self.model, self.task)
-        self.norm = get_total_norm(weight.grad for weight in self.learning if weight.grad is not None)
-        with watched(self.plugins, self.model, self.task):
+        with self.watched(self.plugins, self.model, self.task):
+            self.norm = get_total_norm(weight.grad for weight in self.learning if weight.grad is not None)
             if self.recipe.clip == "norm":
                 # A norm that is no number would make all gradients such; by 0 they stay as they are, to be told by name.
                 finite = torch.where(self.norm.isfinite(), self.norm, 0.0)

@@ -13,10 +13,11 @@ from cl_zoo.tasks import Task
 
 @contextmanager
 def watched(plugins: Plugins, model: nn.Module, task: Task) -> Iterator[None]:
-    """Inside, gradients are clipped and the optimiser takes its step; afterwards the plugins that look at steps are called.
+    """Plugins change the gradients; inside, these are clipped and the optimiser takes its step; then plugins that look at steps are called.
 
     Copies are made only where there is such a plugin.
     """
+    plugins.before_step(model, task)
     if not plugins.watch_steps:
         yield
         return

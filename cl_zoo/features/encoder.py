@@ -22,10 +22,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from cl_zoo import videos
 from cl_zoo.errors import BackboneError, DataError, cut, no_file
 from cl_zoo.features import loading as encoders
 from cl_zoo.features.loading import encoder_revision, load_encoder
 from cl_zoo.features.shelves import Shelf
+from cl_zoo.images import frames, kinds
 from cl_zoo.images.ahead import Ahead, reading_threads
 from cl_zoo.images.frames import BadVideo, read_frame
 from cl_zoo.images.kinds import as_rgb, faithfully
@@ -34,6 +36,9 @@ from cl_zoo.videos import called, file_of, frame_of
 
 Key = TypeVar("Key")
 PICTURE = "name the file of a picture"
+
+PICTURED = tuple(str(module.__file__) for module in (frames, kinds, videos))
+"""The source of what decides an image's pixels before an encoder or a tower sees them."""
 
 
 class Remembered(Generic[Key]):
@@ -111,7 +116,7 @@ class FeatureEncoder:
     def __init__(self, name: str, device: torch.device | str = "cpu", cache: Path | None = None) -> None:
         self.name, self.device = name, torch.device(device)
         self._model, self._transform, self._tokenizer, self.width = load_encoder(name, self.device)
-        code = source_hash(__file__, encoders.__file__)[
+        code = source_hash(__file__, encoders.__file__, *PICTURED)[
             :8
         ]  # changed code does not serve what older code computed
         label = f"features-{encoder_revision(name)}-{self.device.type}-{code}"

@@ -22,10 +22,10 @@ from cl_zoo import videos
 from cl_zoo._version import __version__
 from cl_zoo.backbones import backbone as backbones
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.data import places
+from cl_zoo.data import needs, places
 from cl_zoo.data.splits import Split
 from cl_zoo.images import frames, kinds
-from cl_zoo.scoring import captions, golds, judges
+from cl_zoo.scoring import captions, domains, golds, judges, rules
 from cl_zoo.tasks import Sample, TaskData, place_in, source_hash, whole_of
 from cl_zoo.videos import file_of
 
@@ -107,5 +107,9 @@ def _code() -> str:
     rooms = (Path(__file__).parent, Path(str(backbones.__file__)).parent)
     files = [file for room in rooms for file in sorted(room.glob("*.py"))]
     return source_hash(
-        *files, *(str(module.__file__) for module in (kinds, frames, videos, captions, golds, judges))
+        *files,
+        *(
+            str(module.__file__)
+            for module in (kinds, frames, videos, captions, domains, golds, judges, needs, rules)
+        ),
     )

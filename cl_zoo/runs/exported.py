@@ -1,6 +1,6 @@
 """A folder that `cl-zoo export` wrote and that this package answers from: the run is not needed, nor its plugins.
 
-`export.json` lists every other file with its size and SHA-256 and is sealed itself, so damage is found before anything is read.
+`export.json` lists every tensor and JSON file with its size and SHA-256 and is sealed itself, so damage is found before anything is read.
 """
 
 from __future__ import annotations

@@ -131,7 +131,17 @@ def training_key(prepared: Prepared) -> str:
 
 def environment(device: Any, processes: int) -> dict[str, Any]:
     """Versions, hardware and commit; recorded beside a result, not part of its identity."""
-    packages = ("cl-zoo", "torch", "transformers", "peft", "accelerate", "pluggy", "open_clip_torch", "numpy")
+    packages = (
+        "cl-zoo",
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "pluggy",
+        "open_clip_torch",
+        "numpy",
+        "av",
+    )
     return {
         "versions": {name: _version(name) for name in packages},
         "python": platform.python_version(),

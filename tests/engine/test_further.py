@@ -32,7 +32,7 @@ class Later:
     """An expert for the task, and a second one that learns three of its samples four times when it is over."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.asked = self.before_steps = self.after_steps = 0
         self.before: list[dict[str, Tensor]] = []
 
     @hookimpl
@@ -49,6 +49,14 @@ class Later:
     def loss(self) -> Mapping[str, Tensor]:
         self.asked += 1
         return {}
+
+    @hookimpl
+    def before_step(self) -> None:
+        self.before_steps += 1
+
+    @hookimpl
+    def after_step(self) -> None:
+        self.after_steps += 1
 
     @hookimpl
     def after_task(
@@ -108,11 +116,11 @@ def test_the_same_is_counted_without_values(later: Run, tiny_folder: Path) -> No
 
 
 def test_only_what_was_chosen_learns_by_the_models_own_loss(later: Run) -> None:
-    """The plugin's own term is asked for in the four steps of the two tasks alone; the second expert moves behind the first task."""
+    """The plugin's own term is asked for in the four steps of the two tasks alone, and it hears of these alone; the second expert moves behind the first task."""
     plugin = later.plugins.instances[f"{HERE}:Later"]
     first, second = plugin.before
 
-    assert plugin.asked == 4
+    assert plugin.asked == plugin.before_steps == plugin.after_steps == 4
     moved = {name for name, weight in later.model.named_parameters() if not torch.equal(weight, second[name])}
     assert moved == {name for name in second if name.endswith(".later")}
     assert any(not torch.equal(first[name], second[name]) for name in moved)

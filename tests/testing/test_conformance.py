@@ -27,6 +27,7 @@ STACKS = [
     "same[variant=released]",
     "merging[rule=dare-ties]",
     "cram[alike=-1,lead=0]",
+    "cram[alike=1]+ewc[samples=4]",
 ]
 
 
