@@ -146,7 +146,7 @@ class CRAM(KeepsExperts):
             used = down.any(1)
             self.bank.put(name, layer, down[used], up[:, used])
         self.bank.remove(BUFFER)
-        self.bank.use(list(model.centroids))
+        self.bank.use(list(model.centroids), trainable=[name])
         model.finish(batches)
         model.mixed(range(len(model.centroids)))  # as it answers, for plugins behind it in a stack
         rank = sum(layer.bank_up[name].shape[1] for layer in layers) / len(layers)
