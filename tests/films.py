@@ -40,6 +40,19 @@ def film(
     return file
 
 
+def cut(film: Path, file: Path, first: int) -> Path:
+    """The film from a frame on, copied without encoding anew: what comes before is in the file and hidden by its edit list."""
+    with av().open(str(film)) as old, av().open(str(file), "w") as out:
+        (stream,) = old.streams.video
+        copied = out.add_stream_from_template(stream)
+        shift = round(first / (stream.average_rate * stream.time_base))
+        for packet in old.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copied
+                out.mux(packet)
+    return file
+
+
 def tone(image: Image.Image) -> int:
     """The grey value of a frame, as it was written."""
     return min(TONES, key=lambda one: abs(one - float(np.asarray(image).mean())))

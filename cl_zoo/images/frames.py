@@ -105,14 +105,20 @@ def _facts(video: str, size: int, changed: int) -> Facts:
     if len(times) < len(packets):  # a format without times of its own, as some of AVI
         with _opened(video) as (container, stream):
             times = [one.pts for one in container.decode(stream) if one.pts is not None]
-    if promised > len(packets):
+    if promised > len(packets) and promised > (held := _held(video)):
         raise BadVideo(
             "truncated",
-            f"is truncated: it has {len(packets):,} of the {promised:,} frames that its header names",
+            f"is truncated: it has {held:,} of the {promised:,} frames that its header names",
         )
     if not times:
         raise BadVideo("unreadable", "does not say when its frames are shown")
     return Facts(tuple(sorted(times)), width, height, rotation)
+
+
+def _held(video: str) -> int:
+    """How many frames a file holds, those among them that a cut without encoding hides."""
+    with _opened(video, ignore_editlist="1") as (container, stream):
+        return sum(1 for one in container.demux(stream) if one.size)
 
 
 def _decoded(video: str, wanted: int, *, sought: bool) -> Image.Image | None:
@@ -134,8 +140,8 @@ def _decoded(video: str, wanted: int, *, sought: bool) -> Image.Image | None:
 
 
 @contextmanager
-def _opened(video: str) -> Iterator[tuple[Any, Any]]:
-    """A video and its stream of pictures.
+def _opened(video: str, **options: str) -> Iterator[tuple[Any, Any]]:
+    """A video and its stream of pictures, with options of its container's reader.
 
     Raises:
         BadVideo: it is none, or what is read of it inside is damaged.
@@ -147,7 +153,8 @@ def _opened(video: str) -> Iterator[tuple[Any, Any]]:
         raise DataError(f"video {video}: {MISSING}") from None
     try:
         # no protocol but that of files: a playlist may name addresses
-        with av.open(f"file:{os.path.abspath(video)}", options={"protocol_whitelist": "file"}) as container:
+        options = {"protocol_whitelist": "file", **options}
+        with av.open(f"file:{os.path.abspath(video)}", options=options) as container:
             if not container.streams.video:
                 raise BadVideo("no image", "holds no pictures, only sound or text")
             stream = container.streams.video[0]

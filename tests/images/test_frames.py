@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import TONES, av, film, tone
+from films import TONES, av, cut, film, tone
 from PIL import Image
 
 from cl_zoo import frames
@@ -223,3 +223,15 @@ def test_without_its_package_a_video_is_refused_with_the_remedy(
         open_image(frames(tmp_path / "a.mp4")[0])
     with pytest.raises(DataError, match=says):
         looks([str(frames(tmp_path / "a.mp4")[0])])
+
+
+def test_a_video_that_was_cut_without_encoding_is_whole_and_has_the_frames_that_are_shown(
+    tmp_path: Path,
+) -> None:
+    """Thirty frames from the sixth on, behind the key frame before it: the parts are of the twenty-five that are shown."""
+    whole = film(tmp_path / "whole.mp4", codec="libx264", bf="0")
+    shown = cut(whole, tmp_path / "cut.mp4", 5)
+
+    assert [tone(open_image(one)) for one in frames(shown, 5)] == [
+        TONES[5 + place] for place in (2, 7, 12, 17, 22)
+    ]
