@@ -347,6 +347,9 @@ def test_the_code_of_a_shelf_is_the_familys_the_towers_and_what_opens_images(
         "backbones/backbone.py",
         "backbones/towers.py",
         "features/encoder.py",
+        "images/frames.py",
+        "images/kinds.py",
+        "cl_zoo/videos.py",
     ]
 
 
