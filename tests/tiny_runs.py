@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
@@ -104,3 +105,14 @@ def questions(backbone: Backbone) -> Batch:
     """Two samples with an image and one without, of different lengths."""
     samples = [*tiny_benchmark().tasks[0].train[:2], Sample("t", None, "Say one colour .", "red")]
     return backbone.batch(samples, answers=True)
+
+
+def written_by_hand(model: nn.Module, batch: Batch, tokens: int = 4) -> Tensor:
+    """What a model without a cache writes: the whole sequence anew for each token, prepared as if nothing had been asked before."""
+    inputs = dict(batch.inputs)
+    for _ in range(tokens):
+        model.prepare(batch)  # type: ignore[operator]
+        token = model(**inputs).logits[:, -1].argmax(-1, keepdim=True)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], token], 1)
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(token)], 1)
+    return inputs["input_ids"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cl_zoo.cli.catalogue import aligned, all_importable, entries
-from cl_zoo.data.benchmarks import Described, benchmark_loader, made, resolved
+from cl_zoo.data.benchmarks import Described, benchmark_loader, files_of, made, resolved
 from cl_zoo.errors import ClZooError, OptionError, first_line
 from cl_zoo.machine import cores, memory_bytes
 from cl_zoo.scoring.captions import JAVA_REMEDY, find_java, java_version
@@ -236,16 +236,14 @@ def _data(benchmark: str, data: str | None) -> Iterator[Finding]:
         return
     about, bases = loader.description, loader.bases(folder)
     complete = True
-    for task in about.tasks:
-        for what in ("train", "validation", "test", "references"):
-            source = getattr(task, what)
-            if source is None or resolved(bases, source.files) is not None:
-                continue
-            optional = what == "references" and source.optional
-            complete = complete and optional
-            says = f"no {what} file; looked for {', '.join(source.files[:3])} in {bases[0]}"
-            remedy = f"cl-zoo data fetch {benchmark} says where it is from"
-            yield Finding(f"task {task.name}", "warning" if optional else "fault", says, remedy)
+    for task, what, source in files_of(about):
+        if resolved(bases, source.files) is not None:
+            continue
+        optional = what == "references" and source.optional
+        complete = complete and optional
+        says = f"no {what} file; looked for {', '.join(source.files[:3])} in {bases[0]}"
+        remedy = f"cl-zoo data fetch {benchmark} says where it is from"
+        yield Finding(f"task {task.name}", "warning" if optional else "fault", says, remedy)
     if complete:
         says = f"{benchmark}: the files of {_many(len(about.tasks), 'task')} are there"
         yield Finding(

@@ -170,6 +170,14 @@ def _options(name: str, text: str) -> dict[str, str]:
     return options
 
 
+def files_of(about: Description) -> Iterator[tuple[TaskSource, str, Any]]:
+    """Each file that a description names: the task, `train`, `validation`, `test` or `references`, and its source."""
+    for task in about.tasks:
+        for what in ("train", "validation", "test", "references"):
+            if (source := getattr(task, what)) is not None:
+                yield task, what, source
+
+
 def resolved(bases: tuple[Path, ...], names: tuple[str, ...]) -> Path | None:
     """The first candidate that is there."""
     paths = (base / PurePosixPath(name) for base in bases for name in names)

@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cl_zoo.backbones.checkpoints import HUB, backbone_parts, in_cache
-from cl_zoo.data.benchmarks import Described, benchmark_loader, resolved
+from cl_zoo.data.benchmarks import Described, benchmark_loader, files_of, resolved
 from cl_zoo.errors import ClZooError, OptionError, nearest
 from cl_zoo.names import BACKBONES, installed, split, stack
 from cl_zoo.planning.forecast import outlook
 from cl_zoo.published import Publication, published, read_published
 from cl_zoo.recipe.keys import read_recipe
 from cl_zoo.recipe.suite import read_suite
-
-FILES = ("train", "validation", "test", "references")
-"""What a task is read from."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +148,8 @@ def _data(benchmark: str, data: str | None) -> Iterator[str]:
         return
     wanted = [
         source
-        for task in loader.description.tasks
-        for what in FILES
-        if (source := getattr(task, what)) is not None and not (what == "references" and source.optional)
+        for _, what, source in files_of(loader.description)
+        if not (what == "references" and source.optional)
     ]
     gone = [source for source in wanted if resolved(bases, source.files) is None]
     if gone:

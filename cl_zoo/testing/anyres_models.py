@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cl_zoo.testing.tiny_models import CHAT, _decoder, _write, tiny_tokenizer
+from cl_zoo.testing.tiny_models import CHAT, _decoder, _tower, _write, tiny_tokenizer
 
 PINPOINTS = [[16, 32], [32, 16], [32, 32], [48, 16], [16, 48]]
 """Resolutions of LLaVA-NeXT with tiles of 16 pixels in the place of 336, (height, width)."""
@@ -31,11 +31,7 @@ def tiny_llava_next(folder: Path, *, layers: int = 2, seed: int = 0, mistral: bo
 
     tokenizer = tiny_tokenizer(more=("[INST]", "[/INST]"))
     vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=16,
+        **_tower(),
         patch_size=8,
     )
     config = LlavaNextConfig(
@@ -63,11 +59,7 @@ def tiny_llava_onevision(folder: Path, *, layers: int = 2, seed: int = 0) -> Pat
 
     tokenizer = tiny_tokenizer("<image>", "<|im_end|>", None, ("<video>", *CHAT))
     vision = SiglipVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=16,
+        **_tower(),
         patch_size=8,
         vision_use_head=False,
     )

@@ -51,11 +51,7 @@ def tiny_checkpoint(folder: Path, *, layers: int = 2, seed: int = 0) -> Path:
 
     tokenizer = tiny_tokenizer()
     vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=16,
+        **_tower(),
         patch_size=8,
     )
     config = LlavaConfig(
@@ -89,11 +85,7 @@ def tiny_internvl(
 
     tokenizer = tiny_tokenizer("<IMG_CONTEXT>", "<|im_end|>", None, ("<img>", "</img>", *CHAT))
     vision = InternVLVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=16,
+        **_tower(),
         patch_size=4,
         attention_bias=True,
     )
@@ -236,6 +228,17 @@ def tiny_clip(folder: Path, *, seed: int = 0) -> Path:
     content = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (folder / "open_clip_config.json").write_text(json.dumps(content))
     return folder
+
+
+def _tower() -> dict[str, Any]:
+    """Sizes of a vision tower for squares of 16 × 16 pixels."""
+    return {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 16,
+    }
 
 
 def _decoder(tokenizer: Any, layers: int) -> dict[str, Any]:
