@@ -90,17 +90,29 @@ class EWC:
         self.importance: dict[str, Tensor] = {}  # Σ_k F_k, or F̃
         self.pull: dict[str, Tensor] = {}  # Σ_k F_k θ*_k, or F̃ θ*
         self.offset: dict[str, Tensor] = {}  # Σ_k F_k θ*_k², or F̃ θ*², summed over the weights of a tensor
+        self.flat: dict[tuple[str, ...], tuple[Tensor, Tensor, Tensor]] = {}  # the same in one piece, in the task at hand
+
+    @hookimpl
+    def before_task(self) -> None:
+        self.flat = {}
 
     @hookimpl
     def loss(self, model: nn.Module) -> dict[str, Tensor] | None:
         weights = {name: weight for name, weight in trainable(model).items() if name in self.importance}
         if not weights or not self.strength:
             return None  # nothing to protect: the first task, or one that learns new weights only
-        terms = [
-            ((self.importance[name] * weight - 2 * self.pull[name]) * weight).sum() + self.offset[name]
-            for name, weight in weights.items()
-        ]
-        return {"ewc": self.strength / 2 * torch.stack(terms).sum()}  # Eq. 3, second term
+        F, pulls, offset = self._together(tuple(weights))
+        here = torch.cat([weight.flatten() for weight in weights.values()])
+        return {"ewc": self.strength / 2 * (((F * here - pulls) * here).sum() + offset)}  # Eq. 3, second term
+
+    def _together(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """ΣF, 2 ΣFθ* and ΣFθ*² of these weights as vectors and a number, made once per task and choice of weights."""
+        if names not in self.flat:
+            F, pulls = (
+                torch.cat([of[name].flatten() for name in names]) for of in (self.importance, self.pull)
+            )
+            self.flat[names] = F, 2 * pulls, torch.stack([self.offset[name] for name in names]).sum()
+        return self.flat[names]
 
     @hookimpl
     def after_task(self, model: nn.Module, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -128,6 +140,7 @@ class EWC:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.importance, self.pull, self.offset = state["importance"], state["pull"], state["offset"]
+        self.flat = {}
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

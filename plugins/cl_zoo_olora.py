@@ -50,7 +50,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from cl_zoo import Backbone, Recipe, Task, hookimpl
-from cl_zoo.nn import ExpertBank, KeepsExperts, adapters, name_of
+from cl_zoo.nn import BankLayer, ExpertBank, KeepsExperts, adapters, name_of
 
 Penalty = Literal["absolute", "squared"]
 
@@ -73,7 +73,8 @@ class OLoRA(KeepsExperts):
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.old: dict[str, Tensor] = {}  # by layer, the A of all old experts on top of each other
+        # Layers of equal width, and the A of all old experts on top of each other in each of them (layers, Σr, d_in).
+        self.old: list[tuple[list[BankLayer], Tensor]] = []
 
     @hookimpl
     def build_model(self, backbone: Backbone, recipe: Recipe) -> ExpertBank:
@@ -88,19 +89,19 @@ class OLoRA(KeepsExperts):
         if fresh:
             self._draw(new)
         old = self.bank.earlier(task)
-        self.old = {  # joined once per task, not once per step
-            layer.path: torch.cat([layer.bank_down[name] for name in old])
-            for layer in self.bank.layers
+        self.old = [  # joined once per task, not once per step
+            (layers, torch.stack([torch.cat([layer.bank_down[name] for name in old]) for layer in layers]))
+            for layers in alike(self.bank.layers)
             if old
-        }
+        ]
 
     @hookimpl
     def loss(self, task: Task) -> dict[str, Tensor]:
         new, terms = name_of(task), {}
         if self.old and self.options.strength:
             overlaps = [
-                overlap(layer.bank_down[new], self.old[layer.path], self.options.penalty)
-                for layer in self.bank.layers
+                overlap(torch.stack([layer.bank_down[new] for layer in layers]), old, self.options.penalty)
+                for layers, old in self.old
             ]
             terms["olora"] = self.options.strength * torch.stack(overlaps).sum()
         if self.options.l2:
@@ -122,14 +123,22 @@ class OLoRA(KeepsExperts):
 
 
 def overlap(new: Tensor, old: Tensor, penalty: Penalty = "absolute") -> Tensor:
-    """How much experts read from the same directions: Σ |A_old A_newᵀ|, or the sum of the squared entries.
+    """How much experts read from the same directions: Σ |A_new A_oldᵀ|, or the sum of the squared entries.
 
     Args:
-        new: A of the learning expert, (r, d_in).
-        old: A of the frozen experts on top of each other, (Σr, d_in).
+        new: A of the learning expert, (r, d_in), or of several layers (layers, r, d_in).
+        old: A of the frozen experts on top of each other, (Σr, d_in) or (layers, Σr, d_in).
 
     Returns:
-        A scalar ≥ 0, zero exactly when the row spaces are orthogonal.
+        A scalar ≥ 0, zero exactly when the row spaces are orthogonal in each layer.
     """
-    entries = old @ new.T
+    entries = new @ old.mT
     return entries.abs().sum() if penalty == "absolute" else entries.square().sum()
+
+
+def alike(layers: Sequence[BankLayer]) -> list[list[BankLayer]]:
+    """Layers whose A have the same shape in all experts, so that they are multiplied together."""
+    found: dict[tuple[tuple[int, ...], ...], list[BankLayer]] = {}
+    for layer in layers:
+        found.setdefault(tuple(tuple(down.shape) for down in layer.bank_down.values()), []).append(layer)
+    return list(found.values())

@@ -22,7 +22,7 @@ from cl_zoo.engine.sound import unsound
 from cl_zoo.engine.watching import watched
 from cl_zoo.errors import PluginFault, RunError
 from cl_zoo.nn.budget import learning
-from cl_zoo.nn.placing import bank_parts
+from cl_zoo.nn.placing import bank_layers, bank_parts
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, Task, in_words
@@ -126,6 +126,8 @@ class Learner:
         if not self.learning:
             with plugins.told("before_task"):
                 raise PluginFault("nothing requires a gradient", "let before_task choose what learns")
+        for layer in bank_layers(model):
+            layer.join()
         self.optimizer = make_optimizer(self.parts, recipe, self._method_of())
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: rate(step, self.total, recipe)
@@ -179,6 +181,8 @@ class Learner:
                     self.cost.seconds = time.perf_counter() - started
                     midway.keep(self)
         self.optimizer.zero_grad(set_to_none=True)  # those of the last step; each step drops those before it
+        for layer in bank_layers(self.model):
+            layer.part()
         trained = sum(self.cost.trained.values())
         self.cost.flops = training_flops(self.backbone, self.cost.tokens, trained)
         self.cost.seconds = time.perf_counter() - started
@@ -330,7 +334,8 @@ def make_optimizer(
     rated = [
         {"params": weights, "lr": recipe.rate(part, method)} for (part, method), weights in groups.items()
     ]
-    return torch.optim.AdamW(rated, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    # on lists on every device: the same bits as one after the other, in fewer calls
+    return torch.optim.AdamW(rated, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
 
 
 def recompute_activations(model: Any) -> None:

@@ -63,8 +63,9 @@ class Midway:
         fill({name: own[name] for name in buffers}, buffers, str(self._place))
         for key, value in _below("optimizer/", tensors).items():
             name, _, what = key.rpartition("/")
-            kept = value.cpu() if what == "step" else value  # as AdamW itself has it
-            learner.optimizer.state[named[name]][what] = kept.clone()
+            # as AdamW itself has them: a count on the CPU, and moments that lie in memory as their weight does
+            kept = value.cpu().clone() if what == "step" else torch.empty_like(named[name]).copy_(value)
+            learner.optimizer.state[named[name]][what] = kept
         learner.cost = TaskCost(**notes["cost"])
         learner.rates_after(learner.cost.steps)
         self._found = None

@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cl_zoo.nn.products import Down, Joined, Up, join, part, written_out
 from cl_zoo.sharding import whole
 
 
@@ -66,6 +67,7 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._active_adapter: list[str] = []
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        self._joined: Joined | None = None
 
     def grow(self, name: str, config: BankConfig) -> None:
         """Add an expert: A ~ N(0, init_std²) or shared, B = 0, in fp32 at least, beside the frozen weight.
@@ -107,18 +109,50 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         if self._disable_adapters or not experts:
             return y
         reads = list(dict.fromkeys(self.reads[name] for name in experts))  # a shared A stands once
-        down = _join([self.bank_down[name] for name in reads], dim=0)
-        up = _join([self.bank_up[name] for name in experts], dim=1)
-        # Under autocast the product is taken in its type; a copy of x in fp32 would be made for nothing.
-        seen = x if torch.is_autocast_enabled(x.device.type) else x.to(down.dtype)
-        z = F.linear(self.bank_dropout(seen), down)
+        downs, ups = self._tables(reads, experts)
+        down, a, up, b = self._matrices(downs, ups)
+        on = x.device.type
+        kind = torch.get_autocast_dtype(on) if torch.is_autocast_enabled(on) else down.dtype
+        seen = self.bank_dropout(x.to(kind))
+        plain = written_out()
+        z = F.linear(seen, torch.cat(a) if plain and a else down) if plain else Down.apply(seen, down, *a)
         if self.bank_mix is not None:
-            z = self.bank_mix(z, x, [self.bank_up[name].shape[1] for name in experts])
+            z = self.bank_mix(z, x, [weight.shape[1] for weight in ups.values()])
         elif len(reads) < len(experts):  # the identity: each B meets the rows of the A it reads
-            pieces = torch.split(z, [self.bank_down[name].shape[0] for name in reads], dim=-1)
-            rows = dict(zip(reads, pieces, strict=True))
+            rows = dict(zip(reads, torch.split(z, [one.shape[0] for one in downs.values()], -1), strict=True))
             z = torch.cat([rows[self.reads[name]] for name in experts], -1)
-        return y + F.linear(z * self.scale, up).to(y.dtype)
+        if plain or y.dtype != kind or not y.is_contiguous():
+            whole = torch.cat([one.T for one in b]) if b else up
+            return y + F.linear(z * self.scale, whole.T).to(y.dtype)
+        return cast(Tensor, Up.apply(y, z.to(kind), up, self.scale, *b))
+
+    def _tables(self, reads: Sequence[str], experts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """A by the experts that own them, and B; also where others stand in for the parameters."""
+        a, b = self.bank_down._parameters, self.bank_up._parameters
+        return {name: a[name] for name in reads}, {name: b[name] for name in experts}
+
+    def _matrices(
+        self, downs: dict[str, Tensor], ups: dict[str, Tensor]
+    ) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
+        """All A (Σr, d_in) and all B turned round (Σr, d_out), each with the parameters that lie in it, none where it is made of them here."""
+        joined = self._joined
+        if joined is not None and (joined.downs, joined.ups) == (tuple(downs), tuple(ups)):
+            if (found := joined.found(downs, ups)) is not None:
+                return joined.down, found[0], joined.up, found[1]
+        return _join([*downs.values()], dim=0), [], _join([*ups.values()], dim=1).T, []
+
+    def join(self) -> None:
+        """Let the active experts lie one behind the other in memory, as what learns or answers together; they stay the same parameters."""
+        self.part()
+        experts = self.experts
+        reads = dict.fromkeys(self.reads[name] for name in experts)
+        self._joined = join({name: self.bank_down[name] for name in reads}, {name: self.bank_up[name] for name in experts})
+
+    def part(self) -> None:
+        """Let all experts lie by themselves again."""
+        if self._joined is not None:
+            part([*self.bank_down.values(), *self.bank_up.values()])
+            self._joined = None
 
     def delta(self, experts: Sequence[str] | None = None) -> Tensor:
         """s · Σ BᵢAᵢ of the given (default: active) experts, (d_out, d_in)."""

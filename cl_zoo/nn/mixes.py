@@ -123,7 +123,7 @@ def per_sample(weights: Tensor, z: Tensor) -> Tensor:
         raise ValueError(
             f"the route has {weights.shape[0]} rows but the batch {z.shape[0]}; set it for each batch in prepare(batch)"
         )
-    rows = weights.to(z).repeat_interleave(beams, 0)
+    rows = weights.to(z) if beams == 1 else weights.to(z).repeat_interleave(beams, 0)
     return rows.reshape(rows.shape[0], *[1] * (z.dim() - 2), rows.shape[1])
 
 
@@ -141,12 +141,15 @@ def spread(weights: Tensor, ranks: Sequence[int]) -> Tensor:
     return torch.cat(pieces, dim=-1)
 
 
-def _one_each(weights: Tensor, ranks: Sequence[int]) -> None:
+def _one_each(weights: Tensor, ranks: Sequence[int]) -> Tensor:
     if weights.shape[-1] != len(ranks):
         raise ValueError(f"the mix gives {weights.shape[-1]} weights but {len(ranks)} experts are active")
+    return weights
 
 
 def _weighted(z: Tensor, weights: Tensor, ranks: Sequence[int]) -> Tensor:
     if z.shape[-1] != sum(ranks):
         raise ValueError(f"{len(ranks)} active experts share an A; their mix is SharedDown")
+    if len(set(ranks)) == 1:
+        return (z.unflatten(-1, (len(ranks), -1)) * _one_each(weights, ranks)[..., None]).flatten(-2)
     return z * spread(weights, ranks)

@@ -102,3 +102,8 @@ def bank_parts(model: nn.Module) -> dict[str, list[str]]:
     names = [name for name, _ in model.named_parameters()]
     parts = {part: [name for name in names if name.startswith(own)] for part, own in prefixes.items()}
     return {part: found for part, found in parts.items() if found}
+
+
+def bank_layers(model: nn.Module) -> list[BankLayer]:
+    """All adapted layers of a model, in module order."""
+    return [module for module in model.modules() if isinstance(module, BankLayer)]

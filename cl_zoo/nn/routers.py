@@ -77,7 +77,8 @@ class Prefill:
                 f"no first tokens are known for {x.shape[0]} rows; call prepare(batch) for each batch"
             )
         beams = x.shape[0] // len(self.first)
-        places = self.first.repeat_interleave(beams)[:, None, None].expand(-1, 1, x.shape[-1])
+        places = self.first if beams == 1 else self.first.repeat_interleave(beams)
+        places = places[:, None, None].expand(-1, 1, x.shape[-1])
         return x.gather(1, places)[:, 0]
 
 
