@@ -90,7 +90,9 @@ class EWC:
         self.importance: dict[str, Tensor] = {}  # Σ_k F_k, or F̃
         self.pull: dict[str, Tensor] = {}  # Σ_k F_k θ*_k, or F̃ θ*
         self.offset: dict[str, Tensor] = {}  # Σ_k F_k θ*_k², or F̃ θ*², summed over the weights of a tensor
-        self.flat: dict[tuple[str, ...], tuple[Tensor, Tensor, Tensor]] = {}  # the same in one piece, in the task at hand
+        self.flat: dict[
+            tuple[str, ...], tuple[Tensor, Tensor, Tensor]
+        ] = {}  # the same in one piece, in the task at hand
 
     @hookimpl
     def before_task(self) -> None:

@@ -17,12 +17,13 @@ from torch.nn import functional as F
 
 from cl_zoo import Backbone, Sample, Task
 from cl_zoo.batches import seed_everything
-from cl_zoo.contract.plugins import Plugins
+from cl_zoo.contract.plugins import Plugins, every_method, load_class
 from cl_zoo.engine.answering import answers
 from cl_zoo.engine.learning import Learner
 from cl_zoo.engine.run import placed
 from cl_zoo.engine.streams import TaskBatches
-from cl_zoo.names import parse_stack
+from cl_zoo.errors import OptionError
+from cl_zoo.names import parse_stack, split
 
 NEW_TOKENS = 8
 """Of each answer that is generated; random weights do not end one earlier."""
@@ -201,3 +202,22 @@ def _cosine(optimizer: torch.optim.Optimizer, warm: int, total: int) -> torch.op
         return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, total - warm))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def chosen_methods(asked: str | None) -> list[str]:
+    """The stacks to measure, `finetune` always the first: the others are held against it."""
+    if asked is None:
+        names = [name for name in every_method() if _protocol(load_class(name)) == "sequential"]
+    else:
+        names = [name.strip() for name in split(asked, ",") if name.strip()]
+    for name in names:
+        protocol = Plugins(parse_stack(at_task(name)[0])).protocol
+        if protocol != "sequential":
+            raise OptionError(
+                f"--methods {name}: its protocol is {protocol!r}, so it has no second task to be measured at; leave it out"
+            )
+    return ["finetune", *(name for name in dict.fromkeys(names) if name != "finetune")]
+
+
+def _protocol(plugin: type[Any]) -> str:
+    return str(getattr(plugin, "protocol", "sequential"))

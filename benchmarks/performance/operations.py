@@ -15,7 +15,6 @@ packing makes smaller; `ratio` counts everything against `finetune`, `besides` l
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -28,7 +27,6 @@ import torch
 from contenders import Bare, Engine, chosen_methods
 from ground import make_ground
 from results import given, machine, options, versions, write
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cl_zoo.errors import ClZooError
@@ -37,7 +35,17 @@ from cl_zoo.processes import World
 PHASES = ("feeding", "forward", "hooks", "teacher", "backward", "optimiser")
 LIST = 30
 """Tensors of a list that one launch of torch's multi-tensor kernels takes: 110 of one list, 36 of four, 30 of five."""
-NOTHING = ("empty", "new_empty", "detach", "lift", "_unsafe_view", "_local_scalar_dense", "set_", "resize_", "profiler::")
+NOTHING = (
+    "empty",
+    "new_empty",
+    "detach",
+    "lift",
+    "_unsafe_view",
+    "_local_scalar_dense",
+    "set_",
+    "resize_",
+    "profiler::",
+)
 """Beginnings of the names of what computes nothing on the accelerator."""
 LIBRARIES = ("cl-zoo", "torch", "transformers", "peft")
 
@@ -79,6 +87,7 @@ class Count(TorchDispatchMode):
 def count_engine(contender: Engine) -> Count:
     """One step of a method in the engine."""
     count, learner = Count(), contender.learner
+    learner.by_rows = False  # as on an accelerator
     contender.step(0)
     count.calls(learner.backbone, "batch", "feeding")
     count.calls(learner, "_terms", "forward")
@@ -89,3 +98,84 @@ def count_engine(contender: Engine) -> Count:
     with count:
         contender.step(0)
     return count
+
+
+def count_bare(contender: Bare) -> Count:
+    """One step of the plain loop."""
+    count = Count()
+    contender.step(0)
+    count.calls(contender, "_loss", "forward")
+    count.calls(contender.optimizer, "step", "optimiser")
+    with count:
+        contender.step(0)
+    return count
+
+
+def measure(methods: Sequence[str], shapes: str) -> dict[str, dict[str, Any]]:
+    """By contender the operations of each phase, their sum, both ratios, and how many tensors learn."""
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        ground = make_ground("tiny", shapes, World("cpu"), Path(folder))
+        for name in ("bare", *methods):
+            contender = Bare(ground, 4) if name == "bare" else Engine(name, ground, 4)
+            if isinstance(contender, Bare):
+                for group in contender.optimizer.param_groups:
+                    group["foreach"] = True  # as on an accelerator
+                counted, learning = count_bare(contender), contender.learning
+            else:
+                counted, learning = count_engine(contender), contender.learner.learning
+            found[name] = {
+                "tensors": len(learning),
+                **{phase: each.total() for phase, each in counted.named.items()},
+            }
+    for one in found.values():
+        one["all"] = sum(one[phase] for phase in PHASES)
+        one["besides"] = one["all"] - one["feeding"] - one["teacher"]
+    for one in found.values():
+        one["ratio"] = round(one["all"] / found["finetune"]["all"], 3)
+        one["besides_ratio"] = round(one["besides"] / found["finetune"]["besides"], 3)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Count, write, print; returns the exit code, 2 where the user can put something right."""
+    parser = options(__doc__)
+    parser.add_argument("--methods", help="stacks, comma-separated; default: every installed sequential one")
+    parser.add_argument(
+        "--shapes", choices=("testing", "mini"), default="testing", help="whose model and data"
+    )
+    asked = given(parser, "operations.py", arguments)
+    torch.set_num_threads(1)
+    try:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        counts = measure(chosen_methods(asked.methods), asked.shapes)
+        write(
+            asked.json,
+            {
+                "command": asked.command,
+                "shapes_of": asked.shapes,
+                "tensors_of_a_list": LIST,
+                "operations": counts,
+                "machine": machine(),
+                "versions": versions(LIBRARIES),
+            },
+        )
+    except (ClZooError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(table(counts))
+    return 0
+
+
+def table(counts: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line per contender."""
+    columns = ("tensors", *PHASES, "all", "ratio", "besides_ratio")
+    heads = (*columns[:-1], "besides")
+    lines = [f"{'':<14}" + "".join(f"{head:>10}" for head in heads)]
+    for name, one in counts.items():
+        lines.append(f"{name:<14}" + "".join(f"{one[column]:>10}" for column in columns))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -23,13 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import Answering, Bare, Engine, at_task
+from contenders import Answering, Bare, Engine, chosen_methods
 from ground import DISTINCT, SIZES, Ground, make_ground
 from results import given, machine, options, positive, versions, write
 
-from cl_zoo.contract.plugins import Plugins, every_method, load_class
 from cl_zoo.errors import ClZooError, OptionError
-from cl_zoo.names import parse_stack, split
 from cl_zoo.processes import World
 
 WARMUP = 1
@@ -61,7 +59,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     Raises:
         OptionError: the device is not there, or a method is not sequential.
     """
-    methods = _methods(asked.methods)
+    methods = chosen_methods(asked.methods)
     world = World(asked.device)
     if asked.size == "7b" and world.device.type != "cuda":
         raise OptionError(f"--size 7b needs a CUDA device, got {world.device}; take --size small")
@@ -153,30 +151,11 @@ def _quartiles(values: np.ndarray) -> dict[str, float]:
     return {"median": median, "q1": q1, "q3": q3}
 
 
-def _methods(asked: str | None) -> list[str]:
-    """The stacks to measure, `finetune` always the first: the others are held against it."""
-    if asked is None:
-        names = [name for name in every_method() if _protocol(load_class(name)) == "sequential"]
-    else:
-        names = [name.strip() for name in split(asked, ",") if name.strip()]
-    for name in names:
-        protocol = Plugins(parse_stack(at_task(name)[0])).protocol
-        if protocol != "sequential":
-            raise OptionError(
-                f"--methods {name}: its protocol is {protocol!r}, so it has no second task to be measured at; leave it out"
-            )
-    return ["finetune", *(name for name in dict.fromkeys(names) if name != "finetune")]
-
-
 def _pair(text: str, contenders: Mapping[str, Any]) -> tuple[str, str]:
     above, _, below = text.partition("/")
     if above not in contenders or below not in contenders:
         raise OptionError(f"--pairs {text}: write it as A/B with two of {', '.join(contenders)}")
     return above, below
-
-
-def _protocol(plugin: type[Any]) -> str:
-    return str(getattr(plugin, "protocol", "sequential"))
 
 
 def _setting(asked: argparse.Namespace, ground: Ground, bare: Bare) -> dict[str, Any]:

@@ -135,6 +135,9 @@ class Learner:
         trained = {part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws}
         self.cost = TaskCost(task.name, trained=trained, learning=asdict(learning(model)))
         self.norm = torch.zeros(())
+        self.by_rows = (
+            world.device.type == "cpu"
+        )  # on an accelerator a copy of each would cost more than bits are worth
         self._module = plugins.calling_module()
         self._backward = plugins.calling("loss", "build_model", subject="the backward pass", asks=BACKWARD)
 
@@ -256,13 +259,18 @@ class Learner:
                 weight.grad = torch.zeros_like(weight)
         self.world.reduce_gradients(self.learning)
         with self.watched(self.plugins, self.model, self.task):
-            self.norm = get_total_norm(weight.grad for weight in self.learning if weight.grad is not None)
+            self.norm = get_total_norm(self._gradients())
             if self.recipe.clip == "norm":
                 # A norm that is no number would make all gradients such; by 0 they stay as they are, to be told by name.
                 finite = torch.where(self.norm.isfinite(), self.norm, 0.0)
                 clip_grads_with_norm_(self.learning, self.recipe.clip_norm, finite)
             self.optimizer.step()
         self.schedule.step()
+
+    def _gradients(self) -> list[Tensor]:
+        """All gradients there are; in the order of their rows where a norm must sum as it does over experts that lie by themselves."""
+        found = [weight.grad for weight in self.learning if weight.grad is not None]
+        return [one.contiguous() for one in found] if self.by_rows else found
 
     def _count(self, indices: Sequence[int], tokens: int, answer_tokens: float) -> None:
         self.cost.steps += 1

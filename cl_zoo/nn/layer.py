@@ -110,35 +110,37 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             return y
         reads = list(dict.fromkeys(self.reads[name] for name in experts))  # a shared A stands once
         downs, ups = self._tables(reads, experts)
-        down, a, up, b = self._matrices(downs, ups)
+        plain = written_out()
+        down, a, up, b = self._matrices(downs, ups, plain)
         on = x.device.type
         kind = torch.get_autocast_dtype(on) if torch.is_autocast_enabled(on) else down.dtype
         seen = self.bank_dropout(x.to(kind))
-        plain = written_out()
-        z = F.linear(seen, torch.cat(a) if plain and a else down) if plain else Down.apply(seen, down, *a)
+        z = F.linear(seen, down) if plain else Down.apply(seen, down, *a)
         if self.bank_mix is not None:
             z = self.bank_mix(z, x, [weight.shape[1] for weight in ups.values()])
         elif len(reads) < len(experts):  # the identity: each B meets the rows of the A it reads
             rows = dict(zip(reads, torch.split(z, [one.shape[0] for one in downs.values()], -1), strict=True))
             z = torch.cat([rows[self.reads[name]] for name in experts], -1)
         if plain or y.dtype != kind or not y.is_contiguous():
-            whole = torch.cat([one.T for one in b]) if b else up
-            return y + F.linear(z * self.scale, whole.T).to(y.dtype)
+            turned = torch.cat([one.T for one in b]) if b else up
+            return y + F.linear(z * self.scale, turned.T).to(y.dtype)
         return cast(Tensor, Up.apply(y, z.to(kind), up, self.scale, *b))
 
-    def _tables(self, reads: Sequence[str], experts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _tables(
+        self, reads: Sequence[str], experts: Sequence[str]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A by the experts that own them, and B; also where others stand in for the parameters."""
         a, b = self.bank_down._parameters, self.bank_up._parameters
         return {name: a[name] for name in reads}, {name: b[name] for name in experts}
 
     def _matrices(
-        self, downs: dict[str, Tensor], ups: dict[str, Tensor]
+        self, downs: dict[str, Tensor], ups: dict[str, Tensor], plain: bool
     ) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
         """All A (Σr, d_in) and all B turned round (Σr, d_out), each with the parameters that lie in it, none where it is made of them here."""
-        joined = self._joined
-        if joined is not None and (joined.downs, joined.ups) == (tuple(downs), tuple(ups)):
-            if (found := joined.found(downs, ups)) is not None:
-                return joined.down, found[0], joined.up, found[1]
+        joined = None if plain else self._joined
+        fits = joined is not None and (joined.downs, joined.ups) == (tuple(downs), tuple(ups))
+        if joined is not None and fits and (found := joined.found(downs, ups)) is not None:
+            return joined.down, found[0], joined.up, found[1]
         return _join([*downs.values()], dim=0), [], _join([*ups.values()], dim=1).T, []
 
     def join(self) -> None:
@@ -146,7 +148,9 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.part()
         experts = self.experts
         reads = dict.fromkeys(self.reads[name] for name in experts)
-        self._joined = join({name: self.bank_down[name] for name in reads}, {name: self.bank_up[name] for name in experts})
+        self._joined = join(
+            {name: self.bank_down[name] for name in reads}, {name: self.bank_up[name] for name in experts}
+        )
 
     def part(self) -> None:
         """Let all experts lie by themselves again."""

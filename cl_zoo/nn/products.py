@@ -58,12 +58,18 @@ def join(downs: Mapping[str, nn.Parameter], ups: Mapping[str, nn.Parameter]) -> 
     or matrices that would not begin where torch lets them begin.
     """
     every = [*downs.values(), *ups.values()]
-    width = [weight.element_size() * weight.shape[dim] for dim, table in ((1, downs), (0, ups)) for weight in table.values()]
+    width = [
+        weight.element_size() * weight.shape[dim]
+        for dim, table in ((1, downs), (0, ups))
+        for weight in table.values()
+    ]
     if len(ups) < 2 or every[0].is_meta or any(size % ALIGNED for size in width):
         return None
     down = torch.cat([weight.data for weight in downs.values()])
     up = torch.cat([weight.data.T for weight in ups.values()])
-    for weight, rows in zip(downs.values(), down.split([one.shape[0] for one in downs.values()]), strict=True):
+    for weight, rows in zip(
+        downs.values(), down.split([one.shape[0] for one in downs.values()]), strict=True
+    ):
         weight.data = rows
     for weight, rows in zip(ups.values(), up.split([one.shape[1] for one in ups.values()]), strict=True):
         weight.data = rows.T
@@ -98,11 +104,11 @@ class Down(torch.autograd.Function):
             factor = torch.cat(members).to(x.dtype)
         back = gradients[0].reshape(-1, factor.shape[0])
         for_x = (back @ factor).view(x.shape) if ctx.needs_input_grad[0] else None
-        learn, first = _learning(ctx.needs_input_grad[1:], ctx.rows)
-        if not learn:
+        needs = ctx.needs_input_grad[1:]
+        if not any(needs):
             return for_x, None, *[None] * len(members)
-        whole = (back[:, learn].T @ x.reshape(-1, x.shape[-1])).to(ctx.kind)
-        return for_x, *_shared(whole, ctx.needs_input_grad[1:], ctx.rows, first)
+        whole = (back.T @ x.reshape(-1, x.shape[-1])).to(ctx.kind)
+        return for_x, *_shared(whole, needs, ctx.rows)
 
 
 class Up(torch.autograd.Function):
@@ -126,14 +132,13 @@ class Up(torch.autograd.Function):
         back = whole.reshape(-1, whole.shape[-1])
         for_z = _scaled(back, factor.T, ctx.scale).view(z.shape) if ctx.needs_input_grad[1] else None
         needs = (ctx.needs_input_grad[2], *ctx.needs_input_grad[4:])
-        learn, first = _learning(needs, ctx.rows)
-        if not learn:
+        if not any(needs):
             return whole, for_z, None, None, *[None] * len(members)
-        flat = z.reshape(-1, z.shape[-1])[:, learn]
+        flat = z.reshape(-1, z.shape[-1])
         if not members:  # in memory B lies row by row
             return whole, for_z, _scaled(back.T, flat, ctx.scale).T.to(ctx.kind), None
         turned = _scaled(flat.T, back, ctx.scale).to(ctx.kind)
-        _, *rows = _shared(turned, needs, ctx.rows, first)
+        _, *rows = _shared(turned, needs, ctx.rows)
         return whole, for_z, None, None, *(None if row is None else row.T for row in rows)
 
 
@@ -143,27 +148,8 @@ def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
     return torch.addmm(nothing, left, right, beta=0, alpha=scale)
 
 
-def _learning(needs: Sequence[bool], rows: Sequence[int]) -> tuple[slice | None, int]:
-    """Rows from the first to the last one that a gradient is needed of, and the place of the first member among them."""
-    if not rows:
-        return (slice(None) if needs[0] else None), 0
-    places = [place for place, need in enumerate(needs[1:]) if need]
-    if not places:
-        return None, 0
-    first, last = places[0], places[-1] + 1
-    return slice(sum(rows[:first]), sum(rows[:last])), first
-
-
-def _shared(whole: Tensor, needs: Sequence[bool], rows: Sequence[int], first: int) -> list[Tensor | None]:
-    """The gradient of the joined matrix for itself, or of each member its rows of it."""
+def _shared(whole: Tensor, needs: Sequence[bool], rows: Sequence[int]) -> list[Tensor | None]:
+    """The gradient of the joined matrix for itself, or of each member that learns its rows of it."""
     if not rows:
         return [whole]
-    found: list[Tensor | None] = [None] * (len(rows) + 1)
-    at = 0
-    for place in range(first, len(rows)):
-        if at == len(whole):
-            break
-        if needs[1 + place]:
-            found[1 + place] = whole[at : at + rows[place]]
-        at += rows[place]
-    return found
+    return [None, *(part if need else None for part, need in zip(whole.split(rows), needs[1:], strict=True))]
