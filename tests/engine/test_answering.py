@@ -11,6 +11,7 @@ from transformers import CompileConfig
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
+from cl_zoo.engine.alike import alike
 from cl_zoo.engine.answering import answers, generated
 from cl_zoo.nn import ExpertBank, PerSample, adapters
 from cl_zoo.recipe.recipe import build_recipe
@@ -108,6 +109,16 @@ def test_nothing_that_is_shown_to_the_model_holds_an_answer_or_a_task(tiny: Back
         assert inputs["do_sample"] is False
 
 
+def test_generate_is_told_of_a_static_cache_where_one_is_wanted(tiny: Backbone) -> None:
+    told = []
+    for static in (False, True):
+        model = Answering(tiny)
+        written(model, tiny, batch=6, static=static)
+        told.append(model.calls[1].get("cache_implementation"))
+
+    assert told == [None, "static"]
+
+
 def test_answering_needs_no_gradient(tiny: Backbone) -> None:
     tiny.train_projector(True)
     model = Answering(tiny)
@@ -156,16 +167,14 @@ def test_each_row_keeps_its_own_route_in_a_static_cache(tiny: Backbone) -> None:
 @pytest.mark.slow
 @torch.no_grad()
 def test_decoding_is_one_graph_that_serves_every_batch_of_a_size(tiny: Backbone) -> None:
-    """Traced as on an accelerator, but run as it was traced: no break, and nothing traced again for other samples, lengths or routes."""
+    """Traced as on an accelerator, but run as it was traced: no break, and nothing traced again for other samples, shorter ones or routes."""
     bank, mix = routed(tiny)
     tiny.model.generation_config.compile_config = traced()
-    asked = samples()
-    longest_first = [[asked[n] for n in places] for places in ([5, 0], [1, 2], [3, 4])]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
 
-    for number, some in enumerate(longest_first):
-        batch = tiny.batch(some, answers=False)
+    for number, asked in enumerate(alike(tiny, samples(), 2)):
+        batch = tiny.batch([sample for _, sample in asked], answers=False)
         mix.weights = torch.tensor([[1.0, number], [0.0, -1.0]])
         assert torch.equal(
             generated(bank, tiny, batch, 4, static=True), generated(bank, tiny, batch, 4, static=False)
