@@ -105,7 +105,16 @@ class Answering(Engine):
         place = number % DISTINCT * self.samples
         asked = self.ground.second[place : place + self.samples]
         with self.ground.world.autocast(self.ground.recipe.precision):
-            list(answers(self.answering, self.backbone, asked, max_new_tokens=NEW_TOKENS, batch=self.samples))
+            list(
+                answers(
+                    self.answering,
+                    self.backbone,
+                    asked,
+                    max_new_tokens=NEW_TOKENS,
+                    batch=self.samples,
+                    static=self.ground.recipe.static_cache,
+                )
+            )
 
 
 def at_task(name: str) -> tuple[str, int]:

@@ -66,6 +66,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         ground = make_ground(asked.size, asked.shapes, world, Path(folder))
+        ground.recipe = ground.recipe.model_copy(update={"static_cache": asked.static})
         total = WARMUP + asked.rounds * asked.steps
         bare = Bare(ground, total)
         contenders: dict[str, Bare | Engine] = {"bare": bare} if asked.phase == "train" else {}
@@ -206,6 +207,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", choices=("tiny", "small", "7b"), required=True)
     parser.add_argument("--methods", help="stacks, comma-separated; default: every installed sequential one")
     parser.add_argument("--phase", choices=("train", "answer"), default="train", help="what a step is")
+    parser.add_argument("--static", action="store_true", help="answer with a cache of fixed size")
     parser.add_argument("--pairs", nargs="*", help="further ratios, such as branchlora/moelora")
     parser.add_argument("--steps", type=positive, help="measured steps per contender and round")
     parser.add_argument("--rounds", type=positive, default=6)

@@ -141,6 +141,7 @@ class Apart:
                 one.task.test,
                 max_new_tokens=one.task.max_new_tokens,
                 batch=self.recipe.eval_batch,
+                static=self.recipe.static_cache,
             )
             _write(given, said)
         _write(wanted, expected(one.task))

@@ -177,6 +177,7 @@ def _answered(model: Restored, tasks: Sequence[TaskData], place: Path) -> list[C
                 task.test,
                 max_new_tokens=task.max_new_tokens,
                 batch=model.recipe.eval_batch,
+                static=model.recipe.static_cache,
                 guard=model.plugins.calling_module(answers=True),
             )
             _write(said, found)

@@ -231,6 +231,7 @@ class Run:
                     max_new_tokens=task.max_new_tokens,
                     batch=self.recipe.eval_batch,
                     guard=self.plugins.calling_module(answers=True),
+                    static=self.recipe.static_cache,
                 )
             )
         gathered = mine.merged(self.world.gather, records)

@@ -23,7 +23,7 @@ Rate = Annotated[float, Field(ge=0, le=10)]
 """AdamW moves a weight by about the rate in a step, so beyond 10 nothing is learnt by any method."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
-UNUSED: dict[str, Any] = {"tasks": {}, "max_tokens": None, "options": {}}
+UNUSED: dict[str, Any] = {"tasks": {}, "max_tokens": None, "options": {}, "static_cache": False}
 """Keys that a recipe is written without where they say nothing, with the value that says nothing."""
 
 
@@ -60,6 +60,10 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         64,
         ge=1,
         description="samples per generation; changes speed, and an answer only where rounding decides between two tokens, as it may in bf16",
+    )
+    static_cache: bool = Field(
+        False,
+        description="answer with a key-value cache of fixed size, for which decoding is compiled on an accelerator; changes an answer only where rounding decides",
     )
     max_tokens: int | None = Field(
         None,

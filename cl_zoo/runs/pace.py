@@ -18,7 +18,15 @@ from cl_zoo.engine.files import canonical
 from cl_zoo.engine.folder import MANIFEST
 from cl_zoo.runs.work import Kind, Part
 
-PACING = ("global_batch", "micro_batch", "eval_batch", "precision", "checkpointing", "adapter")
+PACING = (
+    "global_batch",
+    "micro_batch",
+    "eval_batch",
+    "static_cache",
+    "precision",
+    "checkpointing",
+    "adapter",
+)
 """Keys of a recipe on which the time of a step or an answer depends."""
 
 MACHINE = ("processor", "cores", "accelerator")

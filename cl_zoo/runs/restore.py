@@ -95,7 +95,13 @@ class Restored:
         with self.autocast():
             guard = self.plugins.calling_module(answers=True)
             for record in answers(
-                self.model, self.backbone, asked, max_new_tokens=budget, batch=size, guard=guard
+                self.model,
+                self.backbone,
+                asked,
+                max_new_tokens=budget,
+                batch=size,
+                guard=guard,
+                static=self.recipe.static_cache,
             ):
                 del record["id"]
                 yield record

@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+
+from cl_zoo.testing import tiny_backbone, tiny_benchmark
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "performance" / "train_step.py"
 
@@ -93,3 +97,44 @@ def test_a_method_without_a_second_task_is_refused(tmp_path, monkeypatch, capsys
     arguments = ["--size", "tiny", "--methods", "multitask", "--json", str(tmp_path / "tiny.json")]
     assert script.main(arguments) == 2
     assert "multitask: its protocol is 'joint'" in capsys.readouterr().err
+
+
+def test_flips_are_counted_over_the_samples_of_every_task(tmp_path, monkeypatch, capsys):
+    """Four questions of each task of mini: no answer flips, and no way computes fewer tokens than one by one."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("flips")
+    file = tmp_path / "flips.json"
+
+    assert script.main(["--limit", "4", "--batch", "2", "--json", str(file)]) == 0
+
+    found = json.loads(file.read_text())
+    assert "flips.py --limit 4 --batch 2" in found["command"]
+    assert len(found["tasks"]) == 6
+    for task in found["tasks"].values():
+        ways = task["ways"]
+        assert (task["samples"], list(ways)) == (4, ["alone", "in-order", "grouped", "static"])
+        assert {one["flips"] for one in ways.values()} == {0}
+        assert ways["alone"]["tokens"] <= ways["grouped"]["tokens"] <= ways["in-order"]["tokens"]
+        assert ways["static"]["tokens"] == ways["grouped"]["tokens"]
+    assert "0 of 24 flip (0.00%)" in capsys.readouterr().out
+
+
+def test_an_answer_that_another_batch_changes_is_a_flip(tmp_path, monkeypatch):
+    """A model that answers with the number of rows of its batch: of five questions in batches of two all but the last flip."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("flips")
+    backbone = tiny_backbone(tmp_path)
+    task = tiny_benchmark(5).tasks[0]
+
+    found = script.Asking(Rows(), backbone, task, list(task.test)[:5], 2).measure(["in-order", "grouped"])
+
+    assert {way: one["flips"] for way, one in found["ways"].items()} == {
+        "alone": 0,
+        "in-order": 4,
+        "grouped": 4,
+    }
+
+
+class Rows(nn.Module):
+    def generate(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        return torch.cat([input_ids, torch.full_like(input_ids[:, :1], 10 + len(input_ids))], 1)

@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import CompileConfig
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch
-from cl_zoo.engine.answering import answers
+from cl_zoo.engine.alike import alike
+from cl_zoo.engine.answering import answers, generated
+from cl_zoo.nn import ExpertBank, PerSample, adapters
+from cl_zoo.recipe.recipe import build_recipe
 from cl_zoo.tasks import Sample
 from cl_zoo.testing import square, tiny_benchmark
 
@@ -105,6 +109,16 @@ def test_nothing_that_is_shown_to_the_model_holds_an_answer_or_a_task(tiny: Back
         assert inputs["do_sample"] is False
 
 
+def test_generate_is_told_of_a_static_cache_where_one_is_wanted(tiny: Backbone) -> None:
+    told = []
+    for static in (False, True):
+        model = Answering(tiny)
+        written(model, tiny, batch=6, static=static)
+        told.append(model.calls[1].get("cache_implementation"))
+
+    assert told == [None, "static"]
+
+
 def test_answering_needs_no_gradient(tiny: Backbone) -> None:
     tiny.train_projector(True)
     model = Answering(tiny)
@@ -123,3 +137,56 @@ def test_images_of_different_samples_do_not_mix(tiny: Backbone) -> None:
     together = list(answers(tiny.model, tiny, pictures[::-1], max_new_tokens=4, batch=4))
 
     assert together[::-1] == alone
+
+
+def routed(backbone: Backbone) -> tuple[ExpertBank, PerSample]:
+    """A bank of two experts with random weights, mixed for each sample in a way of its own."""
+    bank, mix = adapters(backbone, build_recipe({"adapter.rank": 2})), PerSample()
+    bank.add("other")
+    bank.use(bank.experts, trainable=bank.experts)
+    bank.mix(lambda layer: mix)
+    for weight in bank.parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight.data, std=0.3)
+    return bank.eval(), mix
+
+
+@torch.no_grad()
+def test_each_row_keeps_its_own_route_in_a_static_cache(tiny: Backbone) -> None:
+    bank, mix = routed(tiny)
+    batch = tiny.batch(samples(), answers=False)
+    mix.weights = torch.linspace(-2, 2, 12).view(6, 2)
+
+    grown, fixed = (generated(bank, tiny, batch, 4, static=static) for static in (False, True))
+    mix.weights = mix.weights.flip(0)
+
+    assert torch.equal(grown, fixed)
+    assert not torch.equal(generated(bank, tiny, batch, 4, static=True), fixed)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_decoding_is_one_graph_that_serves_every_batch_of_a_size(tiny: Backbone) -> None:
+    """Traced as on an accelerator, but run as it was traced: no break, and nothing traced again for other samples, shorter ones or routes."""
+    bank, mix = routed(tiny)
+    tiny.model.generation_config.compile_config = traced()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+    for number, asked in enumerate(alike(tiny, samples(), 2)):
+        batch = tiny.batch([sample for _, sample in asked], answers=False)
+        mix.weights = torch.tensor([[1.0, number], [0.0, -1.0]])
+        assert torch.equal(
+            generated(bank, tiny, batch, 4, static=True), generated(bank, tiny, batch, 4, static=False)
+        )
+
+    counted = torch._dynamo.utils.counters
+    assert counted["stats"]["unique_graphs"] == 1
+    assert not counted["graph_break"]
+
+
+def traced() -> CompileConfig:
+    """What transformers compiles decoding with, for any device and without a compiler behind."""
+    config = CompileConfig(backend="eager", mode=None)
+    config._compile_all_devices = True
+    return config

@@ -284,6 +284,8 @@ def test_a_bound_of_prompts_stands_in_a_recipe_only_where_it_is_set():
     assert "max_tokens" not in build_recipe({"epochs": 2, "max_tokens": None}).model_dump(mode="json")
     assert build_recipe({"max_tokens": 2048}).model_dump(mode="json")["max_tokens"] == 2048
     assert build_recipe(read_recipe("paper"), {"max_tokens": None}).max_tokens is None
+    assert "static_cache" not in build_recipe({"static_cache": False}).model_dump(mode="json")
+    assert build_recipe({"static_cache": True}).model_dump(mode="json")["static_cache"] is True
     with pytest.raises(OptionError, match=r"recipe\.max_tokens: .*greater than or equal to 1, got 0"):
         build_recipe({"max_tokens": 0})
 

@@ -97,6 +97,18 @@ def test_the_size_of_a_batch_changes_no_answer(make: Make, squares: Benchmark):
     assert result.generate(*asked(squares.tasks[1].test), batch=1) == written(result, 1)
 
 
+@pytest.mark.parametrize("method", ["hide", "l2p"])
+def test_a_run_with_a_static_cache_gives_the_answers_of_one_without(
+    make: Make, squares: Benchmark, method: str
+):
+    """A route per sample and soft prompts; in the run's own cells and when it is loaded."""
+    static = make(method, recipe={"static_cache": True, "eval_batch": 3})
+
+    for place, task in enumerate(squares.tasks):
+        answers = static.generate(*asked(task.test), max_new_tokens=task.max_new_tokens)
+        assert answers == written(static, place) == written(make(method), place)
+
+
 def test_the_default_budget_of_tokens_is_the_largest_of_the_runs_tasks(make: Make):
     assert make("finetune").restored.max_new_tokens == 4  # as `tiny_benchmark` has it
 
@@ -340,6 +352,18 @@ def test_predict_answers_a_file_of_lines_with_lines(
     ]
     assert records[0]["answer"] == written(result, 0)[0]
     assert len(records[0]["route"]) == 2
+
+
+def test_predict_answers_prompts_of_several_lengths_in_their_order(make: Make, cli: Any, tmp_path: Path):
+    """Batches of two hold others than the lines beside them; one by one the answers and routes are the same."""
+    prompts = ["is it red ?", QUESTION, "What ?", "is the large square blue ?", QUESTION, "red ?"]
+    (tmp_path / "asked.jsonl").write_text("\n".join(json.dumps({"prompt": one}) for one in prompts))
+    given = ("--input", tmp_path / "asked.jsonl", "--device", "cpu")
+
+    two, one = (cli("predict", make("hide").folder, *given, "--batch", batch).out for batch in (2, 1))
+
+    assert [json.loads(line)["prompt"] for line in two.splitlines()] == prompts
+    assert two == one
 
 
 def test_predict_reads_a_line_to_its_newline(make: Make, cli: Any, tmp_path: Path):
