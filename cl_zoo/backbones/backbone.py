@@ -275,7 +275,7 @@ class Backbone(Worded):
         aspects = [self.aspect_of(sample) for sample in samples for _ in sample.images]
         seen, each, spans = self.show(self.encode(images, aspects)) if images else ({}, [], ())
         shown = iter(each)
-        rows = [self._tokens(sample, [next(shown) for _ in sample.images], answers) for sample in samples]
+        rows = self._rows(samples, shown, answers)
         inputs, targets = padded(rows, self.tokenizer.pad_token_id, self.device, answers=answers)
         inputs.update(seen)
         self.finish(inputs)
