@@ -10,7 +10,8 @@
 #     SIZE=tiny DEVICE=cpu bash benchmarks/performance/gpu.sh FOLDER
 #
 # SIZE (7b), DEVICE (cuda), SHAPES (auto), METHODS and PAIRS (of the table of steps), BATCHES (of the memory's rows), WIDE (the batch of answers that is held against 1),
-# STEPS and ROUNDS (of the table), JOBS (processes of the tests) and SECONDS_IN_ALL (480) may be set; PYTHON names the interpreter.
+# STEPS and ROUNDS (of the table), JOBS (processes of the tests) and SECONDS_IN_ALL (480) may be set; PATIENCE is a factor on the time of each
+# part, for a slow machine; PYTHON names the interpreter.
 # Where cl-zoo is not installed its entry points are read from pyproject.toml. The exit code is 1 where a part failed or was ended.
 set -u
 OUT=${1:?"names no folder for the results; call it as gpu.sh FOLDER"}
@@ -24,7 +25,8 @@ BATCHES=${BATCHES:-4 16 24}
 WIDE=${WIDE:-64}
 STEPS=${STEPS:-5}
 ROUNDS=${ROUNDS:-4}
-SECONDS_IN_ALL=${SECONDS_IN_ALL:-480}
+PATIENCE=${PATIENCE:-1}
+SECONDS_IN_ALL=${SECONDS_IN_ALL:-$((480 * PATIENCE))}
 HERE=benchmarks/performance
 mkdir -p "$OUT"
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
@@ -56,7 +58,7 @@ say() { echo "$*" | tee -a "$OUT/summary.txt"; }
 
 # part NAME LIMIT COMMAND…: runs it for at most LIMIT seconds, and no longer than what is left in all.
 part() {
-    local name=$1 limit=$2 began=$SECONDS left=$((SECONDS_IN_ALL - SECONDS)) code
+    local name=$1 limit=$(($2 * PATIENCE)) began=$SECONDS left=$((SECONDS_IN_ALL - SECONDS)) code
     shift 2
     ((left < limit)) && limit=$left
     if ((limit < 5)); then
@@ -69,7 +71,7 @@ part() {
     { echo "== $name: $*"; cat "$SCRATCH/printed"; } >>"$OUT/log.txt"
     ((code == 124 || code == 137)) && say "== $name: ended after its $limit s" || say "== $name: exit code $code after $((SECONDS - began)) s"
     ((code)) && failed=1
-    grep -v "Loading weights\|Writing model" "$SCRATCH/printed" | tail -n 25 | tee -a "$OUT/summary.txt"
+    grep -v "Loading weights\|Writing model\|FutureWarning\|warnings.warn" "$SCRATCH/printed" | tail -n 25 | tee -a "$OUT/summary.txt"
 }
 
 step() {

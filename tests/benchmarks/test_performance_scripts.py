@@ -125,7 +125,7 @@ def run_parts(folder: Path, **settings: object) -> subprocess.CompletedProcess[s
 
 @pytest.mark.slow
 def test_the_script_for_an_accelerator_runs_every_part_and_keeps_what_each_measured(tmp_path):
-    done = run_parts(tmp_path / "out", SECONDS_IN_ALL=2000)
+    done = run_parts(tmp_path / "out", PATIENCE=20)
     assert done.returncode == 0, done.stdout + done.stderr
     written = {file.name for file in (tmp_path / "out").iterdir()}
     assert written == {
@@ -153,6 +153,28 @@ def test_a_part_for_which_no_time_is_left_is_left_out_and_said(tmp_path):
     assert lines[0] == "== tiny-cpu: left out, the time is spent"
     assert len(lines) == 7
     assert lines[-1].startswith("== all parts: ")
+
+
+def test_a_step_waits_for_the_pictures_that_its_workers_have_not_read(monkeypatch):
+    """Four pictures of 1 s: one worker needs 4 s, two 2 s, four 1 s; beside a step of 2 s that is 2 s of waiting, or none."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("feeding")
+    assert script.stall([1.0], 0.0, 2.0, 1) == pytest.approx(2 / 4)
+    assert script.stall([1.0], 0.0, 2.0, 2) == script.stall([1.0], 0.0, 2.0, 4) == 0
+    assert script.stall([1.0], 0.5, 2.0, 4) == pytest.approx(0.5 / 2.5)
+    # 3, 1, 3, 1 on two workers: 3 + 1 and 1 + 3, one waits 1 s; then 1, 3, 1, 3: 1 + 1 + 3 and 3, 2 s; 1.5 s on average
+    assert script.stall([3.0, 1.0], 0.0, 3.0, 2) == pytest.approx(1.5 / 4.5)
+    found = script.computed([1.0], 0.0, 2.0)
+    assert (found["workers_needed"], found["cores_busy"]) == (2, 2.0)
+
+
+def test_a_step_of_7b_is_the_ledgers_flops_over_the_share_of_the_peak(monkeypatch):
+    """2560 tokens x (4 x 6,476,005,376 + 6 x (19,988,480 + 20,979,712)) / (0.35 x 790e12) = 0.2421 s."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("feeding")
+    assert script.step_seconds(2560, 0.35) == pytest.approx(
+        2560 * (4 * 6_476_005_376 + 6 * (19_988_480 + 20_979_712)) / (0.35 * 790e12)
+    )
 
 
 def test_the_share_of_the_peak_is_the_ledgers_rule_over_the_seconds(result):

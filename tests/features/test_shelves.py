@@ -128,7 +128,10 @@ def test_nothing_is_stored_beyond_the_limit(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, "tower", limit_bytes=100 + HEADER + 2 * STRIDE)
     for key in range(2):
         shelf.put(b"%d" % key, torch.zeros(10))
-    with pytest.warns(UserWarning, match=r"tower\.data: the shelves of this folder reach the limit of .* GiB; raise --cache-limit or delete .*; no further"):
+    with pytest.warns(
+        UserWarning,
+        match=r"tower\.data: the shelves of this folder reach the limit of .* GiB; raise --cache-limit or delete .*; no further",
+    ):
         shelf.put(b"2", torch.zeros(10))
     shelf.put(b"3", torch.zeros(10))
 
