@@ -89,16 +89,9 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "spread": spread,
         "cpu_ratios": cpu_ratios,
         "cpu_spread": cpu_spread,
-        "contenders": {
-            name: _result(one, wall[name], cpu[name], fastest) for name, one in contenders.items()
-        },
+        "contenders": {n: _result(one, wall[n], cpu[n], fastest) for n, one in contenders.items()},
         "setting": _setting(asked, ground, bare),
-        "machine": {
-            **_machine(world.device),
-            "load_before": load,
-            "load_after": os.getloadavg(),
-            "peak": fastest,
-        },
+        "machine": {**_machine(world.device, fastest), "load_before": load, "load_after": os.getloadavg()},
         "versions": versions(LIBRARIES),
         "steps": wall,
         "cpu_steps": cpu,
@@ -220,9 +213,9 @@ def _setting(asked: argparse.Namespace, ground: Ground, bare: Bare) -> dict[str,
     }
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def _machine(device: torch.device, fastest: Mapping[str, Any]) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {**machine(), "accelerator": name, "threads": torch.get_num_threads()}
+    return {**machine(), "accelerator": name, "threads": torch.get_num_threads(), "peak": fastest}
 
 
 def _table(result: dict[str, Any]) -> str:
