@@ -52,7 +52,7 @@ def run(
         gate: a publication or the folder of a finished run, `=POINTS` behind it; before anything is trained the untouched model must
             score as its zero-shot row does.
         trackers: `tensorboard`, `wandb`, `mlflow`, `trackio`: where curves of loss, terms and scores go; they decide nothing of the run.
-        settings: fields of `Job`: backbone, features, data, order, seed, recipe, limit, cells, device, out, preflight,
+        settings: fields of `Job`: backbone, features, cache, cache_limit, data, order, seed, recipe, limit, cells, device, out, preflight,
             keep_states, checkpoint_every, sharding.
 
     Returns:

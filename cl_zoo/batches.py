@@ -124,17 +124,25 @@ def padded(
     """
     # The last end token is a target but never an input: nothing is predicted from it.
     sequences = [row.ids[:-1] if answers else row.ids for row in rows]
-    longest = max(len(sequence) for sequence in sequences)
-    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in sequences])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in sequences])
+    ids = _left(sequences, pad)
+    mask = _left([np.ones(len(row), dtype=np.int64) for row in sequences], 0)
     inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
     if not answers:
         return inputs, None
     kept = max(len(row.targets) for row in rows)
-    targets = torch.tensor([[IGNORED] * (kept - len(row.targets)) + row.targets for row in rows])
+    targets = _left([row.targets for row in rows], IGNORED)
     inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(device)
     inputs["logits_to_keep"] = kept
     return inputs, targets.to(device)
+
+
+def _left(rows: Sequence[Any], fill: int) -> Tensor:
+    """Rows of whole numbers as one tensor, the shorter ones filled on the left; through numpy, which reads lists faster than torch."""
+    longest = max(len(row) for row in rows)
+    made = np.full((len(rows), longest), fill, dtype=np.int64)
+    for place, row in enumerate(rows):
+        made[place, longest - len(row) :] = row
+    return torch.from_numpy(made)
 
 
 def answer_losses(outputs: Any, batch: Batch) -> Tensor:

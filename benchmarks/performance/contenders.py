@@ -19,7 +19,8 @@ from cl_zoo import Backbone, Sample, Task
 from cl_zoo.batches import seed_everything
 from cl_zoo.contract.plugins import Plugins, every_method, load_class
 from cl_zoo.engine.answering import answers
-from cl_zoo.engine.learning import Learner
+from cl_zoo.engine.learning import Learner, recompute_activations
+from cl_zoo.engine.ledger import training_flops
 from cl_zoo.engine.run import placed
 from cl_zoo.engine.streams import TaskBatches
 from cl_zoo.errors import OptionError
@@ -41,6 +42,7 @@ class Engine:
     Attributes:
         first_loss: of the very first batch, before anything was learnt.
         samples: per step, rehearsed ones included.
+        flops: of a step by the ledger's rule, which counts no activation twice; 0 where nothing is learnt.
     """
 
     def __init__(self, name: str, ground: Ground, total: int) -> None:
@@ -48,6 +50,8 @@ class Engine:
         seed_everything("train_step", stack)
         self.ground, self.backbone, self.plugins = ground, ground.copy(), Plugins(parse_stack(stack))
         self.model = placed(self.plugins, self.backbone, ground.recipe)
+        if ground.recipe.checkpointing:
+            recompute_activations(self.backbone.model)
         batch = ground.recipe.global_batch
         data = TaskBatches(self.backbone, ground.first, ground.recipe)
         self.seen = [Task(index, f"task {index}", "", batch) for index in range(place - 1)]
@@ -60,6 +64,13 @@ class Engine:
             [*range(place * batch, (place + 1) * batch), *old[place::DISTINCT]] for place in range(DISTINCT)
         ]
         self.samples = len(self.places[0])
+        self.flops = self._flops()
+
+    def _flops(self) -> float:
+        """Of the first step: its padded tokens, through the language model and everything that learns."""
+        samples = [self.learner.pool[place] for place in self.places[0]]
+        tokens = self.backbone.batch(samples, answers=True).inputs["input_ids"].numel()
+        return training_flops(self.backbone, tokens, sum(self.learner.cost.trained.values()))
 
     def _close(self, task: Task, data: TaskBatches) -> float:
         """Learn one step of an earlier task and leave it behind; returns its loss."""
@@ -98,7 +109,7 @@ class Answering(Engine):
         self.model.eval()
         with ground.world.autocast(ground.recipe.precision):
             self.answering = self.plugins.build_inference_model(self.model, self.seen).eval()
-        self.samples = ground.recipe.global_batch
+        self.samples, self.flops = ground.recipe.global_batch, 0.0
         self.step(0)
 
     def step(self, number: int) -> None:
@@ -147,6 +158,8 @@ class Bare:
         found = [weight for weight in self.model.parameters() if weight.requires_grad]
         backbone.projector.float().requires_grad_(recipe.projector == "sequential")
         self.llava, self.projector = backbone.model, backbone.projector
+        if recipe.checkpointing:
+            recompute_activations(self.llava)
         projector = [weight for weight in self.projector.parameters() if weight.requires_grad]
         groups = [
             {"params": found, "lr": recipe.rate("adapters")},
@@ -161,6 +174,8 @@ class Bare:
         self.batches = [
             self._tensors(backbone, ground.second[n * batch : (n + 1) * batch]) for n in range(DISTINCT)
         ]
+        trained = sum(weight.numel() for weight in self.learning)
+        self.flops = training_flops(backbone, self.samples * self.tokens, trained)
         self.first_loss = self._learn(self._tensors(backbone, ground.first))
 
     def _tensors(self, backbone: Backbone, samples: Sequence[Sample]) -> dict[str, Any]:

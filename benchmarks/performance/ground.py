@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from cl_zoo import Backbone, Benchmark, Recipe, Sample
 from cl_zoo.backbones.llava import Llava
+from cl_zoo.errors import OptionError
 from cl_zoo.names import BACKBONES, BENCHMARKS, load
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
@@ -69,22 +71,36 @@ class Ground:
         return base.with_model(model)
 
 
-def make_ground(size: str, shapes: str, world: World, folder: Path) -> Ground:
-    """The base and the samples of a size; `shapes` says whose a `tiny` one has, files go to `folder`."""
+def make_ground(
+    size: str, shapes: str, world: World, folder: Path, changes: Mapping[str, Any] | None = None
+) -> Ground:
+    """The base and the samples of a size; `shapes` says whose a `tiny` one has, files go to `folder`.
+
+    Args:
+        changes: recipe values in the place of the size's own.
+    """
+    changes = changes or {}
     if size != "tiny":
-        return _random_ground(SIZES[size], world, folder)
+        return _random_ground(SIZES[size], world, folder, changes)
     if shapes == "mini" or (shapes == "auto" and MINI.is_dir()):
         benchmark = load(BENCHMARKS, "mini")()
         backbone = load(BACKBONES, "mini")(None, world.device, torch.float32)
-        return _benchmark_ground("mini", benchmark, backbone, world)
+        return _benchmark_ground("mini", benchmark, backbone, world, changes)
     backbone = tiny_backbone(folder, device=str(world.device))
-    return _benchmark_ground("cl_zoo.testing", tiny_benchmark(size=16), backbone, world)
+    size_of_task = max(16, DISTINCT * changes.get("global_batch", 0))
+    return _benchmark_ground("cl_zoo.testing", tiny_benchmark(size=size_of_task), backbone, world, changes)
 
 
-def _benchmark_ground(origin: str, benchmark: Benchmark, backbone: Backbone, world: World) -> Ground:
-    recipe = build_recipe(benchmark.recipe)
+def _benchmark_ground(
+    origin: str, benchmark: Benchmark, backbone: Backbone, world: World, changes: Mapping[str, Any]
+) -> Ground:
+    recipe = build_recipe(benchmark.recipe, changes)
     first, second = benchmark.stream()[:2]
     count = recipe.global_batch * DISTINCT
+    if count > min(len(first.train), len(second.train)):
+        raise OptionError(
+            f"--batch {recipe.global_batch}: {origin} has no {DISTINCT} batches of that size in a task; take at most {min(len(first.train), len(second.train)) // DISTINCT}"
+        )
     return Ground(
         origin,
         backbone,
@@ -95,10 +111,11 @@ def _benchmark_ground(origin: str, benchmark: Benchmark, backbone: Backbone, wor
     )
 
 
-def _random_ground(shapes: Shapes, world: World, folder: Path) -> Ground:
+def _random_ground(shapes: Shapes, world: World, folder: Path, changes: Mapping[str, Any]) -> Ground:
+    shapes = replace(shapes, batch=changes.get("global_batch", shapes.batch))
     dtype = torch.bfloat16 if shapes.precision == "bf16" else torch.float32
     backbone = random_backbone(shapes, world.device, dtype, folder)
-    recipe = build_recipe({"global_batch": shapes.batch, "precision": shapes.precision})
+    recipe = build_recipe({"global_batch": shapes.batch, "precision": shapes.precision}, changes)
     first = noise(shapes, shapes.batch, seed=1)
     return Ground("random", backbone, recipe, first, noise(shapes, shapes.batch * DISTINCT, seed=2), world)
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from contenders import Answering, Bare, Engine, chosen_methods
 from ground import DISTINCT, SIZES, Ground, make_ground
+from reach import peak, wait
 from results import given, machine, options, positive, versions, write
 
 from cl_zoo.errors import ClZooError, OptionError
@@ -65,8 +66,9 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         raise OptionError(f"--size 7b needs a CUDA device, got {world.device}; take --size small")
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
-        ground = make_ground(asked.size, asked.shapes, world, Path(folder))
+        ground = make_ground(asked.size, asked.shapes, world, Path(folder), changes(asked))
         ground.recipe = ground.recipe.model_copy(update={"static_cache": asked.static})
+        fastest = peak(world.device, ground.recipe.precision)
         total = WARMUP + asked.rounds * asked.steps
         bare = Bare(ground, total)
         contenders: dict[str, Bare | Engine] = {"bare": bare} if asked.phase == "train" else {}
@@ -86,19 +88,30 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "spread": spread,
         "cpu_ratios": cpu_ratios,
         "cpu_spread": cpu_spread,
-        "contenders": {name: _result(one, wall[name], cpu[name]) for name, one in contenders.items()},
+        "contenders": {n: _result(one, wall[n], cpu[n], fastest) for n, one in contenders.items()},
         "setting": _setting(asked, ground, bare),
-        "machine": {**_machine(world.device), "load_before": load, "load_after": os.getloadavg()},
+        "machine": {**_machine(world.device, fastest), "load_before": load, "load_after": os.getloadavg()},
         "versions": versions(LIBRARIES),
         "steps": wall,
         "cpu_steps": cpu,
     }
 
 
-def _result(contender: Bare | Engine, wall: Sequence[Any], cpu: Sequence[Any]) -> dict[str, Any]:
-    """One contender's times over all rounds and steps."""
+def changes(asked: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the recipe: a step of other samples, activations computed again."""
+    said: dict[str, Any] = {"global_batch": asked.batch} if asked.batch else {}
+    return said | ({"checkpointing": True} if asked.checkpointing else {})
+
+
+def _result(
+    contender: Bare | Engine, wall: Sequence[Any], cpu: Sequence[Any], fastest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One contender's times over all rounds and steps, and the share of the device's peak that they amount to."""
+    seconds, flops = _quartiles(np.ravel(wall)), contender.flops
     return {
-        "seconds": _quartiles(np.ravel(wall)),
+        "seconds": seconds,
+        "flops": flops,
+        "share_of_peak": flops / seconds["median"] / fastest["flops_per_second"] if flops else None,
         "cpu_seconds": _quartiles(np.ravel(cpu)),
         "samples_per_step": contender.samples,
         "first_loss": contender.first_loss,
@@ -120,18 +133,13 @@ def _race(
         turns = list(contenders) if place % 2 == 0 else list(reversed(contenders))
         for number in range(steps):
             for name in turns:
-                _wait(device)
+                wait(device)
                 began, worked = time.perf_counter(), time.process_time()
                 contenders[name].step(WARMUP + place * steps + number)
-                _wait(device)
+                wait(device)
                 wall[name][-1].append(time.perf_counter() - began)
                 cpu[name][-1].append(time.process_time() - worked)
     return wall, cpu
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _ratios(times: Times, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, float], dict[str, Any]]:
@@ -185,16 +193,17 @@ def _setting(asked: argparse.Namespace, ground: Ground, bare: Bare) -> dict[str,
     }
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def _machine(device: torch.device, fastest: Mapping[str, Any]) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {**machine(), "accelerator": name, "threads": torch.get_num_threads()}
+    return {**machine(), "accelerator": name, "threads": torch.get_num_threads(), "peak": fastest}
 
 
 def _table(result: dict[str, Any]) -> str:
-    lines = [f"{'contender':<24}{'median s':>10}{'q1':>9}{'q3':>9}"]
+    lines = [f"{'contender':<24}{'median s':>10}{'q1':>9}{'q3':>9}{'of the peak':>18}"]
     for name, one in result["contenders"].items():
-        at = one["seconds"]
-        lines.append(f"{name:<24}{at['median']:>10.4f}{at['q1']:>9.4f}{at['q3']:>9.4f}")
+        at, share = one["seconds"], one["share_of_peak"]
+        reached = "–" if share is None else f"{share:.1%}"
+        lines.append(f"{name:<24}{at['median']:>10.4f}{at['q1']:>9.4f}{at['q3']:>9.4f}{reached:>18}")
     lines.append(f"{'ratio':<24}{'median':>10}{'q1':>9}{'q3':>9}{'by process time':>18}")
     for name, ratio in result["ratios"].items():
         at, cpu = result["spread"][name], result["cpu_ratios"][name]
@@ -211,6 +220,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", nargs="*", help="further ratios, such as branchlora/moelora")
     parser.add_argument("--steps", type=positive, help="measured steps per contender and round")
     parser.add_argument("--rounds", type=positive, default=6)
+    parser.add_argument(
+        "--batch",
+        "--micro-batch",
+        type=positive,
+        help="samples of a step, all in one forward; default: the size's",
+    )
+    parser.add_argument("--checkpointing", action="store_true", help="activations are computed again")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument(

@@ -86,14 +86,12 @@ class Backbone(Worded):
         features: str | None = None,
     ) -> None:
         self.name, self.model, self.tokenizer, self.image_processor = name, model, tokenizer, image_processor
-        self.template, self.revision, self.feature_name = (
-            resolve(template or TEMPLATES[self.style]),
-            revision,
-            features,
-        )
+        self.template = resolve(template or TEMPLATES[self.style])
+        self.revision, self.feature_name = revision, features
         self.linears = LINEARS.format(self.decoder_at.rpartition(".")[2])
         self.image_aspect = self.aspects[0]
         self.cache: Path | None = None
+        self.cache_limit: int | None = None
         model.eval().requires_grad_(False)
         parent, _, child = self.tower_at.rpartition(".")
         holder = model.get_submodule(parent)
@@ -160,11 +158,13 @@ class Backbone(Worded):
         template: str | None = None,
         image_aspect: str | None = None,
         cache: Path | None = None,
+        cache_limit: int | None = None,
         max_tokens: int | None = None,
     ) -> None:
         """Put a user's choices in the place of the backbone's own; `None` leaves one as it is.
 
         Args:
+            cache_limit: bytes that the shelves in the cache may take together, see `Shelf`.
             max_tokens: the longest prompt with its image and its answer; a longer one is refused when its batch is made.
 
         Raises:
@@ -177,7 +177,7 @@ class Backbone(Worded):
         self.feature_name = features or self.feature_name
         self.template = resolve(template) if template else self.template
         self.image_aspect = image_aspect or self.image_aspect
-        self.cache = cache or self.cache
+        self.cache, self.cache_limit = cache or self.cache, cache_limit or self.cache_limit
         self.max_tokens = max_tokens or self.max_tokens
         if image_aspect or cache:
             self.__dict__.pop("_seen", None)
@@ -195,8 +195,8 @@ class Backbone(Worded):
             revision=self.revision,
             features=self.feature_name,
         )
-        other.image_aspect, other.cache = self.image_aspect, self.cache
-        other.max_tokens = self.max_tokens
+        other.image_aspect, other.max_tokens = self.image_aspect, self.max_tokens
+        other.cache, other.cache_limit = self.cache, self.cache_limit
         if "features" in self.__dict__:
             other.features = self.features
         return other
@@ -230,7 +230,7 @@ class Backbone(Worded):
             raise BackboneError(
                 f"backbone {self.name} brings no feature encoder; name one with --features NAME|PATH"
             )
-        return FeatureEncoder(self.feature_name, self.device, self.cache)
+        return FeatureEncoder(self.feature_name, self.device, self.cache, self.cache_limit)
 
     @property
     def feature_revision(self) -> str | None:
@@ -274,8 +274,7 @@ class Backbone(Worded):
         images = [image for sample in samples for image in sample.images]
         aspects = [self.aspect_of(sample) for sample in samples for _ in sample.images]
         seen, each, spans = self.show(self.encode(images, aspects)) if images else ({}, [], ())
-        shown = iter(each)
-        rows = [self._tokens(sample, [next(shown) for _ in sample.images], answers) for sample in samples]
+        rows = self._rows(samples, iter(each), answers)
         inputs, targets = padded(rows, self.tokenizer.pad_token_id, self.device, answers=answers)
         inputs.update(seen)
         self.finish(inputs)
@@ -333,7 +332,7 @@ class Backbone(Worded):
         files = [getattr(module, "__file__", None) for module in (*modules, towers, features)]
         code = source_hash(*filter(None, files), *PICTURED)[:8]
         parts = ("tower", self.revision, self.image_aspect, precision, self.device.type, code)
-        return Remembered(shelf=Shelf(self.cache, "-".join(parts)), device=self.device)
+        return Remembered(shelf=Shelf(self.cache, "-".join(parts), self.cache_limit), device=self.device)
 
     def _prepare(self, one: tuple[ImageSource, str]) -> dict[str, Any]:
         return self._pixels(*one)

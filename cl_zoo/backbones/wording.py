@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any, ClassVar, NamedTuple
@@ -15,6 +15,8 @@ from cl_zoo.errors import DataError
 from cl_zoo.tasks import MARK, Sample
 
 TEXT, IMAGE, ANSWER = "text", "image", "answer"
+KNOWN = 2**14
+"""Texts whose tokens a backbone remembers; beyond them it begins anew."""
 
 
 class Piece(NamedTuple):
@@ -48,6 +50,7 @@ class Worded:
     tokenizer: Any
     template: str
     max_tokens: int | None = None
+    _words: tuple[Any, dict[str, list[int]]] | None = None
 
     @property
     def tokens_together(self) -> int | None:
@@ -130,9 +133,30 @@ class Worded:
         return [start] if start is not None and self.tokenizer("x")["input_ids"][0] == start else []
 
     def _ids(self, text: str) -> list[int]:
-        return (
-            list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
-        )
+        if text not in self._known:
+            self._read([text])
+        return list(self._known[text])
+
+    @property
+    def _known(self) -> dict[str, list[int]]:
+        """Tokens by text, as the present tokenizer makes them."""
+        if self._words is None or self._words[0] is not self.tokenizer:
+            self._words = (self.tokenizer, {"": []})
+        return self._words[1]
+
+    def _read(self, texts: Iterable[str]) -> None:
+        """Tokenize the texts that are not known, all in one call: its overhead is many times the work on a short text."""
+        fresh = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if len(self._known) + len(fresh) > KNOWN:
+            self._words = None
+        if fresh:
+            made = self.tokenizer(fresh, add_special_tokens=False, verbose=False)["input_ids"]
+            self._known.update(zip(fresh, map(list, made), strict=True))
+
+    def _rows(self, samples: Sequence[Sample], shown: Iterator[int | str], answers: bool) -> list[Row]:
+        """`_tokens` of each sample; `shown` gives what stands for the images of all of them, one after the other."""
+        self._read(piece.text for sample in samples for piece in self._pieces(sample, answers))
+        return [self._tokens(sample, [next(shown) for _ in sample.images], answers) for sample in samples]
 
     def _tokens(self, sample: Sample, images: Sequence[int | str], answers: bool) -> Row:
         """Token ids of a sample, in training with its answer and the end token, and what is learnt of them.

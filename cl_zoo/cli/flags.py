@@ -54,6 +54,12 @@ ImageAspect = Annotated[
     str | None, typer.Option("--image-aspect", help="pad, crop or stretch an image to the tower's square.")
 ]
 Cache = Annotated[str | None, typer.Option("--cache", help="Folder for image features that all runs share.")]
+CacheLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--cache-limit", metavar="GIB", help="Disk that --cache may take; default: all but the last GiB."
+    ),
+]
 Data = Annotated[str | None, typer.Option("--data", help="Folder of the benchmark's data.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="One seed; default: 0.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="N seeds, 0 to N-1.")]
@@ -148,7 +154,7 @@ Debug = Annotated[
 ]
 
 SETTINGS = """
-backbone features template image_aspect cache data order limit cells device out preflight keep_states
+backbone features template image_aspect cache cache_limit data order limit cells device out preflight keep_states
 checkpoint_every
 """.split()
 """Flags that are keywords of `cl_zoo.run` and `cl_zoo.compare` as they are."""

@@ -16,6 +16,7 @@ from cl_zoo.cli.flags import (
     BenchmarkName,
     Budget,
     Cache,
+    CacheLimit,
     Cells,
     Data,
     Debug,
@@ -147,6 +148,7 @@ def forecast(
     ] = None,
     data: Data = None,
     cache: Cache = None,
+    cache_limit: CacheLimit = None,
     seeds: Seeds = None,
     order: Order = None,
     limit: Limit = None,
@@ -174,6 +176,7 @@ def forecast(
         gpu=gpu,
         efficiency=efficiency,
         shelved=cache is not None,
+        cache_limit=cache_limit,
     )
     names = expanded([part for part in split(methods, ",") if part.strip()]) if methods else named
     found = [

@@ -219,12 +219,12 @@ class Learner:
             float(sum(self.backbone.answer_tokens(sample) for samples in mine for sample in samples))
         )
         terms: dict[str, Tensor] = {}
-        tokens = 0
+        tokens: int | Tensor = 0  # a sum on the device, read when the step is on its way
         self.optimizer.zero_grad(set_to_none=True)
         for samples, coming in zip_longest(mine, mine[1:]):  # a process may have no piece of a short batch
             batch = self.backbone.batch(samples, answers=True)
             self._expect(coming, following)
-            tokens += batch.tokens
+            tokens = tokens + batch.inputs["attention_mask"].sum()
             for name, term in self._terms(batch).items():
                 share = reduce_term(
                     name, term, batch, samples=len(indices), answer_tokens=answer_tokens, forwards=forwards
@@ -272,7 +272,7 @@ class Learner:
         found = [weight.grad for weight in self.learning if weight.grad is not None]
         return [one.contiguous() for one in found] if self.by_rows else found
 
-    def _count(self, indices: Sequence[int], tokens: int, answer_tokens: float) -> None:
+    def _count(self, indices: Sequence[int], tokens: int | Tensor, answer_tokens: float) -> None:
         self.cost.steps += 1
         self.cost.samples += len(indices)
         self.cost.rehearsed += sum(index >= self.task.size for index in indices)

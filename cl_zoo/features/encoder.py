@@ -104,6 +104,7 @@ class FeatureEncoder:
         device: where it runs.
         cache: folder of a shelf that all methods, seeds and processes share. A feature from there was computed in a batch
             of other images and may differ in its last bits from one computed now, so it is used where a user asks for it.
+        limit_bytes: of that folder, see `Shelf`.
 
     Attributes:
         width: d of image and text features, CLIP's joint space.
@@ -113,14 +114,20 @@ class FeatureEncoder:
         RunError: the cache cannot be used.
     """
 
-    def __init__(self, name: str, device: torch.device | str = "cpu", cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        device: torch.device | str = "cpu",
+        cache: Path | None = None,
+        limit_bytes: int | None = None,
+    ) -> None:
         self.name, self.device = name, torch.device(device)
         self._model, self._transform, self._tokenizer, self.width = load_encoder(name, self.device)
         code = source_hash(__file__, encoders.__file__, *PICTURED)[
             :8
         ]  # changed code does not serve what older code computed
         label = f"features-{encoder_revision(name)}-{self.device.type}-{code}"
-        shelf = Shelf(cache, label) if cache is not None else None
+        shelf = Shelf(cache, label, limit_bytes) if cache is not None else None
         self._by_content = shelf is not None
         transform = self._transform
         self._ahead: Ahead[bytes] = Ahead(

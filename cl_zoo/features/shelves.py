@@ -60,7 +60,8 @@ class Shelf:
     Args:
         folder: made where it is missing.
         name: says what computed the tensors; a shelf never mixes encoders.
-        limit_bytes: size of the data file after which nothing more is stored; `None` fills the disk up to `RESERVE`.
+        limit_bytes: size of all shelves of the folder together after which nothing more is stored here; `None` fills the disk up to
+            `RESERVE`. Each process looks before it writes, so they may pass it by a tensor each.
 
     Raises:
         RunError: the folder cannot be used, or the index is damaged.
@@ -139,8 +140,10 @@ class Shelf:
         self._refresh()
         if digest in self._places:
             return
-        if self.limit_bytes is not None and self._end + len(content) > self.limit_bytes:
-            self._stop(f"the limit of {self.limit_bytes} bytes is reached")
+        if self.limit_bytes is not None and self._taken() + len(content) + STRIDE > self.limit_bytes:
+            self._stop(
+                f"the shelves of this folder reach the limit of {self.limit_bytes / 2**30:.4g} GiB; raise --cache-limit or delete what no run needs (cl-zoo clean --cache)"
+            )
             return
         if shutil.disk_usage(self.data.parent).free < len(content) + RESERVE:
             self._stop("the disk is almost full")
@@ -167,6 +170,11 @@ class Shelf:
                 os.close(data)
         finally:
             os.close(index)
+
+    def _taken(self) -> int:
+        """Bytes of all shelves of the folder, those of other encoders and of older code among them."""
+        with os.scandir(self.data.parent) as files:
+            return sum(file.stat().st_size for file in files if file.name.endswith((".data", ".index")))
 
     def _stop(self, reason: str) -> None:
         self._storing = False

@@ -29,7 +29,7 @@ def check_data(everything: Sequence[Prepared]) -> None:
     """
     groups: dict[str, list[Prepared]] = {}
     for one in everything:
-        shared = replace(one.job, choices=(), seed=0, cells="lower", cache=None)
+        shared = replace(one.job, choices=(), seed=0, cells="lower", cache=None, cache_limit=None)
         groups.setdefault(repr(shared), []).append(one)
     for group in groups.values():
         if group[0].job.preflight and _worth_it(group[0]):

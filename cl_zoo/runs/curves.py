@@ -200,6 +200,7 @@ def comparison_of(job: Job) -> str:
     """What runs are grouped by: benchmark, and a hash of all that runs of one comparison have in common."""
     common = {**job.to_json(), **dict.fromkeys(("choices", "order", "seed", "out", "device", "cache"))}
     common |= dict.fromkeys(("preflight", "keep_states", "checkpoint_every", "sharding"))
+    del common["cache_limit"]
     name = "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in Path(job.benchmark).name)
     return f"{name}-{hashlib.sha256(canonical(common).encode()).hexdigest()[:8]}"
 

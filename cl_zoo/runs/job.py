@@ -35,6 +35,7 @@ class Job:
         template: chat template in place of the backbone's own, by name or as a text with `{prompt}`.
         image_aspect: how an image becomes what the vision tower takes, in place of the backbone's own way.
         cache: folder where image features are kept for all runs; `None` keeps them in memory only.
+        cache_limit: GiB that this folder may take; `None` leaves the last GiB of the disk.
         data: folder of the benchmark's data.
         order: letters or names, `None` for the default order.
         recipe: recipe values by dotted key, over the benchmark's.
@@ -59,6 +60,7 @@ class Job:
     template: str | None = None
     image_aspect: str | None = None
     cache: str | None = None
+    cache_limit: float | None = None
     data: str | None = None
     order: str | None = None
     seed: int = 0
@@ -86,6 +88,14 @@ class Job:
         if not 0 <= self.checkpoint_every < math.inf:
             raise OptionError(
                 f"--checkpoint-every {self.checkpoint_every:g}: is no time; give minutes, or 0 for no checkpoint within a task"
+            )
+        if self.cache_limit is not None and not 0 < self.cache_limit < math.inf:
+            raise OptionError(
+                f"--cache-limit {self.cache_limit:g}: is no size; give GiB, or leave it out to use the whole disk but its last GiB"
+            )
+        if self.cache_limit is not None and self.cache is None:
+            raise OptionError(
+                f"--cache-limit {self.cache_limit:g}: there is no cache to limit; name its folder with --cache DIR"
             )
         for name in ("out", "cache", "data", "features", "backbone"):
             value = getattr(self, name)

@@ -77,6 +77,7 @@ class Prepared:
             template=self.template,
             image_aspect=job.image_aspect,
             cache=Path(job.cache) if job.cache else None,
+            cache_limit=round(job.cache_limit * 2**30) if job.cache_limit else None,
         )
         return loaded
 

@@ -479,3 +479,44 @@ def test_half_precision_is_kept_but_for_a_projector_that_learns(tiny_folder: Pat
     assert {weight.dtype for weight in backbone.layers.parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in backbone.projector.parameters()} == {torch.float32}
     assert isinstance(backbone.projector, nn.Module)
+
+
+def test_texts_of_a_batch_go_to_the_tokenizer_in_one_call_and_once(tiny: Backbone, monkeypatch) -> None:
+    """Two samples of the same template and answer: head, tails and answer are read together, and not again."""
+    alone = [tiny._ids(text) for text in ("What colour is it ?", "red", "")]
+    calls: list[list[str]] = []
+    real = tiny.tokenizer
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def __call__(self, text: Any, **settings: Any) -> Any:
+            calls.append(text)
+            return real(text, **settings)
+
+    monkeypatch.setattr(tiny, "tokenizer", Counting())
+    samples = [Sample(str(place), square(place)[0], "What colour is it ?", "red") for place in range(2)]
+    first = tiny.batch(samples, answers=True)
+    asked = [call for call in calls if isinstance(call, list)]
+    assert len(asked) == 1
+    assert len(asked[0]) == len(set(asked[0]))
+    again = tiny.batch(samples, answers=True)
+    assert len([call for call in calls if isinstance(call, list)]) == 1
+    assert torch.equal(first.inputs["input_ids"], again.inputs["input_ids"])
+    assert [tiny._ids(text) for text in ("What colour is it ?", "red", "")] == alone
+
+
+def test_tokens_are_those_of_the_tokenizer_that_is_there_now(tiny: Backbone, monkeypatch) -> None:
+    before = tuple(tiny._ids("red"))
+    tiny._ids("red").append(3)  # what is given out belongs to who asked
+    assert tuple(tiny._ids("red")) == before
+    monkeypatch.setattr(tiny, "tokenizer", lambda texts, **_: {"input_ids": [[7] for _ in texts]})
+    assert tiny._ids("red") == [7]
+
+
+def test_a_backbone_forgets_texts_beyond_its_limit_and_reads_them_anew(tiny: Backbone, monkeypatch) -> None:
+    monkeypatch.setattr("cl_zoo.backbones.wording.KNOWN", 3)
+    ids = {text: tiny._ids(text) for text in ("red", "blue", "left", "right", "red")}
+    assert len(tiny._known) <= 4
+    assert ids["red"] == tiny._ids("red")

@@ -138,3 +138,136 @@ def test_an_answer_that_another_batch_changes_is_a_flip(tmp_path, monkeypatch):
 class Rows(nn.Module):
     def generate(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         return torch.cat([input_ids, torch.full_like(input_ids[:, :1], 10 + len(input_ids))], 1)
+
+
+def run_parts(folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    """The script for an accelerator, on shapes and a device that every machine has."""
+    small = {
+        "SIZE": "tiny",
+        "DEVICE": "cpu",
+        "SHAPES": "testing",
+        "METHODS": "finetune,hide",
+        "PAIRS": "hide/finetune",
+    }
+    small |= {
+        "BATCHES": 2,
+        "WIDE": 4,
+        "STEPS": 1,
+        "ROUNDS": 1,
+        "JOBS": 1,
+        "PYTHON": sys.executable,
+        **settings,
+    }
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        **{name: str(value) for name, value in small.items()},
+    }
+    command = ["bash", str(SCRIPT.with_name("gpu.sh")), str(folder)]
+    root = SCRIPT.parents[2]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=root)
+
+
+@pytest.mark.slow
+def test_the_script_for_an_accelerator_runs_every_part_and_keeps_what_each_measured(tmp_path):
+    done = run_parts(tmp_path / "out", PATIENCE=20)
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {
+        "tiny-cpu.json", "memory-cpu.json", "answers-4-cpu.json", "answers-1-cpu.json", "log.txt", "summary.txt"
+    }  # fmt: skip
+    summary = (tmp_path / "out" / "summary.txt").read_text()
+    assert [line.split()[1] for line in summary.splitlines() if ": exit code 0 after" in line] == [
+        "tiny-cpu:", "memory-cpu:", "answers-4-cpu:", "answers-1-cpu:", "answers:", "tests:"
+    ]  # fmt: skip
+    table = json.loads((tmp_path / "out" / "tiny-cpu.json").read_text())
+    assert set(table["ratios"]) == {"finetune/bare", "hide/finetune"}
+    wide, alone = (
+        json.loads((tmp_path / "out" / f"answers-{batch}-cpu.json").read_text())["contenders"]["finetune"]
+        for batch in (4, 1)
+    )
+    assert (wide["samples_per_step"], alone["samples_per_step"]) == (4, 1)
+    ratio = 4 * alone["seconds"]["median"] / wide["seconds"]["median"]
+    assert f"in a batch of 4, {1 / alone['seconds']['median']:.2f} alone; ratio {ratio:.2f}" in summary
+
+
+def test_a_part_for_which_no_time_is_left_is_left_out_and_said(tmp_path):
+    done = run_parts(tmp_path / "out", SECONDS_IN_ALL=1)
+    assert done.returncode == 1
+    lines = (tmp_path / "out" / "summary.txt").read_text().splitlines()
+    assert lines[0] == "== tiny-cpu: left out, the time is spent"
+    assert len(lines) == 7
+    assert lines[-1].startswith("== all parts: ")
+
+
+def test_a_step_waits_for_the_pictures_that_its_workers_have_not_read(monkeypatch):
+    """Four pictures of 1 s: one worker needs 4 s, two 2 s, four 1 s; beside a step of 2 s that is 2 s of waiting, or none."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("feeding")
+    assert script.stall([1.0], 0.0, 2.0, 1) == pytest.approx(2 / 4)
+    assert script.stall([1.0], 0.0, 2.0, 2) == script.stall([1.0], 0.0, 2.0, 4) == 0
+    assert script.stall([1.0], 0.5, 2.0, 4) == pytest.approx(0.5 / 2.5)
+    # 3, 1, 3, 1 on two workers: 3 + 1 and 1 + 3, one waits 1 s; then 1, 3, 1, 3: 1 + 1 + 3 and 3, 2 s; 1.5 s on average
+    assert script.stall([3.0, 1.0], 0.0, 3.0, 2) == pytest.approx(1.5 / 4.5)
+    found = script.computed([1.0], 0.0, 2.0)
+    assert (found["workers_needed"], found["cores_busy"]) == (2, 2.0)
+
+
+def test_a_step_of_7b_is_the_ledgers_flops_over_the_share_of_the_peak(monkeypatch):
+    """2560 tokens x (4 x 6,476,005,376 + 6 x (19,988,480 + 20,979,712)) / (0.35 x 790e12) = 0.2421 s."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("feeding")
+    assert script.step_seconds(2560, 0.35) == pytest.approx(
+        2560 * (4 * 6_476_005_376 + 6 * (19_988_480 + 20_979_712)) / (0.35 * 790e12)
+    )
+
+
+def test_the_share_of_the_peak_is_the_ledgers_rule_over_the_seconds(result):
+    """Real tokens are all tokens here: every sample of a batch is as long as the longest, or padded to it."""
+    peak, one = result["machine"]["peak"], result["contenders"]["finetune"]
+    assert (peak["side"], peak["dtype"]) == (512, "float32")
+    assert one["share_of_peak"] == pytest.approx(
+        one["flops"] / one["seconds"]["median"] / peak["flops_per_second"]
+    )
+    assert one["flops"] == result["contenders"]["bare"]["flops"]
+
+
+@pytest.mark.slow
+def test_a_batch_of_another_size_is_what_the_steps_take(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("train_step")
+    file = tmp_path / "tiny.json"
+    arguments = [
+        "--size",
+        "tiny",
+        "--shapes",
+        "testing",
+        "--methods",
+        "finetune",
+        "--steps",
+        "1",
+        "--rounds",
+        "1",
+    ]
+    assert script.main([*arguments, "--batch", "6", "--checkpointing", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert {one["samples_per_step"] for one in found["contenders"].values()} == {6}
+    assert found["setting"]["recipe"]["checkpointing"] is True
+
+
+def test_memory_is_forecast_beside_what_is_measured(tmp_path, monkeypatch):
+    """On a CPU nothing counts it: the rows hold the forecast alone, which recomputed activations lower by layers − 1 of
+    2 whole layers and raise by what each keeps at its entrance."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("memory")
+    file = tmp_path / "memory.json"
+    arguments = ["--size", "tiny", "--shapes", "testing", "--batches", "2", "--steps", "1", "--device", "cpu"]
+    assert script.main([*arguments, "--json", str(file)]) == 0
+    kept, again = json.loads(file.read_text())["rows"]
+    assert [row["checkpointing"] for row in (kept, again)] == [False, True]
+    assert kept["measured"] is kept["off"] is None
+    assert kept["fits"] is True
+    hidden, inner, layers = 32, 48, 2
+    layer = 2 * (38 * hidden + 11 * inner)
+    tokens = kept["forecast"]["activations"] / (layers * layer)
+    assert again["forecast"]["activations"] / tokens == pytest.approx(2 * 2 * hidden * layers + layer)

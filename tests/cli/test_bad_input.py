@@ -98,6 +98,17 @@ def refused(cli: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
             )
             for minutes in ("-1", "nan", "inf")
         ),
+        *(
+            (
+                ("ewc", "--cache", "features", "--cache-limit", size, *TINY),
+                f"--cache-limit {size}: is no size; give GiB, or leave it out to use the whole disk but its last GiB",
+            )
+            for size in ("0", "-1", "nan", "inf")
+        ),
+        (
+            ("ewc", "--cache-limit", "5", *TINY),
+            "--cache-limit 5: there is no cache to limit; name its folder with --cache DIR",
+        ),
         (("ewc", "--order", "CX", *TINY), "--order: tiny has no task 'X'; known: C, S, colour, side"),
         (("ewc", "--order", "", *TINY), "--order '': names no task; tiny has colour, side"),
         (("ewc", "--limit", "0", *TINY), "--limit must be at least 1, got 0"),

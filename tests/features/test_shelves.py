@@ -125,10 +125,13 @@ def test_what_a_shelf_cannot_hold_is_refused(tmp_path: Path, tensor: Tensor) -> 
 
 
 def test_nothing_is_stored_beyond_the_limit(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, "tower", limit_bytes=100)
+    shelf = Shelf(tmp_path, "tower", limit_bytes=100 + HEADER + 2 * STRIDE)
     for key in range(2):
         shelf.put(b"%d" % key, torch.zeros(10))
-    with pytest.warns(UserWarning, match=r"tower\.data: the limit of 100 bytes is reached; no further"):
+    with pytest.warns(
+        UserWarning,
+        match=r"tower\.data: the shelves of this folder reach the limit of .* GiB; raise --cache-limit or delete .*; no further",
+    ):
         shelf.put(b"2", torch.zeros(10))
     shelf.put(b"3", torch.zeros(10))
 
@@ -321,3 +324,16 @@ def test_a_damaged_index_is_named_with_what_to_delete(tmp_path: Path) -> None:
     shelf.index.write_bytes(b"something else entirely " * 3)
     with pytest.raises(RunError, match=r"tower\.index: not an index of features; delete"):
         Shelf(tmp_path, "tower")
+
+
+def test_the_limit_is_of_all_shelves_of_a_folder(tmp_path: Path) -> None:
+    """Those of another encoder count, with their records: 40 bytes and a record are in, 40 more would pass 2 · 40 + records."""
+    other, shelf = Shelf(tmp_path, "other"), Shelf(tmp_path, "tower", limit_bytes=2 * (HEADER + STRIDE) + 79)
+    other.put(b"a", torch.zeros(10))
+    with pytest.warns(UserWarning, match="the shelves of this folder reach the limit of"):
+        shelf.put(b"a", torch.zeros(10))
+    assert len(shelf) == 0
+
+    roomy = Shelf(tmp_path, "tower", limit_bytes=2 * (HEADER + STRIDE) + 80)
+    roomy.put(b"a", torch.zeros(10))
+    assert len(roomy) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from math import ceil
@@ -18,6 +19,7 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.errors import BackboneError, OptionError
 from cl_zoo.features.shelves import STRIDE
 from cl_zoo.names import parse_stack
+from cl_zoo.planning.forecast import outlook
 from cl_zoo.planning.forecast.gpus import GPUS, find_gpu
 from cl_zoo.planning.forecast.outlook import plan, totals
 from cl_zoo.planning.forecast.planner import (
@@ -192,6 +194,39 @@ def test_images_pass_through_the_tower_once_where_their_features_are_kept() -> N
     assert shelved.disk["features"] == 3301 * (577 * 1024 * 2 + STRIDE)
     assert of("zeroshot", shelved=True).disk["features"] == 300 * (577 * 1024 * 2 + STRIDE)
     assert of("finetune").disk["features"] == 0
+
+
+def test_a_limit_holds_a_share_of_the_images_and_the_others_are_looked_at_at_every_use() -> None:
+    """Half the bytes hold half the images: (3301 + 3401) / 2 looks, where without a shelf each of 3,401 uses is one."""
+    parameters = sum(weight.numel() for weight in llava().vision_tower.parameters())
+    whole = of("finetune", shelved=True).shelf
+    assert whole == of("finetune").shelf == 3301 * (577 * 1024 * 2 + STRIDE)
+
+    half = of("finetune", shelved=True, limit=whole / 2)
+    assert half.disk["features"] == whole / 2
+    assert half.flops["tower"] == pytest.approx(2 * parameters * 577 * (3301 + 3401) / 2)
+    assert of("finetune", shelved=True, limit=2 * whole).disk["features"] == whole
+    (says,) = [line for line in outlook_of(half, limit=whole / 2) if "features of all images" in line]
+    assert says == (
+        "features of all images: 3.6 GiB in a --cache that all runs share; --cache-limit holds 50% of them, the others are computed at every use"
+    )
+
+
+def outlook_of(found: Forecast, **changes: Any) -> list[str]:
+    return outlook.text([found], planner(shelved=True, **changes), seeds=1, gpus=1, assumed=()).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("limit", "shelved", "says"),
+    [
+        (0.0, True, "--cache-limit 0: is no size; give GiB"),
+        (float("nan"), True, "--cache-limit nan: is no size; give GiB"),
+        (5.0, False, "--cache-limit 5: there is no cache to limit; add --cache DIR"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(limit: float, shelved: bool, says: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(says)):
+        plan(*TINY, {}, shelved=shelved, cache_limit=limit)
 
 
 def test_who_looks_through_the_encoder_holds_and_stores_its_features_too() -> None:

@@ -320,6 +320,8 @@ JOBS = [
         preflight=False,
         keep_states="all",
         checkpoint_every=0.5,
+        cache="features of all",
+        cache_limit=1.5,
     ),
 ]
 

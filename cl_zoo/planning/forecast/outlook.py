@@ -28,6 +28,7 @@ def plan(
     gpu: str = "a100",
     efficiency: float | None = None,
     shelved: bool = False,
+    cache_limit: float | None = None,
 ) -> tuple[Planner, list[str], list[str]]:
     """Look up everything that a comparison is planned with.
 
@@ -35,6 +36,7 @@ def plan(
         recipe: values by dotted key, over the benchmark's.
         efficiency: share of the GPU's peak; default: `EFFICIENCY`.
         shelved: whether image features are kept on disk for all runs.
+        cache_limit: GiB that they may take there.
 
     Returns:
         The planner, the benchmark's own methods, and what was assumed in the place of data.
@@ -45,6 +47,9 @@ def plan(
     share = EFFICIENCY if efficiency is None else efficiency
     if not 0 < share <= 1:
         raise OptionError(f"--efficiency {efficiency}: must lie above 0 and not above 1")
+    if cache_limit is not None and not (shelved and 0 < cache_limit < float("inf")):
+        what = "is no size; give GiB" if shelved else "there is no cache to limit; add --cache DIR"
+        raise OptionError(f"--cache-limit {cache_limit:g}: {what}")
     if cells not in CELLS:
         raise OptionError(f"--cells {cells}{nearest(cells, CELLS)}")
     maker = find_gpu(gpu)
@@ -53,7 +58,8 @@ def plan(
     filled.check_tasks([task.name for task in made.tasks], made.name)
     shaped = planned_backbone(backbone or made.default_backbone)
     stream, look, more = loads(made.stream(order, limit), shaped, assumed=bool(notes))
-    planner = Planner(shaped, stream, look, filled, cells, maker, share, shelved)
+    limit = float("inf") if cache_limit is None else cache_limit * GIB
+    planner = Planner(shaped, stream, look, filled, cells, maker, share, shelved, limit)
     return planner, list(made.default_methods), [*notes, *more]
 
 
@@ -79,8 +85,20 @@ def text(
             if tight
             else f"all fit into the {memory}"
         )
+    lines.append(_features(found, planner))
     lines += ["", "assumed", *(f"  {sentence}" for sentence in assumptions(planner, assumed))]
     return "\n".join(lines)
+
+
+def _features(found: Sequence[Forecast], planner: Planner) -> str:
+    """How much disk the frozen features take, and how much of it they get."""
+    most = max(found, key=lambda one: one.shelf, default=None)
+    whole = most.shelf if most else 0.0
+    says = f"features of all images: {_bytes(whole)} in a --cache that all runs share"
+    kept = most.disk["features"] if most else 0.0
+    if not planner.shelved or kept >= whole:
+        return says
+    return f"{says}; --cache-limit holds {kept / whole:.0%} of them, the others are computed at every use"
 
 
 def to_json(

@@ -19,7 +19,8 @@ a hook computes besides (a teacher, Fisher information, anchors, rehearsed sampl
       answering    prompt FLOPs / (efficiency × peak) + answer tokens of a batch × bytes of the weights / (0.6 × bandwidth)
     disk
       features     with a cache, those of every image that is looked at, each once, with a record of 92 bytes; where a stack asks for
-                   the feature encoder, its features in fp32 of every image and, as if no prompt came twice, of every prompt
+                   the feature encoder, its features in fp32 of every image and, as if no prompt came twice, of every prompt. With
+                   a limit no more than that: the images that found no place pass through the tower at every use
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import torch
@@ -103,6 +104,7 @@ class Forecast:
         memory: bytes of a process by part, see the module.
         seconds: training, tower, answering.
         disk: bytes of checkpoint, answers and, with a shelf, features.
+        shelf: bytes that a shelf of all features takes, whether there is one or not.
     """
 
     label: str
@@ -113,6 +115,7 @@ class Forecast:
     memory: dict[str, float]
     seconds: dict[str, float]
     disk: dict[str, float]
+    shelf: float = 0.0
 
     @property
     def trained(self) -> int:
@@ -137,6 +140,7 @@ class Forecast:
             "memory": {**self.memory, "peak": self.peak_memory},
             "seconds": {**self.seconds, "total": sum(self.seconds.values())},
             "disk": self.disk,
+            "shelf": self.shelf,
         }
 
 
@@ -149,6 +153,7 @@ class Planner:
         stream: the tasks in order, as work.
         look: what an image costs.
         shelved: whether features are kept on disk for all runs.
+        limit: bytes that they may take there.
     """
 
     backbone: Backbone
@@ -159,6 +164,7 @@ class Planner:
     gpu: Gpu
     efficiency: float = EFFICIENCY
     shelved: bool = False
+    limit: float = inf
 
     def forecast(self, choices: Sequence[Choice]) -> Forecast:
         """What one run of a stack costs.
@@ -174,11 +180,14 @@ class Planner:
         language = training_flops(backbone, 1, 0) / 4
         cells = self._cells(protocol)
         read, written = self._answering(cells, found, language)
+        learns, whole = bool(tasks), self._stored(bool(tasks), looked.asked)
+        shelf = min(whole, self.limit) if self.shelved else 0.0
+        looks = self._looks(cells, learns, shelf / (whole or 1.0))
         again = sum(2 * task.tokens * (language + sum(task.trained.values())) for task in tasks)
         flops = {
             "training": sum(task.flops for task in tasks),
             "recomputed": again if self.recipe.checkpointing else 0.0,
-            "tower": 2 * self._tower * self.look.patches * self._looks(cells, bool(tasks)),
+            "tower": 2 * self._tower * self.look.patches * looks,
             "answering": read + written,
         }
         seconds = self._seconds(flops, read, cells)
@@ -186,7 +195,6 @@ class Planner:
             task.seconds = seconds["training"] * task.tokens / sum(other.tokens for other in tasks)
         kept = sum(found[-1].continuing.values())
         answers = sum(place.test for _, place in cells)
-        learns = bool(tasks)
         return Forecast(
             label="+".join(choice.label for choice in choices if not choice.probe),
             tasks=tuple(tasks),
@@ -198,8 +206,9 @@ class Planner:
             disk={
                 "checkpoint": 4.0 * kept,
                 "answers": float(ANSWER_BYTES * answers),
-                "features": self._stored(learns, looked.asked) if self.shelved else 0.0,
+                "features": shelf,
             },
+            shelf=whole,
         )
 
     # Work
@@ -263,12 +272,14 @@ class Planner:
             "answering": read / rate + writing,
         }
 
-    def _looks(self, cells: Sequence[tuple[int, TaskLoad]], learns: bool) -> float:
-        """Images that pass through the tower: each once where all features are kept, else at every use."""
-        if self.shelved or self._feature_bytes(learns) <= KEPT_FEATURES:
-            return self._images(learns)
+    def _looks(self, cells: Sequence[tuple[int, TaskLoad]], learns: bool, kept: float) -> float:
+        """Images that pass through the tower: each once where its features are `kept`, a share of them, else at every use."""
+        each = self._images(learns)
+        if self._feature_bytes(learns) <= KEPT_FEATURES:
+            return each
         used = sum(task.train_images * self.recipe.for_task(task.name).epochs for task in self.stream)
-        return (used if learns else 0) + sum(task.test_images for _, task in cells)
+        every = (used if learns else 0) + sum(task.test_images for _, task in cells)
+        return kept * each + (1 - kept) * every
 
     # Bytes
 
