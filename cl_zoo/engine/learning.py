@@ -18,8 +18,7 @@ from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything
 from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
-from cl_zoo.engine.sound import unsound
-from cl_zoo.engine.watching import watched
+from cl_zoo.engine.watching import Watch
 from cl_zoo.errors import PluginFault, RunError
 from cl_zoo.nn.budget import learning
 from cl_zoo.nn.placing import bank_parts
@@ -96,7 +95,7 @@ class Learner:
         pool: the task's training samples, followed by rehearsed ones.
     """
 
-    watched, told = staticmethod(watched), staticmethod(stepped)  # who hears of a step
+    watch, told = Watch, staticmethod(stepped)  # who hears of a step
 
     def __init__(
         self,
@@ -132,7 +131,7 @@ class Learner:
         )
         trained = {part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws}
         self.cost = TaskCost(task.name, trained=trained, learning=asdict(learning(model)))
-        self.norm = torch.zeros(())
+        self.norm, self.watched = torch.zeros(()), self.watch()
         self._module = plugins.calling_module()
         self._backward = plugins.calling("loss", "build_model", subject="the backward pass", asks=BACKWARD)
 
@@ -278,13 +277,7 @@ class Learner:
             if not math.isfinite(value):
                 self._stop(name, value)
         if not math.isfinite(norm):
-            named = self.model.named_parameters()
-            bad = unsound({name: weight.grad for name, weight in named if weight.grad is not None})
-            with self.plugins.told("loss"):
-                raise PluginFault(
-                    f"the gradient of {bad}" if bad else "the gradient is beyond the range of its numbers",
-                    "keep roots, logarithms and norms in loss and forward away from zero, or lower the learning rate",
-                )
+            self.watched.stop(self.plugins, self.model)
         return values
 
     def _stop(self, name: str, value: float) -> None:

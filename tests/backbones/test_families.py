@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from stripes import stripes
 from torch import Tensor, nn
 
 import cl_zoo
@@ -135,15 +136,6 @@ def test_proportions_that_the_image_processor_refuses_are_refused_from_the_size(
 @pytest.fixture
 def backbone(kind: Kind, folder: Path) -> Backbone:
     return kind.load(folder, CPU, torch.float32)
-
-
-def stripes(width: int, height: int) -> Image.Image:
-    """An image no two parts of which are the same."""
-    image = Image.new("RGB", (width, height))
-    image.putdata(
-        [(x * 255 // width, y * 255 // height, (x * y) % 256) for y in range(height) for x in range(width)]
-    )
-    return image
 
 
 def mixed() -> list[Sample]:
