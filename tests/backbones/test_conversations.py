@@ -224,7 +224,7 @@ HEADS = dict.fromkeys(MARKS, "<|im_start|>system\nYou are a helpful assistant.<|
 }
 
 
-IMAGES = (stripes(16, 16, 0), stripes(32, 16, 90), stripes(16, 48, 200))
+IMAGES = (stripes(16, 16, lambda *_: 0), stripes(32, 16, lambda *_: 90), stripes(16, 48, lambda *_: 200))
 ASKED: dict[str, tuple[Sample, list[list[str]]]] = {
     "images first": (
         Sample("0", IMAGES[0], "What differs?", more_images=IMAGES[1:]),

@@ -138,9 +138,13 @@ def backbone(kind: Kind, folder: Path) -> Backbone:
     return kind.load(folder, CPU, torch.float32)
 
 
+def product(x: int, y: int) -> int:
+    return x * y
+
+
 def mixed() -> list[Sample]:
     """Square, wide, high and no images, with prompts and answers of several lengths."""
-    images = [square(0)[0], stripes(40, 24), None, stripes(16, 48), square(3)[0], None]
+    images = [square(0)[0], stripes(40, 24, product), None, stripes(16, 48, product), square(3)[0], None]
     short, long = "What colour is it ?", "Where is the square ? Answer with one word ."
     answers = ["red", "a large red square", "two", "left", "one small blue square left", "three and one"]
     return [
