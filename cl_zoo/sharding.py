@@ -49,12 +49,6 @@ class Shards:
         """Help the other processes until none needs a layer."""
         self._need(self._nothing)
 
-    @property
-    def held(self) -> tuple[int, int]:
-        """Weights of the layers that this process holds a part of: their elements here, and all."""
-        parts = [weight for layer in self.layers for weight in layer.parameters() if divided(weight)]
-        return sum(part.to_local().numel() for part in parts), sum(part.numel() for part in parts)  # type: ignore[attr-defined]
-
     def _enter(self, place: int, layer: nn.Module, given: Any) -> None:
         if self._apart(place):  # in a backward pass that computes the layer again it is whole already
             self._need(place)

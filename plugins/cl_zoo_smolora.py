@@ -113,6 +113,11 @@ class SMoLoRA:
             """Names of the modules."""
             return MODULES if self.modules == "both" else (self.modules,)
 
+        def divided(self, number: int) -> dict[str, int]:
+            """How many of so many blocks each module has."""
+            first = number // len(self.present)
+            return dict(zip(self.present, (first, number - first), strict=False))
+
         @property
         def fuses(self) -> bool:
             """Whether α and β are learnt."""
@@ -130,15 +135,21 @@ class SMoLoRA:
 
     @hookimpl
     def build_model(self, backbone: Backbone, recipe: Recipe) -> Separated:
-        options = self.options
+        options, found = self.options, widths(backbone, recipe.adapter.targets)
+
+        def routers(number: int) -> int:
+            """Parameters of R^vu and R^if in all layers."""
+            read = {"visual": found.inputs, "instruction": found.linears * backbone.features.width}
+            return sum(size * read[name] for name, size in options.divided(number).items())
+
         bank = mixture(
             backbone,
             recipe,
             options.experts,
             published=PUBLISHED,
-            beside=2 * widths(backbone, recipe.adapter.targets).outputs if options.fuses else 0,  # I
+            beside=2 * found.outputs if options.fuses else 0,  # I
             fewest=len(options.present) * (options.top_k + 1),  # of k blocks none would be chosen
-            routers=options.top_k > 1,
+            routers=routers if options.top_k > 1 else False,
         )
         return Separated(bank, backbone, options)
 
@@ -219,9 +230,7 @@ class Separated(Around):
     def __init__(self, bank: ExpertBank, backbone: Backbone, options: SMoLoRA.Options) -> None:
         super().__init__(bank)
         self.options, self.now, self._backbone = options, PromptMean(), backbone
-        number, present = len(bank.experts), options.present
-        first = number // len(present)
-        sizes = dict(zip(present, (first, number - first), strict=False))
+        sizes = options.divided(len(bank.experts))
         self.mixes = [
             Separable(layer, sizes, backbone.features.width, self.now, options) for layer in bank.layers
         ]

@@ -88,14 +88,14 @@ def check_making(name: str, plugin: type, given: Sequence[Any]) -> None:
 
 
 def check_composition(
-    choices: Sequence[Choice], instances: Mapping[str, Any], implementing: Callable[[str], Sequence[str]]
+    choices: Sequence[Choice], instances: Mapping[str, Any], implementing: Callable[..., Sequence[str]]
 ) -> None:
     """The plugins of a stack go together.
 
     Args:
         choices: the method first.
         instances: the plugins by name.
-        implementing: names of those that implement a hook.
+        implementing: names of those that implement a hook, of those alone that take an argument where one is given.
     """
     for hook in ONLY_ONE:
         owners = implementing(hook)
@@ -108,6 +108,10 @@ def check_composition(
                 raise PluginError(
                     f"{choice.name} implements {hook}, so it is no probe; put it into the stack with --with"
                 )
+        if choice.probe and choice.name in implementing("after_task", "learn"):
+            raise PluginError(
+                f"{choice.name} takes learn in after_task, so it is no probe; put it into the stack with --with"
+            )
         if getattr(plugin, "probe", False) and not choice.probe:
             raise PluginError(f"{choice.name} only measures; put it into the stack with --probe")
         for hook in () if choice.probe else ONLY_FOR_PROBES:

@@ -139,7 +139,7 @@ class HookSpecs:
 
         `learn(samples, epochs)` lets what requires a gradient at that moment learn these samples for so many epochs, by the model's
         own loss and with all that the engine owns: optimiser, rates by part, batches, precision, processes. The task's ledger counts
-        it, and what learns so belongs to the budget of a task. A plugin chooses what learns inside `with cl_zoo.nn.standing_still(model):`.
+        it, and what learns so belongs to the budget of a task. A probe takes no `learn`. A plugin chooses what learns inside `with cl_zoo.nn.standing_still(model):`.
 
         `cl-zoo ledger` counts parameters by calling the hooks on a model without values (torch's meta device) and with no
         batches: a hook that is to be counted sizes its tensors by shapes alone and reads no value then.

@@ -119,7 +119,7 @@ class Plugins:
             self.instances[choice.name] = make(choice, self._defaults[choice.name])
         for name in reversed(self.instances):  # pluggy calls the last one registered first
             _register(self.manager, name, self.instances[name])
-        check_composition(self.choices, self.instances, self._implementing)
+        check_composition(self.choices, self.instances, self.implementing)
 
     @property
     def method(self) -> Any:
@@ -136,7 +136,7 @@ class Plugins:
 
     def calling(self, hook: str, *others: str, subject: str = "", asks: str = "") -> Call:
         """The guard around what those do who implement a hook, or one of others, see `cl_zoo.contract.calls.Call`."""
-        names = {name for one in (hook, *others) for name in self._implementing(one)}
+        names = {name for one in (hook, *others) for name in self.implementing(one)}
         owners = {name: plugin for name, plugin in self.instances.items() if name in names}
         return Call(hook, owners, self._now, subject=subject, asks=asks)
 
@@ -148,7 +148,7 @@ class Plugins:
 
     def calling_module(self, *, answers: bool = False) -> Call:
         """The guard around `prepare`, forward and `generate` of what learns, or of what answers."""
-        own = answers and self._implementing("build_inference_model")
+        own = answers and self.implementing("build_inference_model")
         hook = "build_inference_model" if own else "build_model"
         return self.calling(hook, subject=f"the module of {hook}", asks=MODULE)
 
@@ -255,12 +255,12 @@ class Plugins:
     @property
     def watch_answers(self) -> bool:
         """Whether some plugin looks at answers, so that what it keeps is that of one run's answers."""
-        return any(self._implementing(hook) for hook in ONLY_FOR_PROBES)
+        return any(self.implementing(hook) for hook in ONLY_FOR_PROBES)
 
     @property
     def watch_steps(self) -> bool:
         """Whether some plugin looks at optimiser steps, so that gradients and weights are copied for it."""
-        return bool(self._implementing("after_step"))
+        return bool(self.implementing("after_step"))
 
     @property
     def probes(self) -> set[str]:
@@ -271,9 +271,10 @@ class Plugins:
         kind = type(self.instances[choice.name])
         return filled(kind, choice, self._defaults[choice.name]).model_dump(mode="json")
 
-    def _implementing(self, hook: str) -> list[str]:
-        """Who implements a hook, under whatever name its function has."""
-        return sorted(impl.plugin_name for impl in getattr(self.manager.hook, hook).get_hookimpls())
+    def implementing(self, hook: str, taking: str = "") -> list[str]:
+        """Who implements a hook, under whatever name its function has; with an argument, only those who take it."""
+        found = getattr(self.manager.hook, hook).get_hookimpls()
+        return sorted(one.plugin_name for one in found if not taking or taking in one.argnames)
 
     def _now(self) -> str:
         """What is going on, in words; empty where nobody has said so."""
@@ -288,7 +289,7 @@ class Plugins:
         try:
             with self.calling(hook):
                 made: nn.Module | None = getattr(self.manager.hook, hook)(**arguments)
-                if self._implementing(hook) and (made is None or made is not arguments.get("model")):
+                if self.implementing(hook) and (made is None or made is not arguments.get("model")):
                     returned.module(hook, made, forward=hook == "build_model")
                 return made
         finally:

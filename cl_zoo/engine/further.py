@@ -5,16 +5,19 @@ The one training loop does it, by the model's own loss alone; what it costs is c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_zoo.batches import Batch, answer_losses, forward, seed_everything
+from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import Learner
-from cl_zoo.tasks import Sample, in_words
+from cl_zoo.engine.watching import Watch
+from cl_zoo.errors import PluginFault
+from cl_zoo.tasks import Sample, Task, in_words
 
 
 class Further:
@@ -22,6 +25,9 @@ class Further:
 
     Args:
         first: who has just learnt the task; its costs grow.
+
+    Raises (when called):
+        PluginFault: nothing requires a gradient.
     """
 
     def __init__(self, first: Learner) -> None:
@@ -32,6 +38,10 @@ class Further:
 
     def __call__(self, samples: Sequence[Sample], epochs: int) -> None:
         first = self.first
+        if not any(weight.requires_grad for weight in first.model.parameters()):
+            raise PluginFault(
+                "nothing that learn finds requires a gradient", "let after_task choose what learns first"
+            )
         learner = Alone(
             first.model,
             replace(first.task, size=len(samples)),
@@ -64,10 +74,18 @@ class Further:
         self.first.plugins.seconds["after_task"] -= spent.seconds  # the hook's own clock runs meanwhile
 
 
+class Unwatched(Watch):
+    """No plugin hears of a step."""
+
+    @contextmanager
+    def __call__(self, plugins: Plugins, model: nn.Module, task: Task) -> Iterator[None]:
+        yield
+
+
 class Alone(Learner):
     """Learns by the model's own loss: what plugins add, and do before and behind a step, belongs to the task that they were told of."""
 
-    watched = staticmethod(lambda *_: nullcontext())  # type: ignore[assignment]
+    watch = Unwatched
     told = staticmethod(lambda *_: None)  # type: ignore[assignment]
 
     def _terms(self, batch: Batch) -> dict[str, Tensor]:

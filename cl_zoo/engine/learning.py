@@ -18,8 +18,8 @@ from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything
 from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
-from cl_zoo.engine.sound import unsound
-from cl_zoo.engine.watching import watched
+from cl_zoo.engine.optimising import make_optimizer, rate
+from cl_zoo.engine.watching import Watch
 from cl_zoo.errors import PluginFault, RunError
 from cl_zoo.nn.budget import learning
 from cl_zoo.nn.placing import bank_layers, bank_parts
@@ -96,7 +96,7 @@ class Learner:
         pool: the task's training samples, followed by rehearsed ones.
     """
 
-    watched, told = staticmethod(watched), staticmethod(stepped)  # who hears of a step
+    watch, told = Watch, staticmethod(stepped)  # who hears of a step
 
     def __init__(
         self,
@@ -134,10 +134,9 @@ class Learner:
         )
         trained = {part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws}
         self.cost = TaskCost(task.name, trained=trained, learning=asdict(learning(model)))
-        self.norm = torch.zeros(())
-        self.by_rows = (
-            world.device.type == "cpu"
-        )  # on an accelerator a copy of each would cost more than bits are worth
+        self.norm, self.watched = torch.zeros(()), self.watch()
+        # On an accelerator a copy of each gradient would cost more than bits are worth.
+        self.by_rows = world.device.type == "cpu"
         self._module = plugins.calling_module()
         self._backward = plugins.calling("loss", "build_model", subject="the backward pass", asks=BACKWARD)
 
@@ -290,13 +289,7 @@ class Learner:
             if not math.isfinite(value):
                 self._stop(name, value)
         if not math.isfinite(norm):
-            named = self.model.named_parameters()
-            bad = unsound({name: weight.grad for name, weight in named if weight.grad is not None})
-            with self.plugins.told("loss"):
-                raise PluginFault(
-                    f"the gradient of {bad}" if bad else "the gradient is beyond the range of its numbers",
-                    "keep roots, logarithms and norms in loss and forward away from zero, or lower the learning rate",
-                )
+            self.watched.stop(self.plugins, self.model)
         return values
 
     def _stop(self, name: str, value: float) -> None:
@@ -329,34 +322,7 @@ def reduce_term(
     return torch.where(batch.answer_mask, term, 0.0).sum() / max(answer_tokens, 1.0)
 
 
-def make_optimizer(
-    parts: Mapping[str, Sequence[nn.Parameter]],
-    recipe: Recipe,
-    method_of: Callable[[nn.Parameter], str] = lambda weight: "",
-) -> torch.optim.Optimizer:
-    """AdamW with one group per part and method (`method_of` names whose part a weight is in) at the recipe's rate for it."""
-    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
-    for part, weights in parts.items():
-        for weight in weights:
-            groups.setdefault((part, method_of(weight)), []).append(weight)
-    rated = [
-        {"params": weights, "lr": recipe.rate(part, method)} for (part, method), weights in groups.items()
-    ]
-    # on lists on every device: the same bits as one after the other, in fewer calls
-    return torch.optim.AdamW(rated, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
-
-
 def recompute_activations(model: Any) -> None:
     """Let a transformers model keep no activations inside its layers; they are computed again in the backward pass."""
     enable = getattr(model, "activation_checkpointing_enable", None)  # the newer of its two names
     (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-
-
-def rate(step: int, total: int, recipe: Recipe) -> float:
-    """Factor on the learning rate: linear warm-up over ⌈warmup · total⌉ steps, then a cosine to zero or constant."""
-    warm = math.ceil(recipe.warmup * total)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    if recipe.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))

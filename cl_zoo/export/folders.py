@@ -64,6 +64,7 @@ def write_folder(
         library: that these lines need.
     """
     backbone, base = restored.backbone, Base.of(restored.backbone.model)
+    encoder = _encoder(backbone) if answering.looks else None
     learnt = projector_of(backbone)
     if learnt:
         save_file(plain(backbone.projector.state_dict()), folder / PROJECTOR, METADATA)
@@ -74,11 +75,10 @@ def write_folder(
             base.model_class,
             base.dtype,
             projector=projector_name(backbone) if learnt else None,
-            looks=answering.looks,
+            encoder=encoder["place"] if encoder else None,
             pads=bool(_framed(backbone)),
         )
         (folder / "answer.py").write_text(text, encoding="utf-8")
-    encoder = _encoder(backbone) if answering.looks else None
     lines = loading or _loading(base, encoder)
     write_card(folder, restored, base, f"{what} {_asking(encoder, takes)}", lines, library=library)
     _write_about(folder, restored, answering, encoder)
@@ -90,20 +90,30 @@ def _asking(encoder: Mapping[str, Any] | None, program: bool) -> str:
             "It has no program that answers without cl_zoo: images take tokens by their size, or are framed or looked at in a way "
             "of their own."
         )
-    beside = " ENCODER" if encoder and encoder["folder"] else ""
+    beside = " ENCODER" if encoder and encoder["files"] else ""
     return (
         f"`python answer.py BASE{beside} < questions.jsonl` answers without cl_zoo; its first lines say how."
     )
 
 
 def _loading(base: Base, encoder: Mapping[str, Any] | None) -> str:
-    features = f", features={json.dumps(encoder['name'])}" if encoder else ""
+    features = ", features=ENCODER" if encoder else ""
     return f"""
 import cl_zoo
 
 {base.line}
+{_line(encoder) if encoder else ""}
 run = cl_zoo.load(".", backbone=BASE{features})  # run.generate(images, prompts)
 """
+
+
+def _line(encoder: Mapping[str, Any]) -> str:
+    """The line of Python that says what `features` takes."""
+    here = {
+        "folder": "  # a folder: give the path where it lies on your machine",
+        "file": "  # behind the colon a file: give the path where it lies on your machine",
+    }
+    return f"ENCODER = {json.dumps(encoder['name'])}{here.get(encoder['place'], '')}"
 
 
 def _write_about(
@@ -175,18 +185,28 @@ def _asked(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def _encoder(backbone: Backbone) -> dict[str, Any]:
-    """The feature encoder as open_clip makes it; of files their names alone."""
+def encoder_name(backbone: Backbone) -> str:
+    """What the run called its feature encoder, of a folder or file here the last part alone."""
     name = backbone.feature_name or ""
-    folder = Path(name).is_dir()
+    head, colon, file = name.partition(":")
+    return Path(name).name if Path(name).is_dir() else f"{head}{colon}{Path(file).name}"
+
+
+def _encoder(backbone: Backbone) -> dict[str, Any]:
+    """The feature encoder as open_clip makes it; of a folder or file here the names alone, and the SHA-256 of what lies there."""
+    name = backbone.feature_name or ""
     model, settings = encoder_source(name)
-    if ":" in name and not folder:
-        settings = {**settings, "pretrained": Path(settings["pretrained"]).name}
-        name = f"{name.partition(':')[0]}:{settings['pretrained']}"
+    place, files = "name", list[Path]()
+    if Path(name).is_dir():
+        place, files = "folder", sorted([*Path(name).glob("*.json"), *Path(name).glob("*.safetensors")])
+        model = f"local-dir:{Path(name).name}"
+    elif ":" in name:
+        place, files = "file", [Path(settings.pop("pretrained"))]
     return {
-        "name": Path(name).name if folder else name,
-        "folder": folder,
-        "model": f"local-dir:{Path(name).name}" if folder else model,
+        "name": encoder_name(backbone),
+        "place": place,
+        "files": {file.name: entry(file)["sha256"] for file in files},
+        "model": model,
         "settings": settings,
         "revision": backbone.feature_revision,
         "library": "open_clip",

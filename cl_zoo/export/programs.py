@@ -10,7 +10,7 @@ from collections.abc import Sequence
 HEAD = """\"\"\"Answers as the run does, without cl_zoo; needs torch, transformers, safetensors{encoder_needs}.
 
     python answer.py BASE{encoder_argument} < questions.jsonl     lines {{"image": FILE or null, "prompt": "question\\ninstruction"}}
-\"\"\"
+{encoder_says}\"\"\"
 import hashlib, json, sys
 from pathlib import Path
 import torch{encoder_import}
@@ -34,8 +34,39 @@ PROJECTOR = """projector = load_file(HERE / "projector.safetensors", DEVICE)
 model.get_submodule("{projector}").float().load_state_dict(projector)
 """
 
-ENCODER = """called = f"local-dir:{sys.argv[2]}" if sys.argv[2:] else HOW["encoder"]["model"]
-clip, see = open_clip.create_model_from_pretrained(called, device=DEVICE, **HOW["encoder"]["settings"])
+OWN_ENCODER = """if not sys.argv[2:]:
+    sys.exit(f"say where {HOW['encoder']['name']} lies on this machine, as ENCODER behind BASE")
+for name, digest in HOW["encoder"]["files"].items():
+    file = %s
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+        sys.exit(f"{file} is not the encoder's {name} that the run looked through; pass the run's own")
+"""
+ENCODERS = {
+    "name": (
+        " [ENCODER]",
+        "    ENCODER: a folder of open_clip that holds the encoder, fetched from the hub where it is left out\n",
+    ),
+    "folder": (" ENCODER", "    ENCODER: the folder of the encoder, which is compared with the run's\n"),
+    "file": (
+        " ENCODER",
+        "    ENCODER: the file of the encoder's weights, which is compared with the run's\n",
+    ),
+}
+"""How the argument stands in the first lines, and what it is, by where the encoder lies."""
+
+READS = {
+    "name": """called = f"local-dir:{sys.argv[2]}" if sys.argv[2:] else HOW["encoder"]["model"]
+settings = HOW["encoder"]["settings"]
+""",
+    "folder": OWN_ENCODER % "Path(sys.argv[2], name)"
+    + """called, settings = f"local-dir:{sys.argv[2]}", HOW["encoder"]["settings"]
+""",
+    "file": OWN_ENCODER % "Path(sys.argv[2])"
+    + """called, settings = HOW["encoder"]["model"], HOW["encoder"]["settings"] | {"pretrained": sys.argv[2]}
+""",
+}
+
+ENCODER = """clip, see = open_clip.create_model_from_pretrained(called, device=DEVICE, **settings)
 words, clip = open_clip.get_tokenizer(called), clip.eval()
 """
 
@@ -139,7 +170,7 @@ KINDS = {"prompts": PROMPTS, "adapters": ADAPTERS, "gates": GATES}
 
 
 def program(
-    kind: str, model_class: str, dtype: str, *, projector: str | None, looks: bool, pads: bool
+    kind: str, model_class: str, dtype: str, *, projector: str | None, encoder: str | None, pads: bool
 ) -> str:
     """The text of the program.
 
@@ -147,19 +178,21 @@ def program(
         kind: of the folder.
         model_class, dtype: of the base, by name.
         projector: its name in the model, where it was trained.
-        looks: whether samples are looked at through the feature encoder.
+        encoder: where the feature encoder lies through which samples are looked at: `name`, `folder` or `file`.
         pads: whether an image is put on a square of the processor's mean colour; else the processor takes it as it is.
     """
-    encoder = {
-        "encoder_needs": " and open_clip" if looks else "",
-        "encoder_argument": " [ENCODER]" if looks else "",
-        "encoder_import": ", open_clip" if looks else "",
+    argument, says = ENCODERS[encoder] if encoder else ("", "")
+    about = {
+        "encoder_needs": " and open_clip" if encoder else "",
+        "encoder_argument": argument,
+        "encoder_says": says,
+        "encoder_import": ", open_clip" if encoder else "",
     }
     framing = {"framing": PADDED if pads else "", "framed": "square" if pads else "image"}
     parts: Sequence[str] = (
-        HEAD.format(model_class=model_class, dtype=dtype, **encoder),
+        HEAD.format(model_class=model_class, dtype=dtype, **about),
         PROJECTOR.format(projector=projector) if projector else "",
-        ENCODER if looks else "",
+        READS[encoder] + ENCODER if encoder else "",
         KINDS[kind],
         TAIL.format(**framing),
     )

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from cl_zoo.engine.files import write_json
 from cl_zoo.export.adapters import METADATA, plain, projector_name, projector_of, write_lora
 from cl_zoo.export.card import Base
-from cl_zoo.export.folders import Answering, write_folder
+from cl_zoo.export.folders import Answering, encoder_name, write_folder
 from cl_zoo.export.folding import Folded
 from cl_zoo.nn.anchors import VIEWS, Anchors
 from cl_zoo.runs.restore import Restored
@@ -64,13 +64,12 @@ def _answering(anchors: Anchors, names: Sequence[str]) -> Answering:
 
 def _write_routing(folder: Path, restored: Restored, anchors: Anchors, names: Sequence[str]) -> None:
     save_file(plain(anchors.keep()), folder / "routing.safetensors", METADATA)
-    encoder = restored.backbone.feature_name or ""
     routing = {
         **anchors.describe(),
         "adapters": list(names),
         "tasks": [task.name for task in restored.tasks],
         "encoder": {
-            "name": Path(encoder).name if Path(encoder).is_dir() else encoder,
+            "name": encoder_name(restored.backbone),
             "revision": restored.backbone.feature_revision,
             "library": "open_clip",
         },

@@ -9,7 +9,7 @@ One LoRA of the recipe's rank r on every adapted linear of the language model is
     ρ · N · Σ (d_in + d_out)   + N · Σ d_in + beside  ≤  B         each its own A
     ρ · Σ (d_in + N · d_out)   + N · Σ d_in + beside  ≤  B         one A for all
 
-where `beside` is what else a method trains in a task, its keys for instance; routers that do not learn are left out. Unless a user says how many experts there are, it is
+where `beside` is what else a method trains in a task, its keys for instance; routers that do not learn are left out, and those that do not read x have a width of their own in the place of d_in. Unless a user says how many experts there are, it is
 the number of the method's paper, or the largest below it at which ρ is still `LEAST`: an expert of rank 1 is no expert. `budget:
 published` gives each of the paper's experts rank r, whatever they cost together. One expert whose A is set and does not train has the
 largest ρ with ρ · Σ d_out ≤ B. The projector is in neither: whether it
@@ -19,6 +19,7 @@ learns is the recipe's to say, and it is one for all methods.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,11 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Widths:
-    """Σ d_in and Σ d_out of the linears that are adapted."""
+    """Σ d_in and Σ d_out of the linears that are adapted, and how many these are."""
 
     inputs: int
     outputs: int
+    linears: int
 
     def lora(self, rank: int) -> int:
         """Parameters of one LoRA on all of them."""
@@ -88,7 +90,8 @@ def widths(backbone: Backbone, targets: str = "all") -> Widths:
         for path, module in backbone.model.named_modules()
         if isinstance(module, nn.Linear | BankLayer) and re.fullmatch(pattern, path)
     ]
-    return Widths(sum(one.in_features for one in found), sum(one.out_features for one in found))
+    inputs, outputs = (sum(getattr(one, side) for one in found) for side in ("in_features", "out_features"))
+    return Widths(inputs, outputs, len(found))
 
 
 def budget(backbone: Backbone, recipe: Recipe) -> int:
@@ -105,7 +108,7 @@ def mixture_of(
     shared: bool = False,
     beside: int = 0,
     fewest: int = 2,
-    routers: bool = True,
+    routers: bool | Callable[[int], int] = True,
 ) -> Mixture:
     """How many experts learn together, and the rank of each.
 
@@ -115,7 +118,7 @@ def mixture_of(
         shared: all read one A.
         beside: further parameters that a task trains.
         fewest: of which the method still makes sense.
-        routers: a router per layer learns too.
+        routers: whether a router per layer learns too; of routers that read something else, the parameters for so many experts.
     """
     if recipe.budget == "published":
         return Mixture(experts or published, recipe.adapter.rank)
@@ -124,7 +127,8 @@ def mixture_of(
 
     def rank(number: int) -> int:
         one = found.inputs + number * found.outputs if shared else number * (found.inputs + found.outputs)
-        return max(1, (most - routers * number * found.inputs) // one)
+        routing = routers(number) if callable(routers) else routers * number * found.inputs
+        return max(1, (most - routing) // one)
 
     if experts is None:
         enough = (number for number in range(published, fewest, -1) if rank(number) >= LEAST)

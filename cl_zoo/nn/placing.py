@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -45,7 +45,7 @@ def mixture(
     shared: bool = False,
     beside: int = 0,
     fewest: int = 2,
-    routers: bool = True,
+    routers: bool | Callable[[int], int] = True,
 ) -> ExpertBank:
     """A bank of experts `e0`, `e1`, … that train together on every task; all are active and learn.
 
@@ -57,7 +57,7 @@ def mixture(
         shared: all read one A, the first one's; otherwise each has its own.
         beside: further parameters that a task trains, besides a router per layer and the projector.
         fewest: of which the method still makes sense.
-        routers: a router per layer learns too.
+        routers: whether a router per layer learns too; of routers that read something else, the parameters for so many experts.
     """
     share = mixture_of(
         backbone,

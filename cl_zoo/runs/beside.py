@@ -197,8 +197,10 @@ def beside(table: Table, results: Sequence[Result], name: str) -> Beside:
 
 def _nothing(table: Table, results: Sequence[Result], paper: Publication, name: str) -> str:
     """Why nothing at all can be compared; empty where something can."""
-    benchmark = results[0].manifest["identity"]["benchmark"]["name"]
-    if benchmark != paper.benchmark:
+    manifest = results[0].manifest
+    benchmark = manifest["identity"]["benchmark"]["name"]
+    # a table of one's own may name the file of its benchmark, as the run does
+    if paper.benchmark not in (benchmark, manifest.get("job", {}).get("benchmark")):
         return f"{name} is of {paper.benchmark} and these runs are of {benchmark}: nothing of them can be compared"
     ours, theirs = set(table.tasks), set(paper.columns)
     if ours != theirs or len(table.tasks) != len(paper.columns):

@@ -106,7 +106,7 @@ def _restored(
     if world.device.type == "cpu":
         torch.set_num_threads(1)
     name, encoder = backbone or _own_backbone(folder, about, trust), about["encoder"]
-    loaded = backbone_of(folder, manifest, recipe, name, features or (encoder or {}).get("name"), world)
+    loaded = backbone_of(folder, manifest, recipe, name, features or _own_encoder(folder, encoder), world)
     _put_projector(folder, loaded)
     model = _answering(folder, about, loaded).to(world.device).eval()
     same_encoder(folder, (encoder or {}).get("revision"), loaded)
@@ -127,6 +127,21 @@ def _own_backbone(folder: Path, about: Mapping[str, Any], trust: Sequence[str | 
         )
     check_backbone(folder, backbone_parts(name)[0], trust)
     return name
+
+
+def _own_encoder(folder: Path, encoder: Mapping[str, Any] | None) -> str | None:
+    """The feature encoder by the name that the run had for it; none where samples are not looked at.
+
+    Raises:
+        BackboneError: it was a folder or a file, and where that lies is not said here.
+    """
+    if encoder is None or encoder["place"] == "name":
+        return encoder and str(encoder["name"])
+    head, colon, own = str(encoder["name"]).rpartition(":")
+    raise BackboneError(
+        f"{folder} was exported from a run that looked through the {encoder['place']} {own}; say where it lies "
+        f"with --features {head}{colon}{encoder['place'].upper()} (features= in Python)"
+    )
 
 
 def _put_projector(folder: Path, backbone: Backbone) -> None:

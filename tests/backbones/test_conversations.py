@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from stripes import stripes
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -224,14 +224,7 @@ HEADS = dict.fromkeys(MARKS, "<|im_start|>system\nYou are a helpful assistant.<|
 }
 
 
-def stripes(width: int, height: int, first: int = 0) -> Image.Image:
-    """An image no two parts of which are the same."""
-    image = Image.new("RGB", (width, height))
-    image.putdata([(x * 255 // width, y * 255 // height, first) for y in range(height) for x in range(width)])
-    return image
-
-
-IMAGES = (stripes(16, 16), stripes(32, 16, 90), stripes(16, 48, 200))
+IMAGES = (stripes(16, 16, lambda *_: 0), stripes(32, 16, lambda *_: 90), stripes(16, 48, lambda *_: 200))
 ASKED: dict[str, tuple[Sample, list[list[str]]]] = {
     "images first": (
         Sample("0", IMAGES[0], "What differs?", more_images=IMAGES[1:]),

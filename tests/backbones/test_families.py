@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from stripes import stripes
 from torch import Tensor, nn
 
 import cl_zoo
@@ -138,18 +139,13 @@ def backbone(kind: Kind, folder: Path) -> Backbone:
     return kind.load(folder, CPU, torch.float32)
 
 
-def stripes(width: int, height: int) -> Image.Image:
-    """An image no two parts of which are the same."""
-    image = Image.new("RGB", (width, height))
-    image.putdata(
-        [(x * 255 // width, y * 255 // height, (x * y) % 256) for y in range(height) for x in range(width)]
-    )
-    return image
+def product(x: int, y: int) -> int:
+    return x * y
 
 
 def mixed() -> list[Sample]:
     """Square, wide, high and no images, with prompts and answers of several lengths."""
-    images = [square(0)[0], stripes(40, 24), None, stripes(16, 48), square(3)[0], None]
+    images = [square(0)[0], stripes(40, 24, product), None, stripes(16, 48, product), square(3)[0], None]
     short, long = "What colour is it ?", "Where is the square ? Answer with one word ."
     answers = ["red", "a large red square", "two", "left", "one small blue square left", "three and one"]
     return [

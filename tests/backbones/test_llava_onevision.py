@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from stripes import stripes
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.backbones.llava_onevision import load
@@ -42,15 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def backbone(folder: Path) -> Backbone:
     return load(folder, CPU, torch.float32)
-
-
-def stripes(width: int, height: int) -> Image.Image:
-    """An image no two parts of which are the same."""
-    image = Image.new("RGB", (width, height))
-    image.putdata(
-        [(x * 255 // width, y * 255 // height, x % 256) for y in range(height) for x in range(width)]
-    )
-    return image
 
 
 def sample(*images: Image.Image, name: str = "0") -> Sample:

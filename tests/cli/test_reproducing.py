@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from squares import squares
 
 from cl_zoo.planning.reproducing import read_target, settable
 from cl_zoo.published import published, read_published
@@ -107,6 +108,32 @@ def test_a_table_of_ones_own_is_run_and_each_of_its_figures_gets_a_verdict(
     base, dodo = [line for line in ended.out.splitlines() if line.startswith("not comparable: ")]
     assert base.startswith("not comparable: zeroshot, Last of Base: these runs have 4 samples a split")
     assert dodo == "not comparable: Last of Dodo: no method here is the same"
+
+
+@pytest.mark.parametrize(("tolerance", "code", "word"), [(100, 0, "reached"), (0, 1, "not reached")])
+def test_it_ends_with_0_where_all_that_can_be_run_here_is_reached(
+    cli: Callable[..., Any],
+    table: Callable[..., Path],
+    tmp_path: Path,
+    tolerance: int,
+    code: int,
+    word: str,
+):
+    """A row of a method that nobody here has says nothing of ours; no answer to the squares is worth 99.99 points."""
+    benchmark = squares(tmp_path / "squares")
+    of_squares = {
+        "benchmark": str(benchmark),
+        "order": "CSD",
+        "tasks": {"C": "colour", "S": "side", "D": "description"},
+    }
+    base, dodo = MINI["rows"]
+    file = table(**of_squares, rows=[{**base, "cells": [99.99, 99.99, 99.99], "mean": 99.99}, dodo])
+
+    ended = cli("reproduce", file, "--tolerance", tolerance, "--out", tmp_path / "runs")
+
+    assert ended.code == code, ended.out + ended.err
+    assert f"\n{word}: zeroshot, Last of Base: " in ended.out
+    assert "\nnot comparable: Last of Dodo: no method here is the same\n" in ended.out
 
 
 @pytest.mark.parametrize(

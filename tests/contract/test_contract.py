@@ -335,6 +335,20 @@ def test_a_probe_may_not_train_or_answer(probe: type, hook: str):
         plugins(NoHook, probes=(probe,))
 
 
+class LearnsFurther:
+    @hookimpl(specname="after_task")
+    def look(self, batches: Any, learn: Any) -> None:
+        learn([], 1)
+
+
+def test_a_probe_may_not_learn_when_a_task_is_over():
+    with pytest.raises(
+        PluginError, match=r"LearnsFurther takes learn in after_task, so it is no probe; .*--with"
+    ):
+        plugins(NoHook, probes=(LearnsFurther,))
+    assert plugins(NoHook, LearnsFurther).implementing("after_task", "learn")
+
+
 def test_a_probe_may_measure():
     stack = plugins(Builds, probes=(Counts,))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,28 @@ def test_a_plugin_makes_samples_of_videos(tmp_path: Path) -> None:
     file = convert(benchmark, None, tmp_path / "out", lambda _: None)
     (again,) = load_benchmark(str(file), str(tmp_path / "out")).tasks
     assert [tone(open_image(image)) for image in again.train[0].images] == [TONES[k] for k in (5, 15, 25)]
+
+
+def test_a_damaged_video_ends_a_conversion_in_one_sentence(cli: Any, tmp_path: Path) -> None:
+    """Its last frame cannot be decoded; what makes the samples has read none."""
+    video = film(tmp_path / "a.mp4", codec="libx264", header_first=True)
+    content = bytearray(video.read_bytes())
+    content[-200:] = bytes(200)
+    video.write_bytes(content)
+    (tmp_path / "mine.py").write_text(
+        f"""
+import cl_zoo
+
+def load(data):
+    first, *more = cl_zoo.frames({str(video)!r}, 8)
+    samples = [cl_zoo.Sample("1", first, "Who?", "me", more_images=tuple(more))]
+    task = cl_zoo.TaskData("t", "T", "", "exact", 3, samples, (), samples)
+    return cl_zoo.Benchmark("b", "1", (task,), ("finetune",), "mini", "hash")
+"""
+    )
+
+    ended = cli("data", "convert", f"{tmp_path}/mine.py:load", "--out", tmp_path / "out")
+
+    assert ended.code == 2
+    (line,) = ended.err.splitlines()
+    assert re.search(r"video .*a\.mp4: .*; check the data folder", line), line

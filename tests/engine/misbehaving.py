@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cl_zoo import Batch, hookimpl
 from cl_zoo.contract.plugins import HOOKS
 from cl_zoo.errors import OptionError
-from cl_zoo.nn import Around, adapters
+from cl_zoo.nn import Around, adapters, standing_still
 
 PLAIN = ("parts", "state_dict", "load_state_dict")
 """What a plugin may have beside hooks."""
@@ -138,6 +138,47 @@ class GradientIsNan:
     @hookimpl
     def loss(self, model: nn.Module) -> dict[str, Tensor]:
         return {"root": (learning(model)[0] * 0.0).sum().sqrt()}
+
+
+class StepSpoilsGradient:
+    """The mean of nothing is no number."""
+
+    @hookimpl
+    def before_step(self, model: nn.Module) -> None:
+        gradient = learning(model)[0].grad
+        assert gradient is not None
+        gradient[0, 0] = torch.ones(0).mean()
+
+
+class StepIsTooLong:
+    """Each value is a number, their root of squares is none."""
+
+    @hookimpl
+    def before_step(self, model: nn.Module) -> None:
+        for weight in learning(model):
+            assert weight.grad is not None
+            weight.grad.fill_(3e38)
+
+
+class StepDoubles:
+    @hookimpl
+    def before_step(self, model: nn.Module) -> None:
+        for weight in learning(model):
+            assert weight.grad is not None
+            weight.grad.mul_(2.0)
+
+
+class GradientIsNanBeforeTheStep(StepDoubles, GradientIsNan):
+    """It comes to `before_step` as it is, which has nothing to do with it."""
+
+
+class LearnsNothingFurther:
+    @hookimpl
+    def after_task(self, model: nn.Module, batches: Any, learn: Any) -> None:
+        with standing_still(model):
+            for weight in model.parameters():
+                weight.requires_grad_(False)
+            learn(batches[0].samples, 1)
 
 
 class TermIsDetached:

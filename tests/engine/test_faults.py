@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,12 @@ RETURNS = [
 def misbehave(tiny_folder: Path, tmp_path: Path) -> Callable[..., Run]:
     """Learn and answer one task with a plugin of `misbehaving.py`, then go back to the checkpoint."""
 
-    def run(name: str, **recipe: Any) -> Run:
+    def run(name: str, beside: Sequence[str] = (), **recipe: Any) -> Run:
         choice = Choice(f"{FILE}:{name}", probe=name.startswith("after_answers"))
         first = [Choice("finetune")] if choice.probe else []
         with RunFolder(tmp_path, "run", {}) as folder:
             made = Run(
-                Plugins([*first, choice]),
+                Plugins([*first, choice, *map(Choice, beside)]),
                 BENCHMARK.tasks,
                 tiny_backbone(tiny_folder),
                 build_recipe(BENCHMARK.recipe, {"adapter.rank": 2, **recipe}),
@@ -152,6 +152,10 @@ def test_a_returned_module_that_raises_or_exits_is_named(
         ("LossOfAnotherShape", r", task colour, step 1 \(.*\): loss: the term 'odd' has shape \(5, 7\); return a scalar"),
         ("LossIsNan", r", task colour, step 2 \(.*\): the term 'odd' is nan; lower its learning rate or weight"),
         ("GradientIsNan", r", task colour, step 1 \(.*\): the gradient of .*bank_up.shared is nan in \d+ of \d+ values; keep roots"),
+        ("GradientIsNanBeforeTheStep", r", task colour, step 1 \(.*\): the gradient of .*bank_up.shared is nan in \d+ of \d+ values; keep roots"),
+        ("StepSpoilsGradient", r", task colour, step 1 \(.*\): behind before_step the gradient of .*bank_up.shared is nan in 1 of \d+ values; keep div"),
+        ("StepIsTooLong", r", task colour, step 1 \(.*\): behind before_step the gradient is beyond the range of its numbers; keep divisions"),
+        ("LearnsNothingFurther", r", task colour \(.*, in after_task\): nothing that learn finds requires a gradient; let after_task choose"),
         ("TermIsDetached", r", task colour, step 1 \(.*\): the backward pass raised RuntimeError: .*; change weights in before_task"),
         ("BuildsNan", r" \(.*\): behind build_model the weight .*bank_up.shared is nan in 1 of \d+ values; keep"),
         ("BeforeTaskNan", r", task colour \(.*\): behind before_task the weight .*bank_up.shared is nan in 1 of \d+ values"),
@@ -167,6 +171,16 @@ def test_shapes_and_numbers_are_told_as_what_they_are(
 
     assert re.match(sentence, found), found
     assert "misbehaving.py, line " in found
+
+
+def test_whose_step_spoilt_a_gradient_is_told_of_those_who_change_it(misbehave: Callable[..., Run]) -> None:
+    """The others of the stack, which change none, are not named."""
+    with pytest.raises(PluginFault) as caught:
+        misbehave("StepSpoilsGradient", beside=("ewc", f"{FILE}:StepDoubles"))
+
+    assert str(caught.value).startswith(
+        f"{FILE}:StepSpoilsGradient and {FILE}:StepDoubles, task colour, step 1: "
+    )
 
 
 def test_clipping_leaves_a_gradient_that_is_no_number_where_it_is(misbehave: Callable[..., Run]) -> None:

@@ -20,12 +20,11 @@ from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import (
     Learner,
     assign_parts,
-    make_optimizer,
-    rate,
     recompute_activations,
     reduce_term,
 )
 from cl_zoo.engine.ledger import TaskCost
+from cl_zoo.engine.optimising import make_optimizer, rate
 from cl_zoo.errors import PluginError
 from cl_zoo.nn.placing import adapters
 from cl_zoo.processes import World

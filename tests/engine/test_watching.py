@@ -13,7 +13,7 @@ from cl_zoo import hookimpl
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import Learner
-from cl_zoo.engine.watching import watched
+from cl_zoo.engine.watching import Watch
 from cl_zoo.names import Choice
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
@@ -86,7 +86,7 @@ def test_without_a_plugin_that_looks_nothing_is_copied() -> None:
             raise AssertionError("asked for weights")
 
     done = []
-    with watched(Plugins([Choice("finetune")]), Blank(), TASK):
+    with Watch()(Plugins([Choice("finetune")]), Blank(), TASK):
         done.append("step")
 
     assert done == ["step"]

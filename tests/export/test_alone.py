@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +24,7 @@ import cl_zoo
 from cl_zoo.batches import forward
 from cl_zoo.errors import BackboneError, OptionError, RunError
 from cl_zoo.export.gated import gates_of
+from cl_zoo.export.programs import READS, program
 from cl_zoo.export.prompted import choice_of
 from cl_zoo.export.writing import export
 from cl_zoo.runs.restore import restore
@@ -70,8 +72,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path | None]:
     return [*found[:-1], None]
 
 
-def program_answers(folder: Path, tiny_folder: Path, pictures: list[Path | None]) -> list[str]:
-    """What the folder's program answers in a process that cannot import cl_zoo."""
+def program_answers(
+    folder: Path, tiny_folder: Path, pictures: list[Path | None], encoder: list[str] | None = None
+) -> list[str]:
+    """What the folder's program answers in a process that cannot import cl_zoo; open_clip knows `tiny-clip` there."""
     lines = "\n".join(
         json.dumps({"image": image and str(image), "prompt": prompt})
         for image, prompt in zip(pictures, PROMPTS, strict=True)
@@ -79,9 +83,11 @@ def program_answers(folder: Path, tiny_folder: Path, pictures: list[Path | None]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     blocked = (
         "import sys, runpy; sys.modules['cl_zoo'] = sys.modules['peft'] = None; sys.argv = sys.argv[1:];"
+        f"import open_clip; open_clip.add_model_config({str(folder.parent)!r});"
         "runpy.run_path(sys.argv[0])"
     )
-    encoder = [str(tiny_folder / "clip")] if "[ENCODER]" in (folder / "answer.py").read_text() else []
+    if encoder is None:
+        encoder = [str(tiny_folder / "clip")] if " ENCODER <" in (folder / "answer.py").read_text() else []
     done = subprocess.run(
         [sys.executable, "-c", blocked, str(folder / "answer.py"), str(tiny_folder / "llava"), *encoder],
         input=lines,
@@ -189,6 +195,92 @@ def test_a_folder_asks_for_the_encoder_of_its_run(make: Make, tiny_folder: Path,
         cl_zoo.load(make("l2p")[1], **places).generate([None], ["What ?"])
 
 
+@pytest.fixture(scope="module")
+def by_file(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tuple[Path, Path, Path]:
+    """A run that looks through weights in a file, its export, and the file."""
+    places = tmp_path_factory.mktemp("by-file")
+    config = json.loads((tiny_folder / "clip" / "open_clip_config.json").read_text())["model_cfg"]
+    tokenizer = {"hf_tokenizer_name": str(tiny_folder / "clip")}
+    config["text_cfg"] |= tokenizer if "hf_tokenizer_name" in config["text_cfg"] else {}
+    (places / "tiny-clip.json").write_text(json.dumps(config))
+    open_clip.add_model_config(places / "tiny-clip.json")
+    file = places / "looks.safetensors"
+    shutil.copy(tiny_folder / "clip" / "open_clip_model.safetensors", file)
+    result = cl_zoo.run(
+        "l2p",
+        benchmark="cl_zoo.testing:load_tiny",
+        backbone=str(tiny_folder / "llava"),
+        features=f"tiny-clip:{file}",
+        template=TEMPLATE,
+        device="cpu",
+        out=places,
+        limit=6,
+    )
+    assert result.folder is not None
+    export(result.folder, places / "new")
+    return result.folder, places / "new", file
+
+
+def test_a_folder_whose_run_looked_through_a_file_answers_when_it_is_told_where_that_lies(
+    by_file: tuple[Path, Path, Path], tiny_folder: Path, pictures: list[Path | None]
+):
+    run, folder, file = by_file
+    answers = cl_zoo.load(run).generate(pictures, PROMPTS)
+    places = {"backbone": str(tiny_folder / "llava"), "features": f"tiny-clip:{file}"}
+
+    assert len(set(answers)) > 1
+    assert cl_zoo.load(folder, **places).generate(pictures, PROMPTS) == answers
+    assert program_answers(folder, tiny_folder, pictures, [str(file)]) == answers
+
+
+def test_a_folder_says_that_it_needs_the_file_of_the_encoder(
+    by_file: tuple[Path, Path, Path], tiny_folder: Path
+):
+    _, folder, file = by_file
+
+    with pytest.raises(
+        BackboneError,
+        match=r"looked through the file looks\.safetensors; say where it lies with --features tiny-clip:FILE \(",
+    ):
+        cl_zoo.load(folder, backbone=str(tiny_folder / "llava")).generate([None], ["What ?"])
+    with pytest.raises(AssertionError, match=r"say where tiny-clip:looks\.safetensors lies on this machine"):
+        program_answers(folder, tiny_folder, [None] * len(PROMPTS), [])
+    assert 'ENCODER = "tiny-clip:looks.safetensors"  # behind' in (folder / "README.md").read_text()
+    assert all(str(file.parent).encode() not in one.read_bytes() for one in folder.iterdir())
+
+
+def test_a_folder_says_that_it_needs_the_folder_of_the_encoder(make: Make, tiny_folder: Path):
+    folder = make("l2p")[1]
+
+    with pytest.raises(
+        BackboneError, match=r"looked through the folder clip; say where it lies with --features FOLDER \("
+    ):
+        cl_zoo.load(folder, backbone=str(tiny_folder / "llava")).generate([None], ["What ?"])
+    with pytest.raises(AssertionError, match="say where clip lies on this machine"):
+        program_answers(folder, tiny_folder, [None] * len(PROMPTS), [])
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_its_program_refuses_another_encoder(
+    by_file: tuple[Path, Path, Path], make: Make, tiny_folder: Path, tmp_path: Path, place: str
+):
+    """A bit of the weights is another, or the file is not there."""
+    folder, name = by_file[1], "looks.safetensors"
+    given = file = tmp_path / "other.safetensors"
+    shutil.copy(by_file[2], file)
+    if place == "folder":
+        folder, name, given = make("l2p")[1], "open_clip_model.safetensors", tmp_path / "clip"
+        shutil.copytree(tiny_folder / "clip", given)
+        file = given / name
+    flipped(file)
+    refuses = rf"{file.name} is not the encoder's {name} that the run looked through; pass the run's own"
+
+    for _ in range(2):
+        with pytest.raises(AssertionError, match=refuses):
+            program_answers(folder, tiny_folder, [None] * len(PROMPTS), [str(given)])
+        file.unlink(missing_ok=True)
+
+
 def test_no_file_names_a_place_on_the_machine_it_was_made_on(make: Make, tiny_folder: Path):
     run, folder = make("l2p")
 
@@ -246,7 +338,18 @@ def test_a_program_is_short_and_needs_nothing_else(make: Make):
         "torch",
         "transformers",
     }
-    assert len(code) <= 55
+    assert len(code) <= 60
+
+
+def test_no_program_is_longer_than_the_docs_say():
+    lengths = [
+        len([line for line in text.split('"""', 2)[2].splitlines() if line.strip()])
+        for kind, encoders in {"gates": (None,), "prompts": READS, "adapters": READS}.items()
+        for encoder in encoders
+        if ast.parse(text := program(kind, "Model", "float32", projector="p", encoder=encoder, pads=True))
+    ]
+
+    assert max(lengths) == 77
 
 
 def test_images_that_take_tokens_by_their_size_leave_a_folder_without_a_program(

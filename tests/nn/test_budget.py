@@ -32,9 +32,9 @@ def test_the_measure_is_one_lora_on_all_linears_of_the_language_model(
     llava: Backbone, tiny: Backbone
 ) -> None:
     """Two decoder layers of the tiny model have Σ d_in = 240 and Σ d_out = 256 each; vision tower and projector do not count."""
-    assert widths(llava) == Widths(INPUTS, OUTPUTS)
+    assert widths(llava) == Widths(INPUTS, OUTPUTS, 32 * 7)
     assert budget(llava, recipe(8)) == 8 * 2_498_560
-    assert widths(tiny) == Widths(2 * 240, 2 * 256)
+    assert widths(tiny) == Widths(2 * 240, 2 * 256, 2 * 7)
 
 
 def test_the_measure_is_the_same_once_the_bank_stands_on_the_linears(tiny: Backbone) -> None:

@@ -26,8 +26,11 @@ def gate() -> Watched:
 def test_sums_are_those_of_the_real_tokens(gate: Watched) -> None:
     """g = (1, 81) / 82 for the token of norm 5, (1, 3) / 4 for that of norm 1."""
     gate.begin(looks=True)
-    gate.gates(X)
+    g = gate.gates(X)
 
+    torch.testing.assert_close(g[0, 1:], torch.tensor([[1 / 82, 81 / 82], [1 / 4, 3 / 4]]))
+    assert g.requires_grad
+    assert not gate.sums.requires_grad
     assert gate.sums[0].tolist() == pytest.approx([1 / 82 + 1 / 4, 81 / 82 + 3 / 4])
     assert gate.sums[1].tolist() == pytest.approx([25 / 82 + 1 / 4, 25 * 81 / 82 + 3 / 4])
     gate.sketch.take_in()
@@ -37,6 +40,7 @@ def test_sums_are_those_of_the_real_tokens(gate: Watched) -> None:
 
 
 def test_a_recomputed_forward_counts_once_and_a_new_step_begins_from_nothing(gate: Watched) -> None:
+    gate.begin(looks=True)
     gate.gates(X)
     once = gate.sums.clone()
     gate.gates(X)
@@ -48,9 +52,44 @@ def test_a_recomputed_forward_counts_once_and_a_new_step_begins_from_nothing(gat
     assert gate.sketch.count == 0
 
 
+def test_the_forwards_of_a_step_are_added_up(gate: Watched) -> None:
+    """The second has the tokens of the first in another order, and none at padding."""
+    gate.begin(looks=True)
+    gate.gates(X)
+    once = gate.sums.clone()
+    gate.tokens.start(Batch((), {"attention_mask": torch.ones(1, 2)}))
+    gate.gates(X[:, [2, 1]])
+
+    torch.testing.assert_close(gate.sums, 2 * once)
+    gate.sketch.take_in()
+    assert gate.sketch.count == 4
+
+
+def test_where_it_does_not_look_the_sketch_is_not_fed(gate: Watched) -> None:
+    gate.gates(X)
+
+    assert gate.sums.any()
+    gate.sketch.take_in()
+    assert gate.sketch.count == 0
+
+
+def test_what_is_gathered_has_full_precision_where_the_forward_has_half(gate: Watched) -> None:
+    """1 + 2⁻⁹ is no number of bf16, its square to seven digits is 1.0039101."""
+    gate.begin(looks=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        gate.gates(torch.tensor([[[0.0, 0.0], [1 + 2**-9, 0.0], [0.0, 0.0]]]))
+
+    gate.sketch.take_in()
+    moment = gate.sketch.moments @ gate.sketch.omega.T
+    assert moment[0, 0].item() == pytest.approx(1.0039101, abs=1e-6)
+    assert gate.sums[1].sum().item() == pytest.approx(1.0039101, abs=1e-6)
+
+
 def test_nothing_is_gathered_where_nothing_learns(gate: Watched) -> None:
     with torch.no_grad():
         gate.gates(X)
     gate.eval().gates(X)
 
     assert not gate.sums.any()
+    gate.train().gates(X)
+    assert gate.sums.any()  # looking before was no forward that comes by again

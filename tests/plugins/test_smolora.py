@@ -271,6 +271,26 @@ def test_what_trains_stays_within_the_budget_of_one_lora(tiny: Backbone, rank: i
     assert all(size >= least for size in model.mixes[0].sizes.values())
 
 
+@pytest.mark.parametrize(
+    ("modules", "routers"),
+    [("both", 2 * 2 * 240 + 2 * 14 * 8), ("visual", 4 * 2 * 240), ("instruction", 4 * 14 * 8)],
+)
+def test_routers_that_learn_are_counted_with_what_they_read(
+    tiny: Backbone, modules: str, routers: int
+) -> None:
+    """Four blocks in 14 linears of Σ d_in = 480: R^vu reads x, R^if a text of CLIP's width 8; I has 2 rows of Σ d_out = 512."""
+    recipe = build_recipe({"adapter.rank": 33})
+    model = SMoLoRA(SMoLoRA.Options(modules=modules, experts=4, top_k=2)).build_model(tiny, recipe)
+    named = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
+
+    assert tiny.features.width == 8
+    assert sum(size for name, size in named.items() if ".routers." in name) == routers
+    beside = routers + (2 * 512 if modules == "both" else 0)
+    rank = (33 * (480 + 512) - beside) // (4 * (480 + 512))
+    adapters = sum(size for name, size in named.items() if "bank_down" in name or "bank_up" in name)
+    assert adapters == rank * 4 * (480 + 512)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stack", ["smolora", "smolora+ewc"])
 def test_over_three_tasks_blocks_move_and_the_division_stays(

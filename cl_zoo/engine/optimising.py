@@ -1,0 +1,38 @@
+"""The optimiser and its schedule, the same for every method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from cl_zoo.recipe.recipe import Recipe
+
+
+def make_optimizer(
+    parts: Mapping[str, Sequence[nn.Parameter]],
+    recipe: Recipe,
+    method_of: Callable[[nn.Parameter], str] = lambda weight: "",
+) -> torch.optim.Optimizer:
+    """AdamW with one group per part and method (`method_of` names whose part a weight is in) at the recipe's rate for it."""
+    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
+    for part, weights in parts.items():
+        for weight in weights:
+            groups.setdefault((part, method_of(weight)), []).append(weight)
+    rated = [
+        {"params": weights, "lr": recipe.rate(part, method)} for (part, method), weights in groups.items()
+    ]
+    # on lists on every device: the same bits as one after the other, in fewer calls
+    return torch.optim.AdamW(rated, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
+
+
+def rate(step: int, total: int, recipe: Recipe) -> float:
+    """Factor on the learning rate: linear warm-up over ⌈warmup · total⌉ steps, then a cosine to zero or constant."""
+    warm = math.ceil(recipe.warmup * total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
