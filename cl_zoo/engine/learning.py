@@ -22,7 +22,7 @@ from cl_zoo.engine.optimising import make_optimizer, rate
 from cl_zoo.engine.watching import Watch
 from cl_zoo.errors import PluginFault, RunError
 from cl_zoo.nn.budget import learning
-from cl_zoo.nn.placing import bank_layers, bank_parts
+from cl_zoo.nn.placing import bank_parts, join_experts, part_experts
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, Task, in_words
@@ -126,8 +126,7 @@ class Learner:
         if not self.learning:
             with plugins.told("before_task"):
                 raise PluginFault("nothing requires a gradient", "let before_task choose what learns")
-        for layer in bank_layers(model):
-            layer.join()
+        join_experts(model)
         self.optimizer = make_optimizer(self.parts, recipe, self._method_of())
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: rate(step, self.total, recipe)
@@ -183,8 +182,7 @@ class Learner:
                     self.cost.seconds = time.perf_counter() - started
                     midway.keep(self)
         self.optimizer.zero_grad(set_to_none=True)  # those of the last step; each step drops those before it
-        for layer in bank_layers(self.model):
-            layer.part()
+        part_experts(self.model)
         trained = sum(self.cost.trained.values())
         self.cost.flops = training_flops(self.backbone, self.cost.tokens, trained)
         self.cost.seconds = time.perf_counter() - started
