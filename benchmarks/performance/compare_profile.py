@@ -3,12 +3,12 @@
     python benchmarks/performance/compare_profile.py [--methods finetune,hide] [--benchmark mini] [--limit 96] --json FILE
 
 One comparison is made in a temporary folder. In its parent and in every worker a timer of processor time ticks each 10 ms and notes which functions are
-being called; a tick belongs to the first of `PARTS` that one of these functions is in. Processor time does not count what a process waits for a core, so
+being called, and how much was spent since the tick before; a tick belongs to the first of `PARTS` that one of these functions is in. Processor time does not count what a process waits for a core, so
 the shares hold on a shared machine too; how long the comparison took (`seconds`) does not.
 
 * `shares` are parts of the processor time of all processes, `processor_seconds`. That of Java is what child processes took that
   are no workers: METEOR and the tokenizer of caption scores.
-* `functions` are those of this project in whose calls most ticks fell, with their shares of all ticks; a call counts for all that are around it.
+* `functions` are those of this project in whose calls most was spent, with their shares of all that was; a call counts for all that are around it.
 
 A tick is noted when the interpreter comes back from compiled code, so it falls to the function that called it, however long that took.
 """
@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,14 +60,16 @@ except ImportError:
 finally:
     sys.path.insert(0, os.path.dirname(__file__))
     sys.modules.setdefault("sitecustomize", mine)
-seen = collections.Counter()
+seen, until = collections.Counter(), time.process_time()
 
 def tick(number, frame):
+    global until
+    spent, until = time.process_time() - until, time.process_time()
     calls = []
     while frame is not None:
         calls.append((frame.f_code.co_filename, frame.f_code.co_name))
         frame = frame.f_back
-    seen[tuple(calls)] += 1
+    seen[tuple(calls)] += spent  # compiled code keeps the timer waiting, and only the last of its ticks comes through
 
 def note(*_):
     signal.setitimer(signal.ITIMER_PROF, 0)
@@ -76,7 +77,7 @@ def note(*_):
     spent = {name: sum(resource.getrusage(who)[:2]) for name, who in used.items()}
     file = os.path.join(os.environ["CL_ZOO_PROFILE"], f"{os.getpid()}.json")
     with open(file, "w") as out:
-        json.dump({**spent, "parent": os.getppid(), "calls": [[calls, count] for calls, count in seen.items()]}, out)
+        json.dump({**spent, "parent": os.getppid(), "calls": list(seen.items())}, out)
 
 def ended(*_):
     note()
@@ -104,31 +105,34 @@ def part_of(calls: Sequence[Sequence[str]]) -> str:
 
 
 def shares(noted: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Processor seconds by part, the largest first.
+    """Processor seconds by part, the largest first; what no tick has noted is spread over the parts.
 
     Args:
         noted: what the processes wrote; that of the comparison itself has the others as children.
     """
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     for one in noted:
-        ticks: Counter[str] = Counter()
-        for calls, count in one["calls"]:
-            ticks[part_of(calls)] += count
-        for name, count in ticks.items():
-            seconds[name] += one["own"] * count / ticks.total()
+        ticks: dict[str, float] = {}
+        for calls, spent in one["calls"]:
+            part = part_of(calls)
+            ticks[part] = ticks.get(part, 0.0) + spent
+        for name, spent in ticks.items():
+            seconds[name] = seconds.get(name, 0.0) + one["own"] * spent / sum(ticks.values())
     workers = sum(one["own"] for one in noted if one["parent"] in {other["process"] for other in noted})
     seconds[JAVA] = max(sum(one["children"] for one in noted) - workers, 0.0)
-    return dict(seconds.most_common())
+    return dict(sorted(seconds.items(), key=lambda one: -one[1]))
 
 
 def functions(noted: Sequence[Mapping[str, Any]], most: int = 40) -> dict[str, float]:
-    """Shares of all ticks in whose calls a function of this project was, the largest first."""
-    found: Counter[str] = Counter()
-    total = 0
-    for calls, count in ((calls, count) for one in noted for calls, count in one["calls"]):
-        total += count
-        found.update(dict.fromkeys(_ours(calls), count))
-    return {name: round(count / total, 4) for name, count in found.most_common(most)}
+    """Shares of what the ticks noted in whose calls a function of this project was, the largest first."""
+    found: dict[str, float] = {}
+    ticks = [(calls, spent) for one in noted for calls, spent in one["calls"]]
+    for calls, spent in ticks:
+        for name in set(_ours(calls)):
+            found[name] = found.get(name, 0.0) + spent
+    total = sum(spent for _, spent in ticks)
+    largest = sorted(found.items(), key=lambda one: -one[1])[:most]
+    return {name: round(spent / total, 4) for name, spent in largest}
 
 
 def _ours(calls: Sequence[Sequence[str]]) -> Iterator[str]:
