@@ -15,7 +15,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo._version import __version__
-from cl_zoo.contract.hookspecs import hookimpl
 from cl_zoo.errors import (
     BackboneError,
     ClZooError,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from cl_zoo.api import compare, load, load_runs, run
     from cl_zoo.backbones.backbone import Backbone
     from cl_zoo.batches import Batch, answer_losses, forward, task_loss
+    from cl_zoo.contract.hookspecs import hookimpl
     from cl_zoo.data.benchmarks import Described
     from cl_zoo.features.encoder import open_image
     from cl_zoo.images.frames import frames
@@ -59,6 +59,7 @@ _HOMES = {
     "draw_rows": "processes",
     "forward": "batches",
     "frames": "images.frames",
+    "hookimpl": "contract.hookspecs",
     "load": "api",
     "load_runs": "api",
     "open_image": "features.encoder",

@@ -14,13 +14,10 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cl_zoo.errors import OptionError, PluginError, Staying, exit_called, first_line, nearest
-from cl_zoo.recipe.keys import parse_pairs
-from cl_zoo.tasks import source_hash
 
 METHODS, BENCHMARKS, BACKBONES = "cl_zoo.methods", "cl_zoo.benchmarks", "cl_zoo.backbones"
 EXECUTORS = "cl_zoo.executors"
@@ -57,6 +54,8 @@ def parse_stack(text: str) -> list[Choice]:
     Raises:
         PluginError: it cannot be read.
     """
+    from cl_zoo.recipe.keys import parse_pairs
+
     choices = []
     for part in split(text, "+"):
         found = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", part, flags=re.DOTALL)
@@ -112,16 +111,27 @@ class Installed:
 
 def installed(group: str) -> list[Installed]:
     """All entry points of a group, by name; metadata only, so a broken plugin is listed like any other."""
-    found: set[Installed] = set()  # of one distribution found twice, Python imports the first
+    return installed_in([group])[group]
+
+
+def installed_in(groups: Sequence[str]) -> dict[str, list[Installed]]:
+    """All entry points of several groups, as `installed` gives those of one; the metadata of all distributions are read once."""
+    from importlib import metadata  # takes longer to import than all else here, and few commands ask
+
+    everything = metadata.entry_points()
     named: dict[
         int, tuple[str, str]
     ] = {}  # a distribution parses its metadata whenever it is asked for its name
-    for entry in metadata.entry_points(group=group):
-        if entry.dist is not None:
-            if id(entry.dist) not in named:
-                named[id(entry.dist)] = entry.dist.name, entry.dist.version
-            found.add(Installed(entry.name, entry.value, *named[id(entry.dist)]))
-    return sorted(found, key=lambda one: (one.name, one.distribution, one.version))
+    by_group = {}
+    for group in groups:
+        found: set[Installed] = set()  # of one distribution found twice, Python imports the first
+        for entry in everything.select(group=group):
+            if entry.dist is not None:
+                if id(entry.dist) not in named:
+                    named[id(entry.dist)] = entry.dist.name, entry.dist.version
+                found.add(Installed(entry.name, entry.value, *named[id(entry.dist)]))
+        by_group[group] = sorted(found, key=lambda one: (one.name, one.distribution, one.version))
+    return by_group
 
 
 def find(group: str, name: str) -> Installed:
@@ -208,6 +218,8 @@ def _failed(error: BaseException, name: str, module: str) -> str:
 
 
 def _module_of_file(file: Path) -> Any:
+    from cl_zoo.tasks import source_hash
+
     # Named after its content: a first experiment called `random.py` must not become everybody's `random`.
     name = f"{file.stem}_{source_hash(file)[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)

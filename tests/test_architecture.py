@@ -41,7 +41,7 @@ LIGHT = {"backbones.checkpoints", "backbones.templates", "engine.files", "engine
 """Their modules that rooms without torch look into."""
 
 LINES_OF_A_FUNCTION, LINES_OF_A_MODULE = 40, 350
-LONG_FUNCTIONS = {"cli.main.run", "cli.main.compare", "cli.looking.forecast", "cli.looking.ledger"}
+LONG_FUNCTIONS = {"cli.running.run", "cli.running.compare", "cli.looking.forecast", "cli.looking.ledger"}
 LONG_FUNCTIONS |= {
     "cli.premises.leakage",
     "cli.premises.screen",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from cl_zoo.tasks import Benchmark, source_hash
-from cl_zoo_bench_mini.tasks import task_data
 
 HERE = Path(__file__).parent
 VERSION = "2"
@@ -32,10 +31,12 @@ def load(data: Path | None = None) -> Benchmark:
     Args:
         data: not used; nothing has to be downloaded.
     """
+    from cl_zoo_bench_mini.kept import kept_tasks  # here, so that `python -m` may run that module
+
     return Benchmark(
         name="mini",
         version=VERSION,
-        tasks=task_data(),
+        tasks=kept_tasks(),
         default_methods=METHODS,
         default_backbone="mini",
         data_hash=source_hash(*(HERE / name for name in SOURCES)),

@@ -6,21 +6,19 @@ import inspect
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cl_zoo.contract.ablations import Ablation, ablations
-from cl_zoo.contract.held import HEADING, Held, parted
-from cl_zoo.contract.plugins import HOOKS, load_class
 from cl_zoo.errors import ClZooError
 from cl_zoo.machine import cores
-from cl_zoo.names import BACKBONES, BENCHMARKS, EXECUTORS, METHODS, Installed, find, installed
+from cl_zoo.names import BACKBONES, BENCHMARKS, EXECUTORS, METHODS, Installed, find, installed_in
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from cl_zoo.contract.ablations import Ablation
+    from cl_zoo.contract.held import Held
 
 KINDS = {METHODS: "method", BENCHMARKS: "benchmark", BACKBONES: "backbone", EXECUTORS: "executor"}
 IMPORT_SECONDS = 120
@@ -47,7 +45,7 @@ class Entry:
 
 def entries(*, check: bool = False) -> list[Entry]:
     """All plugins by kind and name, from metadata alone; with `check` each is imported in a process of its own."""
-    found = [(group, one) for group in KINDS for one in installed(group)]
+    found = [(group, one) for group, ones in installed_in(tuple(KINDS)).items() for one in ones]
     names = [(group, one.name) for group, one in found]
 
     def fault(place: int) -> str:
@@ -56,19 +54,28 @@ def entries(*, check: bool = False) -> list[Entry]:
             return f"claimed by {claims} distributions; uninstall all but one"
         return _import_fault(*found[place]) if check else ""
 
-    with ThreadPoolExecutor(cores() if check else 1) as pool:
-        faults = list(pool.map(fault, range(len(found))))
+    faults = _at_once(fault, len(found)) if check else map(fault, range(len(found)))
     return [
         Entry(KINDS[group], one.name, one.distribution, one.version, one.value, says)
         for (group, one), says in zip(found, faults, strict=True)
     ]
 
 
+def _at_once(fault: Callable[[int], str], count: int) -> list[str]:
+    """What each of so many entries says of itself, asked in as many threads as there are cores."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(fault, range(count)))
+
+
 def all_importable() -> bool:
     """Whether every plugin can be imported, all of them in one other process: quick, and silent about which one cannot."""
     if any(entry.fault for entry in entries()):
         return False
-    calls = "\n".join(_import_call(group, one) for group in KINDS for one in installed(group))
+    calls = "\n".join(
+        _import_call(group, one) for group, ones in installed_in(tuple(KINDS)).items() for one in ones
+    )
     code = f"from cl_zoo.names import load\nfrom cl_zoo.contract.plugins import load_class\n{calls}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
@@ -137,6 +144,10 @@ def card(name: str) -> Card:
     Raises:
         PluginError: there is no such method, it cannot be imported, or what it is held against cannot be read.
     """
+    from cl_zoo.contract.ablations import ablations
+    from cl_zoo.contract.held import parted
+    from cl_zoo.contract.plugins import HOOKS, load_class
+
     plugin = load_class(name)
     about, held = parted(documentation(name), name)
     return Card(
@@ -160,6 +171,8 @@ def describe(name: str) -> str:
     Raises:
         PluginError: there is no such method, it cannot be imported, or what it is held against cannot be read.
     """
+    from cl_zoo.contract.held import HEADING
+
     found = card(name)
     fields = found.options.model_fields if found.options else {}
     lines = [
@@ -210,6 +223,8 @@ def plain(value: Any) -> str:
 
 def documentation(name: str) -> str:
     """The docstring of a method's module, else of its class."""
+    from cl_zoo.contract.plugins import load_class
+
     plugin = load_class(name)
     module = sys.modules[plugin.__module__]
     return inspect.cleandoc(module.__doc__ or plugin.__doc__ or f"{name}: no documentation")

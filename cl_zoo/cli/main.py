@@ -1,275 +1,76 @@
 """The command line: select a method by name, compare methods, look at what is installed.
 
-Heavy imports stay inside the commands: `cl-zoo --help` and `cl-zoo list` load no torch.
+A command is imported when it is asked for, and heavy imports stay inside the commands: `cl-zoo --help` and `cl-zoo list` load no torch.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import importlib
+import inspect
+import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from cl_zoo._version import __version__
-from cl_zoo.cli import analyzing, answers, data, looking, models, premises, reporting, reproducing, verifying
-from cl_zoo.cli.flags import (
-    AllowUnequal,
-    AsJson,
-    AsMarkdown,
-    BackboneName,
-    BenchmarkName,
-    Budget,
-    Cache,
-    CacheLimit,
-    Cells,
-    CheckpointEvery,
-    Data,
-    Debug,
-    Device,
-    Executor,
-    Features,
-    Gate,
-    Hold,
-    ImageAspect,
-    KeepStates,
-    Limit,
-    Match,
-    Order,
-    OrderList,
-    Orders,
-    Out,
-    Pairs,
-    Preflight,
-    Probe,
-    RecipeFile,
-    Scoring,
-    Seed,
-    Seeds,
-    Sets,
-    Sharding,
-    Template,
-    Trackers,
-    Vary,
-    With,
-    chosen_fair,
-    chosen_orders,
-    chosen_seeds,
-    options,
-    settings,
-)
-from cl_zoo.cli.flags import vary as varied
-from cl_zoo.cli.terminal import working
-from cl_zoo.runs.job import EVERY
 
-app = typer.Typer(
-    name="cl-zoo",
-    help="Continual-learning methods for multimodal language models: run, compare, extend.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+COMMANDS = {
+    "run": "running.run",
+    "compare": "running.compare",
+    "list": "looking.list_",
+    "show": "looking.show",
+    "ledger": "looking.ledger",
+    "forecast": "looking.forecast",
+    "check": "looking.check",
+    "doctor": "looking.doctor",
+    "new": "looking.new",
+    "answers": "answers.answers",
+    "predict": "models.predict",
+    "export": "models.export",
+    "verify": "verifying.verify",
+    "report": "reporting.report",
+    "reproduce": "reproducing.reproduce",
+    "runs": "reporting.runs",
+    "clean": "reporting.clean",
+    "data": "data.app",
+    "analyze": "premises.app",
+}
+"""The function or the group of each command, in the order of the help."""
+
+HELP = ("--help", "-h")
 
 
-@app.command()
-def run(
-    context: typer.Context,
-    method: Annotated[
-        str, typer.Argument(help=r"hide, hide\[variant=released], moelora+ewc, module:Class or file.py:Class")
-    ],
-    with_: With = None,
-    probe: Probe = None,
-    option: Pairs = None,
-    set_: Sets = None,
-    recipe: RecipeFile = None,
-    budget: Budget = None,
-    benchmark: BenchmarkName = "mini",
-    backbone: BackboneName = None,
-    features: Features = None,
-    template: Template = None,
-    image_aspect: ImageAspect = None,
-    cache: Cache = None,
-    cache_limit: CacheLimit = None,
-    data: Data = None,
-    seed: Seed = None,
-    seeds: Seeds = None,
-    order: Order = None,
-    limit: Limit = None,
-    cells: Cells = "lower",
-    scoring: Scoring = "official",
-    device: Device = "auto",
-    out: Out = "runs",
-    gate: Gate = None,
-    tracker: Trackers = None,
-    preflight: Preflight = True,
-    keep_states: KeepStates = "last",
-    checkpoint_every: CheckpointEvery = EVERY,
-    sharding: Sharding = "none",
-    as_json: AsJson = False,
-    as_markdown: AsMarkdown = False,
-    debug: Debug = False,
-) -> None:
-    """Run one method on a benchmark; the same command resumes an interrupted run."""
-    from cl_zoo.api import run as run_one
-    from cl_zoo.report.table import known_scoring
-    from cl_zoo.runs.comparison import Comparison
-    from cl_zoo.runs.progress import progress_for
+def built(names: Sequence[str] = tuple(COMMANDS), *, told: bool = False) -> typer.Typer:
+    """The command line with some of its commands; one alone starts in half the time of all.
 
-    known_scoring(scoring)
-    filled = settings(context.params)
-    chosen = chosen_seeds(seed, seeds)
-    _remark(benchmark, filled)
-    results = []
-    with working(), progress_for(_console(stderr=True), len(chosen) + (gate is not None)) as watch:
-        for one in chosen:
-            result = run_one(
-                method,
-                benchmark=benchmark,
-                with_=with_ or (),
-                probes=probe or (),
-                options=options(option),
-                seed=one,
-                gate=gate if one == chosen[0] else None,
-                trackers=tracker or (),
-                watch=watch,
-                sharding=sharding,
-                **filled,
-            )
-            if not result.complete:
-                continue  # not the main process of a distributed run; that one scores and reports
-            watch(
-                {
-                    "event": "finished",
-                    "label": result.label,
-                    "seed": one,
-                    "last": result.matrix.last,
-                    "seconds": result.ledger["seconds"],
-                }
-            )
-            results.append(result)
-    if results:
-        _show(Comparison(tuple(results)), scoring, as_json, as_markdown)
+    Args:
+        told: whether the commands are only told of, as the help does: their flags are left out.
+    """
+    app = typer.Typer(
+        name="cl-zoo",
+        help="Continual-learning methods for multimodal language models: run, compare, extend.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": [*HELP]},
+    )
+    app.callback(invoke_without_command=True)(root)
+    for name in names:
+        module, _, called = COMMANDS[name].partition(".")
+        command = getattr(importlib.import_module(f"cl_zoo.cli.{module}"), called)
+        group = isinstance(command, typer.Typer)
+        if told:
+            app.command(name, help=command.info.help if group else inspect.getdoc(command))(_without_flags)
+        elif group:
+            app.add_typer(command)
+        else:
+            app.command(name)(command)
+    return app
 
 
-@app.command()
-def compare(
-    context: typer.Context,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            "--methods",
-            help=r"finetune,moelora+ewc,'hide\[variant=released]'; all; default: the benchmark's.",
-        ),
-    ] = None,
-    with_: With = None,
-    probe: Probe = None,
-    option: Pairs = None,
-    vary: Vary = None,
-    set_: Sets = None,
-    recipe: RecipeFile = None,
-    budget: Budget = None,
-    benchmark: BenchmarkName = "mini",
-    backbone: BackboneName = None,
-    features: Features = None,
-    template: Template = None,
-    image_aspect: ImageAspect = None,
-    cache: Cache = None,
-    cache_limit: CacheLimit = None,
-    data: Data = None,
-    seed: Seed = None,
-    seeds: Seeds = None,
-    order: OrderList = None,
-    orders: Orders = None,
-    limit: Limit = None,
-    cells: Cells = "lower",
-    scoring: Scoring = "official",
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Runs at a time; default: one per GPU or core.")
-    ] = None,
-    executor: Executor = None,
-    hold: Hold = None,
-    match: Match = None,
-    allow_unequal: AllowUnequal = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan with a forecast of time, and run nothing.")
-    ] = False,
-    device: Device = "auto",
-    out: Out = "runs",
-    gate: Gate = None,
-    tracker: Trackers = None,
-    preflight: Preflight = True,
-    keep_states: KeepStates = "last",
-    checkpoint_every: CheckpointEvery = EVERY,
-    as_json: AsJson = False,
-    as_markdown: AsMarkdown = False,
-    debug: Debug = False,
-) -> None:
-    """Run several methods at one budget, in parallel, and print one table."""
-    from cl_zoo.api import compare as compare_all
-    from cl_zoo.api import plan as plan_all
-    from cl_zoo.names import split
-    from cl_zoo.report.table import known_scoring
-    from cl_zoo.runs.progress import progress_for
-
-    known_scoring(scoring)
-    chosen = chosen_orders(order, orders)
-    filled = settings({**context.params, "order": None})
-    grid: dict[str, Any] = {
-        "methods": None if methods is None else [one for one in split(methods, ",") if one.strip()],
-        "benchmark": benchmark,
-        "seeds": chosen_seeds(seed, seeds),
-        "orders": chosen,
-        "vary": varied(vary),
-        "with_": with_ or (),
-        "probes": probe or (),
-        "options": options(option),
-        "processes": jobs,
-        "executor": executor,
-        "fair": chosen_fair(hold, match, allow=allow_unequal),
-        **{name: value for name, value in filled.items() if name != "order"},
-    }
-    _remark(benchmark, filled, order)
-    if dry_run:
-        with working():
-            plan = plan_all(**grid)
-        looking.print_plan(plan, as_json=as_json)
-        return
-    with working(), progress_for(_console(stderr=True)) as watch:
-        comparison = compare_all(**grid, gate=gate, trackers=tracker or (), watch=watch, told=watch.told)
-    if comparison.left:
-        looking.print_left(comparison, as_json=as_json)
-        return
-    _show(comparison, scoring, as_json, as_markdown)
-    if comparison.failed:
-        raise SystemExit(2 if all(one.user_error for one in comparison.failed) else 1)
-
-
-for name, command in (
-    ("list", looking.list_),
-    ("show", looking.show),
-    ("ledger", looking.ledger),
-    ("forecast", looking.forecast),
-    ("check", looking.check),
-    ("doctor", looking.doctor),
-    ("new", looking.new),
-    ("answers", answers.answers),
-    ("predict", models.predict),
-    ("export", models.export),
-    ("verify", verifying.verify),
-    ("report", reporting.report),
-    ("reproduce", reproducing.reproduce),
-    ("runs", reporting.runs),
-    ("clean", reporting.clean),
-):
-    app.command(name)(command)
-app.add_typer(data.app)
-app.add_typer(analyzing.app)
-for analysis in (premises.leakage, premises.screen, premises.ablate, premises.retention):
-    analyzing.app.command(analysis.__name__)(analysis)
-
-
-@app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Continual-learning methods for multimodal language models: run, compare, extend."""
     if version:
@@ -286,7 +87,7 @@ def main() -> None:
     ):  # compiled code that crashes cannot be caught; Python says where it was called
         faulthandler.enable(2)
     try:
-        app()
+        _asked(sys.argv[1:])()
     except ClZooError as error:
         if debugging():
             traceback.print_exc()
@@ -297,14 +98,19 @@ def main() -> None:
         _fail(describe(error))
 
 
-def _remark(benchmark: str, filled: dict[str, Any], orders: list[str] | None = None) -> None:
-    """Say on standard error what a user should know although nothing is wrong."""
-    from cl_zoo.runs.remarks import remarks
+def _asked(words: Sequence[str]) -> typer.Typer:
+    """What answers these words of a user as the whole command line would; a shell that completes names asks for all of it."""
+    if "_CL_ZOO_COMPLETE" in os.environ:
+        return built()
+    if words and words[0] in COMMANDS:
+        return built([words[0]])
+    if list(words) == ["--version"]:
+        return built([])
+    return built(told=len(words) == 1 and words[0] in HELP)
 
-    about = {key: filled[key] for key in ("data", "limit", "recipe")}
-    found = (remarks(benchmark, **about, order=order) for order in orders or [filled["order"]])
-    for line in dict.fromkeys(line for lines in found for line in lines):
-        print(f"note: {line}", file=sys.stderr)
+
+def _without_flags() -> None:
+    """Stands for a command where its line of help alone is read."""
 
 
 def _fail(sentence: str) -> None:
@@ -314,18 +120,7 @@ def _fail(sentence: str) -> None:
     raise SystemExit(2) from None
 
 
-def _console(*, stderr: bool = False) -> Any:
-    """Results go to standard output, progress to standard error: `--json` can be piped."""
-    from rich.console import Console
-
-    return Console(stderr=stderr)
-
-
-def _show(comparison: Any, scoring: str, as_json: bool, as_markdown: bool) -> None:
-    table = comparison.table(scoring)
-    if as_json:
-        looking.print_json(table.to_json())
-    elif as_markdown:
-        print(table.markdown())
-    else:
-        table.show(_console())
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return built()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cl_zoo.cli.analyzing import Csv, FigureFile, SomeRuns, telling
+from cl_zoo.cli.analyzing import Csv, FigureFile, SomeRuns, app, telling
 from cl_zoo.cli.flags import (
     AsJson,
     BackboneName,
@@ -43,6 +43,7 @@ Published = Annotated[
 TestSamples = Annotated[int | None, typer.Option("--limit", min=1, help="Test samples of each task.")]
 
 
+@app.command()
 def leakage(
     runs: SomeRuns = None,
     published: Published = False,
@@ -94,6 +95,7 @@ def leakage(
     tell(done)
 
 
+@app.command()
 def screen(
     runs: SomeRuns = None,
     published: Published = False,
@@ -135,6 +137,7 @@ def screen(
     tell(screening.screen(gaps, *bounds))
 
 
+@app.command()
 def ablate(
     method: Annotated[str, typer.Argument(help="A method that declares ablations: cl-zoo show METHOD.")],
     only: Annotated[
@@ -193,6 +196,7 @@ def ablate(
     tell(found)
 
 
+@app.command()
 def retention(
     run: RunFolder,
     benchmark: Annotated[

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from cl_zoo_bench_mini import load
+from cl_zoo_bench_mini import kept, load
 from cl_zoo_bench_mini.captions import outdoor_captions, photograph_captions
 from cl_zoo_bench_mini.packing import IDS
 from cl_zoo_bench_mini.render import COLOURS, SURFACES, Bar
 from cl_zoo_bench_mini.scenes import Chart, Clock, Frame, Outdoors, Photograph
-from cl_zoo_bench_mini.tasks import CAPTION, KINDS, LETTER, ONE_WORD, SIZES, Split
+from cl_zoo_bench_mini.tasks import CAPTION, KINDS, LETTER, ONE_WORD, SIZES, Split, task_data
 from cl_zoo_bench_mini.words import EXACT_NAMES, SPELLED, split_words
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -225,3 +227,42 @@ def test_every_kind_of_scene_is_painted_deterministically():
         one, other = (scene.paint(np.random.default_rng(2)).tobytes() for _ in range(2))
         assert one == other
         assert scene.paint(np.random.default_rng(2)).size == (32, 32)
+
+
+@pytest.mark.parametrize("task", task_data(), ids=lambda task: task.name)
+def test_what_is_kept_is_what_is_drawn_from_the_first_try_on(task: TaskData):
+    """Of every eleventh place, in all splits: the same picture, question and answer."""
+    for split in SPLITS:
+        drawn, known = getattr(task, split), getattr(TASKS[task.name], split)
+        for place in range(0, len(drawn), 11):
+            one, other = drawn[place], known[place]
+            assert one.image.tobytes() == other.image.tobytes()
+            assert replace(one, image=None) == replace(other, image=None)
+
+
+@pytest.mark.slow
+def test_the_tries_are_those_that_drawing_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written = kept.TRIES.read_text(encoding="utf-8")
+    monkeypatch.setattr(kept, "TRIES", tmp_path / "tries.json")
+    kept.write_tries()
+
+    assert kept.TRIES.read_text(encoding="utf-8") == written
+
+
+def test_a_picture_is_drawn_once(monkeypatch: pytest.MonkeyPatch):
+    split = {task.name: task for task in load().tasks}["chart"].test
+    first = split[3]
+    monkeypatch.setattr(Chart, "paint", None)
+
+    assert split[3] is first
+    assert split[-197] is first
+    with pytest.raises(TypeError):
+        split[4]
+
+
+def test_a_try_that_is_too_early_costs_time_and_changes_nothing():
+    known = kept.kept_splits({kind.name: dict.fromkeys(SIZES, ()) for kind in KINDS})["icon"]["validation"]
+    wanted = TASKS["icon"].validation
+
+    assert known[5].image.tobytes() == wanted[5].image.tobytes()
+    assert known.tried(5) == wanted.tried(5) > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,18 @@ from cl_zoo import names
 from cl_zoo.cli import catalogue
 from cl_zoo.contract.plugins import Plugins, load_class
 from cl_zoo.errors import OptionError, PluginError
-from cl_zoo.names import BACKBONES, BENCHMARKS, METHODS, Choice, find, installed, load, parse_stack, split
+from cl_zoo.names import (
+    BACKBONES,
+    BENCHMARKS,
+    METHODS,
+    Choice,
+    Installed,
+    find,
+    installed,
+    load,
+    parse_stack,
+    split,
+)
 
 MINE = '''
 """Mine: a method of somebody else.
@@ -227,13 +238,14 @@ def third_party(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -
         modules={"third_mine": MINE, "third_broken": BROKEN, "third_misspelt": MISSPELT},
     )
     install("other-mine", methods={"twice": "third_mine:Mine"}, modules={})
-    everything = installed
+    everything = names.installed_in
+
+    def strangers(groups: Sequence[str]) -> dict[str, list[Installed]]:
+        found = everything(groups).items()
+        return {group: [one for one in ones if one.distribution != "cl-zoo"] for group, ones in found}
+
     for module in (catalogue, names):
-        monkeypatch.setattr(
-            module,
-            "installed",
-            lambda group: [one for one in everything(group) if one.distribution != "cl-zoo"],
-        )
+        monkeypatch.setattr(module, "installed_in", strangers)
 
 
 def test_the_list_is_made_without_importing_anything(third_party: None):
