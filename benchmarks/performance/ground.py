@@ -76,12 +76,13 @@ def make_ground(size: str, shapes: str, world: World, folder: Path) -> Ground:
     if shapes == "mini" or (shapes == "auto" and MINI.is_dir()):
         benchmark = load(BENCHMARKS, "mini")()
         backbone = load(BACKBONES, "mini")(None, world.device, torch.float32)
-        return _benchmark_ground("mini", benchmark, backbone, world)
+        return benchmark_ground("mini", benchmark, backbone, world)
     backbone = tiny_backbone(folder, device=str(world.device))
-    return _benchmark_ground("cl_zoo.testing", tiny_benchmark(size=16), backbone, world)
+    return benchmark_ground("cl_zoo.testing", tiny_benchmark(size=16), backbone, world)
 
 
-def _benchmark_ground(origin: str, benchmark: Benchmark, backbone: Backbone, world: World) -> Ground:
+def benchmark_ground(origin: str, benchmark: Benchmark, backbone: Backbone, world: World) -> Ground:
+    """A backbone with the recipe and the first two tasks of a benchmark."""
     recipe = build_recipe(benchmark.recipe)
     first, second = benchmark.stream()[:2]
     count = recipe.global_batch * DISTINCT
