@@ -29,7 +29,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "growth", "font.size": 8})
+    matplotlib.rcParams.update({"svg.hashsalt": "growth", "svg.fonttype": "none", "font.size": 8})
     from matplotlib import pyplot
 
     blocks = {by: series(result["methods"], by) for by in BLOCKS}

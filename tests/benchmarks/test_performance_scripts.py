@@ -103,44 +103,37 @@ def test_a_method_without_a_second_task_is_refused(tmp_path, monkeypatch, capsys
 def growth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("growth")
     file, figure = folder / "growth.json", folder / "growth.svg"
-    arguments = (
-        "--methods",
-        "olora,hydralora",
-        "--rounds",
-        1,
-        "--steps",
-        1,
-        "--json",
-        file,
-        "--figure",
-        figure,
-    )
-    done = run_script(*arguments, script="growth.py")
+    asked = ("--methods", "olora,hydralora", "--tasks-only", "--rounds", 1, "--steps", 1)
+    done = run_script(*asked, "--json", file, "--figure", figure, script="growth.py")
     assert done.returncode == 0, done.stderr
     assert "olora" in figure.read_text()
     content: dict[str, Any] = json.loads(file.read_text())
     return content
 
 
-def test_a_method_stands_at_three_tasks_six_ranks_and_four_numbers_of_experts(growth):
+def test_a_method_stands_at_three_tasks_six_ranks_and_four_numbers_of_experts(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("growth")
+    common = [
+        (1, 8, None),
+        (6, 8, None),
+        (20, 8, None),
+        *((2, rank, None) for rank in (4, 8, 16, 32, 64, 128)),
+    ]
     asked = {
-        name: [(one["task"], one["rank"], one["experts"]) for one in points]
-        for name, points in growth["methods"].items()
+        name: [(one.task, one.rank, one.experts) for one in script.points_of(name, 8)]
+        for name in ("olora", "hydralora")
     }
-    ranks = [(2, rank, None) for rank in (4, 8, 16, 32, 64, 128)]
-    assert asked["olora"] == [(1, 8, None), (6, 8, None), (20, 8, None), *ranks]
-    assert asked["hydralora"] == [*asked["olora"], *((2, 16, heads) for heads in (2, 4, 8, 16))]
+    assert asked == {"olora": common, "hydralora": [*common, *((2, 16, heads) for heads in (2, 4, 8, 16))]}
 
 
 def test_growth_counts_parameters_as_the_formula_has_them(growth):
-    """A LoRA of rank r on both layers (width 32, inner 48) has r · 1,056 numbers, olora keeps one for each task; the projector has 1,600."""
+    """A LoRA of rank 8 on both layers (width 32, inner 48) has 8 · 992 numbers, olora keeps one for each task; the projector has 1,600."""
     layers = 2 * (4 * (32 + 32) + 3 * (32 + 48))
-    tiny_projector = 16 * 32 + 32 + 32 * 32 + 32
-    points = {(one["task"], one["rank"]): one for one in growth["methods"]["olora"]}
-    for rank in (4, 8, 128):
-        assert points[2, rank]["trained"] == rank * layers + tiny_projector
-    for task in (1, 6, 20):
-        assert points[task, 8]["stored"] == task * 8 * layers + tiny_projector
+    projector = 16 * 32 + 32 + 32 * 32 + 32
+    for one, task in zip(growth["methods"]["olora"], (1, 6, 20), strict=True):
+        assert one["trained"] == 8 * layers + projector
+        assert one["stored"] == task * 8 * layers + projector
 
 
 def test_who_keeps_a_stack_of_experts_grows_and_who_keeps_one_mixture_is_flat(growth):
@@ -177,8 +170,8 @@ def test_memory_of_a_step_is_followed_until_nobody_has_it(monkeypatch):
 def test_the_forecast_of_memory_is_what_a_step_of_published_size_holds(tmp_path, monkeypatch, capsys):
     """Within 5 % with and without checkpointing, on tensors without values."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    script = importlib.import_module("memory")
-    file = tmp_path / "memory.json"
+    script = importlib.import_module("kept")
+    file = tmp_path / "kept.json"
     arguments = ["--shapes", "smolvlm2-2.2b", "--tokens", "256", "--families", "", "--json", str(file)]
     assert script.main(arguments) == 0, capsys.readouterr().err
     rows = json.loads(file.read_text())["rows"]
@@ -187,3 +180,22 @@ def test_the_forecast_of_memory_is_what_a_step_of_published_size_holds(tmp_path,
         assert one["ratio"] == pytest.approx(one["forecast"] / one["counted"], rel=1e-6)
         assert one["ratio"] == pytest.approx(1, abs=0.05)
     assert rows[0]["counted"] > 5 * rows[1]["counted"]
+
+
+FLAT = "branchlora clmoe disco ewc finetune hide hydralora l2p lwf merging modalprompt modeltailor moelora mrlora pgp same si smolora"
+"""Methods whose step is the same at any later task, by their papers and as they stand here."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLAT.split())
+def test_a_step_of_a_flat_method_launches_and_holds_as_much_at_the_sixth_task_as_at_the_third(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script, ground = importlib.import_module("growth"), importlib.import_module("ground")
+    made = ground.make_ground("tiny", "testing", script.World("cpu"), tmp_path)
+    third, sixth = (script.made(name, script.Point(task, 8), made, 3) for task in (3, 6))
+    for engine in (third, sixth):
+        engine.step(0)
+    assert script.operations(third) == script.operations(sixth)
+    assert script.memory(third) == pytest.approx(script.memory(sixth), rel=0.01)

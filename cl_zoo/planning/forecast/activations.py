@@ -1,6 +1,6 @@
 """What a training step keeps for its backward pass, in bytes, by the shapes of the language model.
 
-Counted from what autograd saves in a forward of transformers' decoders, which `benchmarks/performance/memory.py` counts again. For each token and decoder layer, of width h, inner
+Counted from what autograd saves in a forward of transformers' decoders, which `benchmarks/performance/kept.py` counts again. For each token and decoder layer, of width h, inner
 width f, a attention heads of d numbers, with b bytes for a number (2 in bf16, 4 in fp32):
 
     norms        8 h: each of the two keeps its input in fp32

@@ -1,6 +1,6 @@
 """What a training step keeps for its backward pass, counted, against the forecast of it.
 
-    python benchmarks/performance/memory.py [--shapes llava-1.5-7b,…] [--methods a,b] --json FILE
+    python benchmarks/performance/kept.py [--shapes llava-1.5-7b,…] [--methods a,b] --json FILE
 
 Two kinds of rows, each with and without gradient checkpointing:
 
@@ -237,7 +237,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=positive, default=640, help="of a sample, for published shapes")
     parser.add_argument("--families", type=names, default=list(TINY), help="of tiny models; default: all")
     parser.add_argument("--methods", type=names, default=["finetune"], help="on tiny models")
-    return given(parser, "memory.py", arguments)
+    return given(parser, "kept.py", arguments)
 
 
 if __name__ == "__main__":
