@@ -183,12 +183,12 @@ def test_the_forecast_of_memory_is_what_a_step_of_published_size_holds(tmp_path,
 
 
 FLAT = "branchlora clmoe disco ewc finetune hide hydralora l2p lwf merging modalprompt modeltailor moelora mrlora pgp same si smolora"
-"""Methods whose step is the same at any later task, by their papers and as they stand here."""
+"""Methods whose step does not grow with the tasks; where branches or experts freeze (`branchlora`, `same`) it may shrink."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FLAT.split())
-def test_a_step_of_a_flat_method_launches_and_holds_as_much_at_the_sixth_task_as_at_the_third(
+def test_a_step_of_a_flat_method_launches_and_holds_no_more_at_the_sixth_task_than_at_the_third(
     name, tmp_path, monkeypatch
 ):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
@@ -197,5 +197,5 @@ def test_a_step_of_a_flat_method_launches_and_holds_as_much_at_the_sixth_task_as
     third, sixth = (script.made(name, script.Point(task, 8), made, 3) for task in (3, 6))
     for engine in (third, sixth):
         engine.step(0)
-    assert script.operations(third) == script.operations(sixth)
-    assert script.memory(third) == pytest.approx(script.memory(sixth), rel=0.01)
+    assert script.operations(sixth) <= script.operations(third)
+    assert script.memory(sixth) <= 1.01 * script.memory(third)
