@@ -273,7 +273,7 @@ def test_memory_is_the_sum_that_the_module_states() -> None:
 
 
 def test_activations_and_answering_take_turns() -> None:
-    forecast = of("finetune", recipe={"micro_batch": 4})
+    forecast = of("finetune", recipe={"micro_batch": 8})
     parts = forecast.memory
 
     assert parts["activations"] > parts["answering"] > 0
