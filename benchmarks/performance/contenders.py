@@ -31,7 +31,7 @@ NEW_TOKENS = 8
 
 
 class Engine:
-    """A method in cl_zoo's engine, at its second task or a later one: the tasks before were learnt, closed and left behind.
+    """A method in cl_zoo's engine, at its second task or another one: the tasks before were learnt, closed and left behind.
 
     A step is the engine's whole `Learner.step`: tokenizing and padding the batch, looking up its image features, forward,
     all terms of the objective, backward, optimiser, schedule, and the ledger's counts.
@@ -40,7 +40,7 @@ class Engine:
         name: a stack, `olora@6` for its sixth task.
 
     Attributes:
-        first_loss: of the very first batch, before anything was learnt.
+        first_loss: of the very first batch, before anything was learnt; `None` where the first task is measured.
         samples: per step, rehearsed ones included.
         flops: of a step by the ledger's rule, which counts no activation twice; 0 where nothing is learnt.
     """
@@ -56,7 +56,7 @@ class Engine:
         data = TaskBatches(self.backbone, ground.first, ground.recipe)
         self.seen = [Task(index, f"task {index}", "", batch) for index in range(place - 1)]
         losses = [self._close(task, data) for task in self.seen]
-        self.first_loss = losses[0]
+        self.first_loss = losses[0] if losses else None
         self.learner = self._learner(Task(place - 1, "measured", "", batch * total), ground.second)
         self.backbone.encode([sample.image for sample in ground.second])  # from now on looked up
         old = range(len(ground.second), len(self.learner.pool))
@@ -77,7 +77,10 @@ class Engine:
         learner = self._learner(task, self.ground.first)
         loss = float(learner.step(range(len(learner.pool)))["task"])
         with self.ground.world.autocast(self.ground.recipe.precision):  # as the engine calls it
-            self.plugins.after_task(self.model, task, data, learner.names, self.backbone)
+            # What a hook would learn further (MR-LoRA's router) is no part of a step, and stays as it was made.
+            self.plugins.after_task(
+                self.model, task, data, learner.names, self.backbone, learn=lambda samples, epochs: None
+            )
         return loss
 
     def _learner(self, task: Task, samples: Sequence[Sample]) -> Learner:
@@ -131,7 +134,7 @@ class Answering(Engine):
 def at_task(name: str) -> tuple[str, int]:
     """`olora@6` to the stack and the task that it is measured at, counted from 1; without a number at its second."""
     stack, at, number = name.rpartition("@")
-    return (stack, int(number)) if at and number.isdecimal() and int(number) > 1 else (name, 2)
+    return (stack, int(number)) if at and number.isdecimal() and int(number) > 0 else (name, 2)
 
 
 class Bare:

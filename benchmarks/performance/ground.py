@@ -85,15 +85,16 @@ def make_ground(
     if shapes == "mini" or (shapes == "auto" and MINI.is_dir()):
         benchmark = load(BENCHMARKS, "mini")()
         backbone = load(BACKBONES, "mini")(None, world.device, torch.float32)
-        return _benchmark_ground("mini", benchmark, backbone, world, changes)
+        return benchmark_ground("mini", benchmark, backbone, world, changes)
     backbone = tiny_backbone(folder, device=str(world.device))
     size_of_task = max(16, DISTINCT * changes.get("global_batch", 0))
-    return _benchmark_ground("cl_zoo.testing", tiny_benchmark(size=size_of_task), backbone, world, changes)
+    return benchmark_ground("cl_zoo.testing", tiny_benchmark(size=size_of_task), backbone, world, changes)
 
 
-def _benchmark_ground(
+def benchmark_ground(
     origin: str, benchmark: Benchmark, backbone: Backbone, world: World, changes: Mapping[str, Any]
 ) -> Ground:
+    """A backbone with the recipe and the first two tasks of a benchmark."""
     recipe = build_recipe(benchmark.recipe, changes)
     first, second = benchmark.stream()[:2]
     count = recipe.global_batch * DISTINCT

@@ -1,4 +1,4 @@
-"""The performance script as a user runs it, on the tests' tiny shapes; what is checked is the arithmetic, never a time."""
+"""The performance scripts as a user runs them, on the tests' tiny shapes; what is checked is the arithmetic, never a time."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from cl_zoo.testing import tiny_backbone, tiny_benchmark
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "performance" / "train_step.py"
 
 
-def run_script(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_script(*arguments: object, script: str = SCRIPT.name) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    command = [sys.executable, str(SCRIPT.with_name(script)), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -271,3 +271,108 @@ def test_memory_is_forecast_beside_what_is_measured(tmp_path, monkeypatch):
     layer = 2 * (38 * hidden + 11 * inner)
     tokens = kept["forecast"]["activations"] / (layers * layer)
     assert again["forecast"]["activations"] / tokens == pytest.approx(2 * 2 * hidden * layers + layer)
+
+
+# Growth over tasks, and memory of a step
+
+
+@pytest.fixture(scope="module")
+def growth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("growth")
+    file, figure = folder / "growth.json", folder / "growth.svg"
+    asked = ("--methods", "olora,hydralora", "--tasks-only", "--rounds", 1, "--steps", 1)
+    done = run_script(*asked, "--json", file, "--figure", figure, script="growth.py")
+    assert done.returncode == 0, done.stderr
+    assert "olora" in figure.read_text()
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+def test_a_method_stands_at_three_tasks_six_ranks_and_four_numbers_of_experts(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("growth")
+    common = [
+        (1, 8, None),
+        (6, 8, None),
+        (20, 8, None),
+        *((2, rank, None) for rank in (4, 8, 16, 32, 64, 128)),
+    ]
+    asked = {
+        name: [(one.task, one.rank, one.experts) for one in script.points_of(name, 8)]
+        for name in ("olora", "hydralora")
+    }
+    assert asked == {"olora": common, "hydralora": [*common, *((2, 16, heads) for heads in (2, 4, 8, 16))]}
+
+
+def test_growth_counts_parameters_as_the_formula_has_them(growth):
+    """A LoRA of rank 8 on both layers (width 32, inner 48) has 8 · 992 numbers, olora keeps one for each task; the projector has 1,600."""
+    layers = 2 * (4 * (32 + 32) + 3 * (32 + 48))
+    projector = 16 * 32 + 32 + 32 * 32 + 32
+    for one, task in zip(growth["methods"]["olora"], (1, 6, 20), strict=True):
+        assert one["trained"] == 8 * layers + projector
+        assert one["stored"] == task * 8 * layers + projector
+
+
+def test_who_keeps_a_stack_of_experts_grows_and_who_keeps_one_mixture_is_flat(growth):
+    assert growth["flat"]["hydralora"] == {"operations": True, "memory": True, "stored": True}
+    assert not growth["flat"]["olora"]["memory"]
+    assert not growth["flat"]["olora"]["stored"]
+
+
+def test_a_method_that_learns_at_once_has_no_growth(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("growth")
+    assert script.main(["--methods", "multitask", "--json", str(tmp_path / "growth.json")]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told == "--methods multitask: it does not learn task after task; leave it out"
+
+
+def test_memory_of_a_step_is_followed_until_nobody_has_it(monkeypatch):
+    """y = x + x has 400 bytes, relu(y) as many; y is let go before z + z is made, a view takes nothing."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    tensors = importlib.import_module("tensors")
+    x = torch.ones(100)
+    with tensors.Held() as held:
+        y = x + x
+        z = y.relu()
+        assert (held.now, held.peak) == (800, 800)
+        del y
+        w = (z + z).view(10, 10)
+        assert (held.now, held.peak) == (800, 800)
+        del z
+        w.add_(1)
+    assert (held.now, held.peak) == (400, 800)
+
+
+def test_the_forecast_of_memory_is_what_a_step_of_published_size_holds(tmp_path, monkeypatch, capsys):
+    """Within 5 % with and without checkpointing, on tensors without values."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("kept")
+    file = tmp_path / "kept.json"
+    arguments = ["--shapes", "smolvlm2-2.2b", "--tokens", "256", "--families", "", "--json", str(file)]
+    assert script.main(arguments) == 0, capsys.readouterr().err
+    rows = json.loads(file.read_text())["rows"]
+    assert [(one["micro_batch"], one["checkpointing"]) for one in rows] == [(4, False), (4, True)]
+    for one in rows:
+        assert one["ratio"] == pytest.approx(one["forecast"] / one["counted"], rel=1e-6)
+        assert one["ratio"] == pytest.approx(1, abs=0.05)
+    assert rows[0]["counted"] > 5 * rows[1]["counted"]
+
+
+FLAT = "branchlora clmoe disco ewc finetune hide hydralora l2p lwf merging modalprompt modeltailor moelora mrlora pgp same si smolora"
+"""Methods whose step does not grow with the tasks; where branches or experts freeze (`branchlora`, `same`) it may shrink."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLAT.split())
+def test_a_step_of_a_flat_method_launches_and_holds_no_more_at_the_sixth_task_than_at_the_third(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script, ground = importlib.import_module("growth"), importlib.import_module("ground")
+    made = ground.make_ground("tiny", "testing", script.World("cpu"), tmp_path)
+    third, sixth = (script.made(name, script.Point(task, 8), made, 3) for task in (3, 6))
+    for engine in (third, sixth):
+        engine.step(0)
+    assert script.operations(sixth) <= script.operations(third)
+    assert script.memory(sixth) <= 1.01 * script.memory(third)

@@ -132,7 +132,7 @@ def assumptions(planner: Planner, assumed: Sequence[str]) -> list[str]:
         + ("; neither share was measured here" if planner.efficiency == EFFICIENCY else ""),
         "time: starting kernels, reading images, scoring and what hooks compute besides are left out; small models take longer",
         "FLOPs: the ledger's rule (matrix products of the language model and the adapters, no attention scores), and the tower's likewise",
-        f"memory: micro-batch {micro}, adapters and AdamW in fp32, 38 h + 11 f bytes of activations per token and layer in bf16; without CUDA's own and fragmentation (1 to 2 GiB)",
+        f"memory: micro-batch {micro}, adapters and AdamW in fp32, activations as autograd keeps them of the adapted language model; without what hooks keep, CUDA's own and fragmentation (1 to 2 GiB)",
         "answers are as long as those of training; rehearsed samples, and steps behind a task, are not counted",
         "a run stays on one GPU, and several GPUs share the runs",
     ]

@@ -8,9 +8,8 @@ a hook computes besides (a teacher, Fisher information, anchors, rehearsed sampl
       weights      bytes of the precision, each frozen parameter
       learning     16 bytes per trained parameter: fp32 weight and gradient, AdamW's two moments
       kept         4 bytes per stored parameter that does not learn now
-      activations  tokens of the micro-batch × layers × (38 h + 11 f) bytes in bf16, twice that in fp32: what a decoder layer of
-                   width h and inner width f keeps for its backward pass, with adapters and their dropout on all linears.
-                   With checkpointing: 2 h per layer (4 h in fp32), and one layer in full
+      activations  of the micro-batch, by `cl_zoo.planning.forecast.activations`: for each token and layer about (34 h + 9 f) bytes in
+                   bf16 with width h, inner width f, and adapters and their dropout on all linears; with checkpointing 2 h, and one layer in full
       answering    keys and values of a batch of answers; it is not there at the same time as the activations
       features     of images that the tower has seen, up to 1 GiB
       encoder      4 bytes per parameter of the feature encoder, where a stack asks for it while it is built
@@ -41,6 +40,7 @@ from cl_zoo.engine.sizes import Size, sizes
 from cl_zoo.errors import BackboneError
 from cl_zoo.features.shelves import STRIDE
 from cl_zoo.names import BACKBONES, Choice, load
+from cl_zoo.planning.forecast.activations import activations, decoder_of
 from cl_zoo.planning.forecast.gpus import Gpu
 from cl_zoo.planning.forecast.workload import Look, TaskLoad
 from cl_zoo.planning.sizes import published, shapes
@@ -284,19 +284,26 @@ class Planner:
     # Bytes
 
     def _memory(self, found: Sequence[Size], learns: bool, looks: bool) -> dict[str, float]:
-        recipe, config = self.recipe, self.backbone.model.config.get_text_config()
+        recipe, decoder = self.recipe, decoder_of(self.backbone)
         trained = max(sum(size.trained.values()) for size in found)
         kept = sum(found[-1].continuing.values())
-        wide = 1 if recipe.precision == "bf16" else 2
-        layer = wide * (38 * config.hidden_size + 11 * config.intermediate_size)
-        longest = max(task.tokens for task in self.stream)
         batch = max(recipe.for_task(task.name).global_batch for task in self.stream)
-        tokens = min(recipe.micro_batch or batch, batch) * longest
-        layers = config.num_hidden_layers
-        held = 2 * wide * config.hidden_size * layers + layer if recipe.checkpointing else layer * layers
-        heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        pairs = 2 * layers * heads * width * 2 * wide
+        pairs = (
+            2
+            * decoder.layers
+            * decoder.key_heads
+            * decoder.of_head
+            * (2 if recipe.precision == "bf16" else 4)
+        )
+        kept_for_backward = activations(
+            decoder,
+            recipe,
+            samples=min(recipe.micro_batch or batch, batch),
+            tokens=max(task.tokens for task in self.stream),
+            answer=max(task.answer for task in self.stream),
+            adapted=any("adapters" in size.trained for size in found),
+            learning=trained,
+        )
         answering = max(
             (task.question + _written(task)) * min(recipe.eval_batch, task.test) for task in self.stream
         )
@@ -306,7 +313,7 @@ class Planner:
             "kept": 4.0 * max(0, kept - trained),
             "features": float(min(self._feature_bytes(learns), KEPT_FEATURES)),
             "encoder": 4.0 * getattr(self.backbone.features, "size", CLIP) if looks else 0.0,
-            "activations": float(tokens * held) if trained else 0.0,
+            "activations": kept_for_backward if trained else 0.0,
             "answering": float(answering * pairs),
         }
 
