@@ -7,6 +7,7 @@ adapters are put into them in place; the projector is a copy too, because it lea
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +20,14 @@ from cl_zoo import Backbone, Sample, Task
 from cl_zoo.batches import seed_everything
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
+from cl_zoo.engine.compiled import Compiled
 from cl_zoo.engine.learning import Learner
 from cl_zoo.engine.run import placed
 from cl_zoo.engine.streams import TaskBatches
 from cl_zoo.names import parse_stack
+
+COMPILED = " compiled"
+"""What the name of a contender ends in whose layers are compiled."""
 
 NEW_TOKENS = 8
 """Of each answer that is generated; random weights do not end one earlier."""
@@ -37,13 +42,16 @@ class Engine:
     Args:
         name: a stack, `olora@6` for its sixth task.
 
+    A name that ends in ` compiled` lets the decoder layers of the measured steps be compiled, as `--compile on` does.
+
     Attributes:
         first_loss: of the very first batch, before anything was learnt.
         samples: per step, rehearsed ones included.
+        told: what compiling took, nothing where it was not asked for.
     """
 
     def __init__(self, name: str, ground: Ground, total: int) -> None:
-        stack, place = at_task(name)
+        stack, place = at_task(name.removesuffix(COMPILED))
         seed_everything("train_step", stack)
         self.ground, self.backbone, self.plugins = ground, ground.copy(), Plugins(parse_stack(stack))
         self.model = placed(self.plugins, self.backbone, ground.recipe)
@@ -59,6 +67,8 @@ class Engine:
             [*range(place * batch, (place + 1) * batch), *old[place::DISTINCT]] for place in range(DISTINCT)
         ]
         self.samples = len(self.places[0])
+        self._compiled = Compiled(self.backbone.layers, "on" if name.endswith(COMPILED) else "off")
+        self.told: Counter[str] = Counter()
 
     def _close(self, task: Task, data: TaskBatches) -> float:
         """Learn one step of an earlier task and leave it behind; returns its loss."""
@@ -86,7 +96,9 @@ class Engine:
         return learner
 
     def step(self, number: int) -> None:
-        self.learner.step(self.places[number % DISTINCT])
+        with self._compiled.learning(forwards=1) as told:
+            self.learner.step(self.places[number % DISTINCT])
+        self.told.update(told)
 
 
 class Answering(Engine):
