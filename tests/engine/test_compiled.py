@@ -28,6 +28,12 @@ from cl_zoo.runs.prepared import prepare
 from cl_zoo.tasks import Task
 from cl_zoo.testing import tiny_backbone, tiny_benchmark
 
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{kind}")
+    for kind in ("UserWarning", "FutureWarning", "DeprecationWarning")
+]
+"""The compiler looks at attributes of tensors of which torch itself warns, and hides it from everyone but pytest."""
+
 BUNDLED = [one.name for one in installed(METHODS) if one.distribution == "cl-zoo"]
 SEQUENTIAL = [name for name in BUNDLED if getattr(load_class(name), "protocol", "sequential") == "sequential"]
 QUICK = ("finetune", "moelora", "branchlora")
