@@ -18,7 +18,7 @@ from cl_zoo.engine.compiled import REPAID, Compiled
 from cl_zoo.engine.learning import Learner, recompute_activations
 from cl_zoo.engine.run import answering_model, placed
 from cl_zoo.engine.streams import TaskBatches
-from cl_zoo.errors import OptionError
+from cl_zoo.errors import OptionError, PluginError
 from cl_zoo.names import METHODS, installed, parse_stack, stack
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import build_recipe
@@ -190,6 +190,14 @@ def test_a_hook_that_comes_between_two_forwards_is_seen() -> None:
         assert torch.equal(layer(x), plain + 1)
         handle.remove()
         assert torch.equal(layer(x), plain)
+
+
+def test_what_torch_cannot_compile_has_the_flag_as_its_remedy(tiny_folder: Path) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise ValueError("no kernel")
+
+    with pytest.raises(PluginError, match=r"no kernel.*torch cannot compile it; take --compile off"):
+        Taught(tiny_folder, "l2p", backend=broken).learn()
 
 
 # Graphs
