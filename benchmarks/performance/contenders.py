@@ -7,7 +7,6 @@ adapters are put into them in place; the projector is a copy too, because it lea
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +67,7 @@ class Engine:
         ]
         self.samples = len(self.places[0])
         self._compiled = Compiled(self.backbone.layers, "on" if name.endswith(COMPILED) else "off")
-        self.told: Counter[str] = Counter()
+        self.told: dict[str, float] = {}
 
     def _close(self, task: Task, data: TaskBatches) -> float:
         """Learn one step of an earlier task and leave it behind; returns its loss."""
@@ -98,7 +97,7 @@ class Engine:
     def step(self, number: int) -> None:
         with self._compiled.learning(forwards=1) as told:
             self.learner.step(self.places[number % DISTINCT])
-        self.told.update(told)
+        self.told = {name: self.told.get(name, 0.0) + value for name, value in told.items()}
 
 
 class Answering(Engine):

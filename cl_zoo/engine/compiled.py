@@ -9,7 +9,6 @@ Kernels sum in another order, so the numbers are those of uncompiled layers up t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -54,19 +53,19 @@ class Compiled:
     def learning(self, forwards: int) -> Iterator[dict[str, float]]:
         """Inside, the layers are compiled where that repays; what it took stands in the result afterwards, nothing where it does not.
 
-        Returns:
-            `graphs` that were compiled, `breaks` in them, and `seconds` that this took.
+        Yields:
+            Empty at first: `graphs` that were compiled, `breaks` in them, and `seconds` that this took.
 
         Raises:
             OptionError: torch finds no compiler for the layers' device.
         """
-        from torch import _dynamo as dynamo
-        from torch.fx.experimental import _config as shapes
-
         told: dict[str, float] = {}
         if not self.repays(forwards):
             yield told
             return
+        from torch import _dynamo as dynamo  # takes seconds
+        from torch.fx.experimental import _config as shapes
+
         kernels, before = self._compiled(), _spent()
         # A hook that comes or goes must be seen; torch looks at those of the first forward only. And lengths that were equal by chance
         # when a layer was compiled need not stay so.
@@ -117,13 +116,14 @@ def _compiler(layers: Iterable[nn.Module], how: str, backend: Any) -> None:
         )
 
 
-def _spent() -> Counter[str]:
+def _spent() -> dict[str, float]:
     """What was compiled in this process so far."""
     from torch._dynamo.utils import calculate_time_spent, counters
 
     # A function that torch gives up as a whole is no break of a graph to it.
-    return Counter(
-        graphs=counters["stats"]["unique_graphs"],
-        breaks=sum(counters["graph_break"].values()) + counters["frames"]["total"] - counters["frames"]["ok"],
-        seconds=calculate_time_spent().get("total_wall_time", 0.0),
-    )
+    given_up = counters["frames"]["total"] - counters["frames"]["ok"]
+    return {
+        "graphs": counters["stats"]["unique_graphs"],
+        "breaks": sum(counters["graph_break"].values()) + given_up,
+        "seconds": calculate_time_spent().get("total_wall_time", 0.0),
+    }
