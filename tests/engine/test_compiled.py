@@ -196,7 +196,7 @@ def test_what_torch_cannot_compile_has_the_flag_as_its_remedy(tiny_folder: Path)
     def broken(graph: Any, inputs: Any) -> Any:
         raise ValueError("no kernel")
 
-    with pytest.raises(PluginError, match=r"no kernel.*torch cannot compile it; take --compile off"):
+    with pytest.raises(PluginError, match="torch cannot compile it; take --compile off"):
         Taught(tiny_folder, "l2p", backend=broken).learn()
 
 
