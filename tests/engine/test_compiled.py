@@ -36,8 +36,8 @@ pytestmark = [
 
 BUNDLED = [one.name for one in installed(METHODS) if one.distribution == "cl-zoo"]
 SEQUENTIAL = [name for name in BUNDLED if getattr(load_class(name), "protocol", "sequential") == "sequential"]
-QUICK = ("finetune", "moelora", "branchlora")
-"""One expert, a gate for each token, a gate for each row."""
+QUICK = ("finetune", "moelora")
+"""One expert, a gate for each token."""
 
 TINY: dict[str, Any] = {"benchmark": "cl_zoo.testing:load_tiny", "device": "cpu", "preflight": False}
 TASKS = tuple(tiny_benchmark(2, size=6).tasks)
@@ -287,7 +287,7 @@ def test_twenty_tasks_stay_compiled(tiny_folder: Path) -> None:
 
 def test_the_id_has_it_where_layers_are_compiled() -> None:
     def found(device: str, **settings: str) -> Any:
-        prepared = prepare(Job(stack("finetune"), "cl_zoo.testing:load_tiny", **settings))
+        prepared = prepare(Job(stack("finetune", (), (), {}), "cl_zoo.testing:load_tiny", **settings))
         backbone = prepared.load_backbone(torch.device("cpu"))
         return identify(prepared, backbone, device).get("compile")
 
