@@ -53,7 +53,7 @@ def run(
             score as its zero-shot row does.
         trackers: `tensorboard`, `wandb`, `mlflow`, `trackio`: where curves of loss, terms and scores go; they decide nothing of the run.
         settings: fields of `Job`: backbone, features, cache, cache_limit, data, order, seed, recipe, limit, cells, device, out, preflight,
-            keep_states, checkpoint_every, sharding.
+            keep_states, checkpoint_every, sharding, compile.
 
     Returns:
         The finished run, from disk where the same run was finished before.

@@ -19,12 +19,16 @@ from cl_zoo import Backbone, Sample, Task
 from cl_zoo.batches import seed_everything
 from cl_zoo.contract.plugins import Plugins, every_method, load_class
 from cl_zoo.engine.answering import answers
+from cl_zoo.engine.compiled import Compiled
 from cl_zoo.engine.learning import Learner, recompute_activations
 from cl_zoo.engine.ledger import training_flops
 from cl_zoo.engine.run import placed
 from cl_zoo.engine.streams import TaskBatches
 from cl_zoo.errors import OptionError
 from cl_zoo.names import parse_stack, split
+
+COMPILED = " compiled"
+"""What the name of a contender ends in whose layers are compiled."""
 
 NEW_TOKENS = 8
 """Of each answer that is generated; random weights do not end one earlier."""
@@ -39,14 +43,17 @@ class Engine:
     Args:
         name: a stack, `olora@6` for its sixth task.
 
+    A name that ends in ` compiled` lets the decoder layers of the measured steps be compiled, as `--compile on` does.
+
     Attributes:
         first_loss: of the very first batch, before anything was learnt; `None` where the first task is measured.
         samples: per step, rehearsed ones included.
         flops: of a step by the ledger's rule, which counts no activation twice; 0 where nothing is learnt.
+        told: what compiling took, nothing where it was not asked for.
     """
 
     def __init__(self, name: str, ground: Ground, total: int) -> None:
-        stack, place = at_task(name)
+        stack, place = at_task(name.removesuffix(COMPILED))
         seed_everything("train_step", stack)
         self.ground, self.backbone, self.plugins = ground, ground.copy(), Plugins(parse_stack(stack))
         self.model = placed(self.plugins, self.backbone, ground.recipe)
@@ -65,6 +72,8 @@ class Engine:
         ]
         self.samples = len(self.places[0])
         self.flops = self._flops()
+        self._compiled = Compiled(self.backbone.layers, "on" if name.endswith(COMPILED) else "off")
+        self.told: dict[str, float] = {}
 
     def _flops(self) -> float:
         """Of the first step: its padded tokens, through the language model and everything that learns."""
@@ -101,7 +110,9 @@ class Engine:
         return learner
 
     def step(self, number: int) -> None:
-        self.learner.step(self.places[number % DISTINCT])
+        with self._compiled.learning(forwards=1) as told:
+            self.learner.step(self.places[number % DISTINCT])
+        self.told = {name: self.told.get(name, 0.0) + value for name, value in told.items()}
 
 
 class Answering(Engine):

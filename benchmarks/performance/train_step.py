@@ -3,7 +3,8 @@
     python benchmarks/performance/train_step.py --size tiny|small|7b [--methods a,b] [--phase train|answer] --json FILE
 
 One optimiser step is forward, loss with every hook, backward, AdamW and schedule; `--phase answer` times the generation of
-one batch of answers instead. `olora@6` is a method at its sixth task. The contenders take turns step by step
+one batch of answers instead. `olora@6` is a method at its sixth task. With `--compile` each method takes part a second time,
+as `hide compiled`: its decoder layers are compiled, in the step before the clock counts. The contenders take turns step by step
 on the same batch in one process (A B A B, in odd rounds B A B A), so whatever slows the machine slows all of them. A ratio
 is taken pair by pair, between two steps of one turn, and reported as the median over all pairs.
 `README.md` beside this file says how to read a result.
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import Answering, Bare, Engine, chosen_methods
+from contenders import COMPILED, Answering, Bare, Engine, chosen_methods
 from ground import DISTINCT, SIZES, Ground, make_ground
 from reach import peak, wait
 from results import given, machine, options, positive, versions, write
@@ -58,8 +59,10 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """The complete result.
 
     Raises:
-        OptionError: the device is not there, or a method is not sequential.
+        OptionError: the device is not there, a method is not sequential, or answers are asked for compiled.
     """
+    if asked.compile and asked.phase != "train":
+        raise OptionError("--compile: answers are not computed by compiled layers; take --phase train")
     methods = chosen_methods(asked.methods)
     world = World(asked.device)
     if asked.size == "7b" and world.device.type != "cuda":
@@ -74,9 +77,12 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         contenders: dict[str, Bare | Engine] = {"bare": bare} if asked.phase == "train" else {}
         for name in methods:
             contenders[name] = (Engine if asked.phase == "train" else Answering)(name, ground, total)
+        for name in methods if asked.compile else ():
+            contenders[name + COMPILED] = Engine(name + COMPILED, ground, total)
         wall, cpu = _race(contenders, asked.rounds, asked.steps, world.device)
     pairs = [("finetune", "bare")] if asked.phase == "train" else []
     pairs += [(name, "finetune") for name in methods if name != "finetune"]
+    pairs += [(name + COMPILED, name) for name in methods if asked.compile]
     pairs += [_pair(text, contenders) for text in asked.pairs or ()]
     ratios, spread = _ratios(wall, pairs)
     cpu_ratios, cpu_spread = _ratios(cpu, pairs)
@@ -115,6 +121,7 @@ def _result(
         "cpu_seconds": _quartiles(np.ravel(cpu)),
         "samples_per_step": contender.samples,
         "first_loss": contender.first_loss,
+        "compiled": dict(contender.told) if isinstance(contender, Engine) else {},
     }
 
 
@@ -217,6 +224,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", help="stacks, comma-separated; default: every installed sequential one")
     parser.add_argument("--phase", choices=("train", "answer"), default="train", help="what a step is")
     parser.add_argument("--static", action="store_true", help="answer with a cache of fixed size")
+    parser.add_argument("--compile", action="store_true", help="each method once more, with compiled layers")
     parser.add_argument("--pairs", nargs="*", help="further ratios, such as branchlora/moelora")
     parser.add_argument("--steps", type=positive, help="measured steps per contender and round")
     parser.add_argument("--rounds", type=positive, default=6)

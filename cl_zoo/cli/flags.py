@@ -146,6 +146,13 @@ Sharding = Annotated[
         help="none, or fsdp: the processes of torchrun share the frozen layers of a base larger than one GPU.",
     ),
 ]
+Compile = Annotated[
+    str,
+    typer.Option(
+        "--compile",
+        help="Compile the decoder layers while a task is learnt: on, off, or auto, on an accelerator if the task is long.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")]
 Debug = Annotated[
@@ -155,7 +162,7 @@ Debug = Annotated[
 
 SETTINGS = """
 backbone features template image_aspect cache cache_limit data order limit cells device out preflight keep_states
-checkpoint_every
+checkpoint_every compile
 """.split()
 """Flags that are keywords of `cl_zoo.run` and `cl_zoo.compare` as they are."""
 

@@ -55,6 +55,7 @@ ASKS = {
 """What the contract asks of each hook, as the end of a sentence."""
 
 REMEDIES = {
+    r"TORCHDYNAMO_VERBOSE": "torch cannot compile it; take --compile off",
     r"before Module.__init__\(\) call": "call super().__init__() first in the __init__ of a module",
     r"(forward|generate)\(\) (got|missing|takes)": "let it take **inputs and pass them on, as cl_zoo.nn.Around does",
     r"prepare\(\) (missing|takes)": "write def prepare(self, batch)",

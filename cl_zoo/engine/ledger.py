@@ -32,7 +32,8 @@ class TaskCost:
     `flops` counts the multiply-adds of the language model's and the adapters' matrix products, twice each: 2 per weight and token
     forward, 2 more for the gradient of the activations, 2 more for the weights that learn, each of which is taken to meet
     every token. Attention scores, embeddings, output layer, the cached vision tower and hooks are left out.
-    `learning` is what learns in an adapted layer, see `cl_zoo.nn.budget.Learning`.
+    `learning` is what learns in an adapted layer, see `cl_zoo.nn.budget.Learning`. `compiled` is what compiling the layers took, see
+    `cl_zoo.engine.compiled`, within `seconds`; it is empty where they were not compiled.
     """
 
     task: str
@@ -45,6 +46,7 @@ class TaskCost:
     seconds: float = 0.0
     trained: dict[str, int] = field(default_factory=dict)
     learning: dict[str, int] = field(default_factory=dict)
+    compiled: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

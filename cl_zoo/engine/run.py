@@ -15,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.batches import seed_everything
+from cl_zoo.batches import seed_everything, shard
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.answering import answers
+from cl_zoo.engine.compiled import Compiled
 from cl_zoo.engine.folder import RunFolder, cells_of_row
 from cl_zoo.engine.further import Further
 from cl_zoo.engine.inherited import number, ways_back
@@ -48,6 +49,7 @@ class Run:
         folder: entered and empty, or holding a checkpoint of the same run.
         trained: states of a training that other runs share; `None` where this one is alone.
         every: minutes between checkpoints within a task, 0 for none.
+        compiled: whether decoder layers are compiled while they learn: `on`, `off`, or `auto` for long tasks.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Run:
         report: Report,
         trained: Trained | None = None,
         every: float = 0.0,
+        compiled: str = "off",
     ) -> None:
         self.plugins, self.stream, self.backbone, self.recipe = plugins, tuple(stream), backbone, recipe
         self.seed, self.cells, self.folder, self.world, self.report = seed, cells, folder, world, report
         self.trained, self.every, self.ledger = trained, every, Ledger(budget=budget(backbone, recipe))
         self.measured: list[dict[str, float]] = []
+        self.compiled = Compiled(backbone.layers, compiled)
         self.model = self._build()
 
     def execute(self) -> None:
@@ -130,7 +134,10 @@ class Run:
             world=self.world,
             seed=self.seed,
         )
-        cost = learner.run(lambda **facts: self.report(task=task.name, index=task.index, **facts), midway)
+        micros = shard(range(recipe.global_batch), 0, self.world.size, recipe.micro_batch)
+        with self.compiled.learning(learner.total * len(micros)) as told:
+            cost = learner.run(lambda **facts: self.report(task=task.name, index=task.index, **facts), midway)
+        cost.compiled = told
         self.ledger.tasks.append(cost)
         self._sound(self.model, "loss", f"step {cost.steps}, the last one,")
         self.plugins.at(in_words(task))

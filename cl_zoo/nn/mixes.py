@@ -118,7 +118,7 @@ def per_sample(weights: Tensor, z: Tensor) -> Tensor:
     Raises:
         ValueError: z does not hold a whole number of rows for each sample.
     """
-    beams, rest = divmod(z.shape[0], weights.shape[0])
+    beams, rest = z.shape[0] // weights.shape[0], z.shape[0] % weights.shape[0]
     if rest or not beams:
         raise ValueError(
             f"the route has {weights.shape[0]} rows but the batch {z.shape[0]}; set it for each batch in prepare(batch)"

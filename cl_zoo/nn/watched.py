@@ -29,6 +29,7 @@ class Watched(PerToken):
     def __init__(self, layer: BankLayer, experts: int, omega: Tensor, tokens: Tokens) -> None:
         super().__init__(router(layer, experts))
         self.experts, self.sketch, self.tokens = experts, Sketch(omega), tokens
+        self._forward_seen = torch.empty(0)  # none: as `tokens` marks a module that has seen one
         self.begin(looks=False)
 
     def begin(self, *, looks: bool) -> None:

@@ -99,6 +99,7 @@ def _built(
         report=report,
         trained=trained,
         every=job.checkpoint_every,
+        compiled=job.compiles(world.device.type),
     )
 
 

@@ -58,6 +58,8 @@ def identify(prepared: Prepared, backbone: Backbone, device: str | None = None) 
     """
     job, benchmark = prepared.job, prepared.benchmark
     data = [data_of(benchmark, task) for task in prepared.stream]
+    kind = device or backbone.device.type
+    compiled = job.compiles(kind)
     identity = {
         "benchmark": {
             "name": benchmark.name,
@@ -82,7 +84,8 @@ def identify(prepared: Prepared, backbone: Backbone, device: str | None = None) 
         "recipe": prepared.recipe.model_dump(mode="json"),
         "seed": job.seed,
         "cells": job.cells,
-        "device": device or backbone.device.type,
+        "device": kind,
+        **({"compile": compiled} if compiled != "off" else {}),
         "sources": prepared.plugins.sources(),
         "engine": _engine(),
         "version": __version__,

@@ -19,6 +19,7 @@ KEPT_STATES = ("last", "all")
 
 SHARDINGS = ("none", "fsdp")
 DEEPSPEED = ("deepspeed", "zero1", "zero2", "zero3")
+COMPILE = ("auto", "on", "off")
 
 EVERY = 30.0
 """Minutes between checkpoints within a task, where nothing else is asked for."""
@@ -48,9 +49,12 @@ class Job:
         checkpoint_every: minutes between the checkpoints within a task, 0 for none; they change no bit of the result.
         sharding: `fsdp` divides the frozen decoder layers among the processes of the run, see `cl_zoo.sharding`; `none` leaves
             them whole on each. It changes where weights lie and no result.
+        compile: whether decoder layers are compiled while a task is learnt, see `cl_zoo.engine.compiled`: `on`, `off`, or `auto`, on an
+            accelerator for tasks that are long enough. It changes how numbers are rounded.
 
     Raises:
-        OptionError: there are no such cells, states or sharding, a folder has no name, or minutes are no number from 0 on.
+        OptionError: there are no such cells, states, sharding or compile, divided layers are to be compiled, a folder has no name, or
+            minutes are no number from 0 on.
     """
 
     choices: tuple[Choice, ...]
@@ -73,6 +77,7 @@ class Job:
     keep_states: str = "last"
     checkpoint_every: float = EVERY
     sharding: str = "none"
+    compile: str = "auto"
 
     def __post_init__(self) -> None:
         if self.cells not in CELLS:
@@ -85,6 +90,12 @@ class Job:
             )
         if self.sharding not in SHARDINGS:
             raise OptionError(f"--sharding {self.sharding}{nearest(self.sharding, SHARDINGS)}")
+        if self.compile not in COMPILE:
+            raise OptionError(f"--compile {self.compile}{nearest(self.compile, COMPILE)}")
+        if self.compile == "on" and self.sharding != "none":
+            raise OptionError(
+                f"--compile on: the processes of --sharding {self.sharding} meet within each layer, which cannot be compiled; leave out one of the two"
+            )
         if not 0 <= self.checkpoint_every < math.inf:
             raise OptionError(
                 f"--checkpoint-every {self.checkpoint_every:g}: is no time; give minutes, or 0 for no checkpoint within a task"
@@ -111,6 +122,12 @@ class Job:
     def keeps_all(self) -> bool:
         """Whether all states stay."""
         return self.keep_states == "all"
+
+    def compiles(self, device: str) -> str:
+        """`compile` on a kind of device: `auto` is `off` on a CPU, and where processes share the layers."""
+        if self.compile == "auto" and (device == "cpu" or self.sharding != "none"):
+            return "off"
+        return self.compile
 
     @property
     def names(self) -> tuple[str, ...]:

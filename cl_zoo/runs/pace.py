@@ -56,6 +56,7 @@ def ground(identity: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
             "benchmark": identity["benchmark"]["name"],
             "backbone": [backbone["name"], backbone["revision"]],
             "device": identity["device"],
+            "compile": identity.get("compile"),
             "recipe": {key: recipe.get(key) for key in PACING},
             "machine": {key: environment.get(key) for key in MACHINE},
         }

@@ -372,3 +372,25 @@ def test_a_step_of_a_flat_method_launches_and_holds_no_more_at_the_sixth_task_th
         engine.step(0)
     assert script.operations(sixth) <= script.operations(third)
     assert script.memory(sixth) <= 1.01 * script.memory(third)
+
+
+def test_answers_are_not_measured_compiled(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = importlib.import_module("train_step")
+    arguments = ["--size", "tiny", "--phase", "answer", "--compile", "--json", str(tmp_path / "tiny.json")]
+    assert script.main(arguments) == 2
+    assert "--compile: answers are not computed by compiled layers" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_method_is_held_against_itself_with_compiled_layers(tmp_path):
+    file = tmp_path / "tiny.json"
+    done = run_script(
+        "--size", "tiny", "--shapes", "testing", "--steps", 1, "--rounds", 2, "--methods", "finetune", "--compile", "--json", file
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert list(found["ratios"]) == ["finetune/bare", "finetune compiled/finetune"]
+    told = {name: one["compiled"] for name, one in found["contenders"].items()}
+    assert (told["bare"], told["finetune"]) == ({}, {})
+    assert told["finetune compiled"]["graphs"] > told["finetune compiled"]["breaks"] == 0
