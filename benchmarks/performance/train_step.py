@@ -80,10 +80,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         for name in methods if asked.compile else ():
             contenders[name + COMPILED] = Engine(name + COMPILED, ground, total)
         wall, cpu = _race(contenders, asked.rounds, asked.steps, world.device)
-    pairs = [("finetune", "bare")] if asked.phase == "train" else []
-    pairs += [(name, "finetune") for name in methods if name != "finetune"]
-    pairs += [(name + COMPILED, name) for name in methods if asked.compile]
-    pairs += [_pair(text, contenders) for text in asked.pairs or ()]
+    pairs = _pairs(asked, methods, contenders)
     ratios, spread = _ratios(wall, pairs)
     cpu_ratios, cpu_spread = _ratios(cpu, pairs)
     return {
@@ -165,6 +162,17 @@ def _ratios(times: Times, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, f
 def _quartiles(values: np.ndarray) -> dict[str, float]:
     q1, median, q3 = (float(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
     return {"median": median, "q1": q1, "q3": q3}
+
+
+def _pairs(
+    asked: argparse.Namespace, methods: Sequence[str], contenders: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Whose times are divided by whose."""
+    pairs = [("finetune", "bare")] if asked.phase == "train" else []
+    pairs += [(name, "finetune") for name in methods if name != "finetune"]
+    pairs += [(name + COMPILED, name) for name in methods if asked.compile]
+    pairs += [_pair(text, contenders) for text in asked.pairs or ()]
+    return pairs
 
 
 def _pair(text: str, contenders: Mapping[str, Any]) -> tuple[str, str]:

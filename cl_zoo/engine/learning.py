@@ -22,7 +22,7 @@ from cl_zoo.engine.optimising import make_optimizer, rate
 from cl_zoo.engine.watching import Watch
 from cl_zoo.errors import PluginFault, RunError
 from cl_zoo.nn.budget import learning
-from cl_zoo.nn.placing import bank_parts, join_experts, part_experts
+from cl_zoo.nn.placing import bank_layers, bank_parts
 from cl_zoo.processes import World
 from cl_zoo.recipe.recipe import Recipe
 from cl_zoo.tasks import Sample, Task, in_words
@@ -126,7 +126,6 @@ class Learner:
         if not self.learning:
             with plugins.told("before_task"):
                 raise PluginFault("nothing requires a gradient", "let before_task choose what learns")
-        join_experts(model)
         self.optimizer = make_optimizer(self.parts, recipe, self._method_of())
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: rate(step, self.total, recipe)
@@ -134,6 +133,7 @@ class Learner:
         trained = {part: sum(w.numel() for w in ws) for part, ws in self.parts.items() if ws}
         self.cost = TaskCost(task.name, trained=trained, learning=asdict(learning(model)))
         self.norm, self.watched = torch.zeros(()), self.watch()
+        self._layers = bank_layers(model)
         # On an accelerator a copy of each gradient would cost more than bits are worth.
         self.by_rows = world.device.type == "cpu"
         self._module = plugins.calling_module()
@@ -182,7 +182,8 @@ class Learner:
                     self.cost.seconds = time.perf_counter() - started
                     midway.keep(self)
         self.optimizer.zero_grad(set_to_none=True)  # those of the last step; each step drops those before it
-        part_experts(self.model)
+        for layer in self._layers:
+            layer.part()
         trained = sum(self.cost.trained.values())
         self.cost.flops = training_flops(self.backbone, self.cost.tokens, trained)
         self.cost.seconds = time.perf_counter() - started
@@ -207,6 +208,8 @@ class Learner:
 
     def step(self, indices: Sequence[int], following: Sequence[int] = ()) -> dict[str, Tensor]:
         """One optimiser step on a global batch, of `following` after it; returns this process's share of every term."""
+        for layer in self._layers:
+            layer.join()
         micros = [
             shard(indices, rank, self.world.size, self.recipe.micro_batch) for rank in range(self.world.size)
         ]

@@ -141,12 +141,16 @@ def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], place: st
 
 
 def split_tensors(value: Any, path: str, flat: dict[str, Tensor]) -> Any:
-    """JSON with `{"$tensor": path}` in place of every tensor, which goes to `flat` under its JSON pointer (RFC 6901)."""
+    """JSON with `{"$tensor": path}` in place of every tensor, which goes to `flat` under its JSON pointer (RFC 6901).
+
+    A matrix that lies column by column in memory, as what is made of experts that learn together, is told to: sums go through it in that order.
+    """
     from torch import Tensor as TensorType
 
     if isinstance(value, TensorType):
         flat[path] = value
-        return {"$tensor": path}
+        turned = value.ndim == 2 and value.T.is_contiguous() and not value.is_contiguous()
+        return {"$tensor": path, **({"turned": True} if turned else {})}
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str) or key == "$tensor":
@@ -166,9 +170,8 @@ def split_tensors(value: Any, path: str, flat: dict[str, Tensor]) -> Any:
 
 def _join_tensors(value: Any, flat: Mapping[str, Tensor]) -> Any:
     if isinstance(value, dict):
-        return (
-            flat[value["$tensor"]]
-            if set(value) == {"$tensor"}
-            else {key: _join_tensors(item, flat) for key, item in value.items()}
-        )
+        if "$tensor" in value:
+            found = flat[value["$tensor"]]
+            return found.T.contiguous().T if value.get("turned") else found
+        return {key: _join_tensors(item, flat) for key, item in value.items()}
     return [_join_tensors(item, flat) for item in value] if isinstance(value, list) else value

@@ -68,6 +68,7 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._joined: Joined | None = None
+        self._lying: tuple[list[str], list[str]] | None = None  # whose A and whose B were to lie together
 
     def grow(self, name: str, config: BankConfig) -> None:
         """Add an expert: A ~ N(0, init_std²) or shared, B = 0, in fp32 at least, beside the frozen weight.
@@ -144,10 +145,18 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return _join([*downs.values()], dim=0), [], _join([*ups.values()], dim=1).T, []
 
     def join(self) -> None:
-        """Let the active experts lie one behind the other in memory, as what learns or answers together; they stay the same parameters."""
-        self.part()
+        """Let the active experts lie one behind the other in memory, as what learns together; they stay the same parameters.
+
+        Nothing is done where they lie so already: who lies together depends on who is active now, and not on who was.
+        """
         experts = self.experts
-        reads = dict.fromkeys(self.reads[name] for name in experts)
+        reads = list(dict.fromkeys(self.reads[name] for name in experts))
+        if self._lying == (reads, experts) and (
+            self._joined is None or self._joined.found(*self._tables(reads, experts))
+        ):
+            return
+        self.part()
+        self._lying = reads, experts
         self._joined = join(
             {name: self.bank_down[name] for name in reads}, {name: self.bank_up[name] for name in experts}
         )
@@ -156,7 +165,7 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """Let all experts lie by themselves again."""
         if self._joined is not None:
             part([*self.bank_down.values(), *self.bank_up.values()])
-            self._joined = None
+        self._joined, self._lying = None, None
 
     def delta(self, experts: Sequence[str] | None = None) -> Tensor:
         """s · Σ BᵢAᵢ of the given (default: active) experts, (d_out, d_in)."""

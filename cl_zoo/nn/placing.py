@@ -104,15 +104,6 @@ def bank_parts(model: nn.Module) -> dict[str, list[str]]:
     return {part: found for part, found in parts.items() if found}
 
 
-def join_experts(model: nn.Module) -> None:
-    """Let the active experts of each adapted layer lie together in memory while they learn, see `BankLayer.join`."""
-    for module in model.modules():
-        if isinstance(module, BankLayer):
-            module.join()
-
-
-def part_experts(model: nn.Module) -> None:
-    """Let them lie by themselves again: what reads one of them afterwards finds it as it would in any other run."""
-    for module in model.modules():
-        if isinstance(module, BankLayer):
-            module.part()
+def bank_layers(model: nn.Module) -> list[BankLayer]:
+    """All adapted layers of a model, in module order."""
+    return [module for module in model.modules() if isinstance(module, BankLayer)]

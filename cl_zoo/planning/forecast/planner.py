@@ -42,7 +42,7 @@ from cl_zoo.features.shelves import STRIDE
 from cl_zoo.names import BACKBONES, Choice, load
 from cl_zoo.planning.forecast.activations import activations, decoder_of
 from cl_zoo.planning.forecast.gpus import Gpu
-from cl_zoo.planning.forecast.workload import Look, TaskLoad
+from cl_zoo.planning.forecast.workload import Look, TaskLoad, distinct
 from cl_zoo.planning.sizes import published, shapes
 from cl_zoo.recipe.recipe import Recipe
 
@@ -257,14 +257,14 @@ class Planner:
         read = written = 0.0
         for row, task in cells:
             each = 2 * task.test * (language + sum(found[row].active.values()))
-            read, written = read + each * task.question, written + each * _written(task)
+            read, written = read + each * task.question, written + each * task.written
         return read, written
 
     def _seconds(
         self, flops: dict[str, float], read: float, cells: Sequence[tuple[int, TaskLoad]]
     ) -> dict[str, float]:
         rate = self.efficiency * self.gpu.peak(self.recipe.precision)
-        batches = sum(ceil(task.test / self.recipe.eval_batch) * _written(task) for _, task in cells)
+        batches = sum(ceil(task.test / self.recipe.eval_batch) * task.written for _, task in cells)
         writing = batches * self._weight_bytes / (OF_BANDWIDTH * self.gpu.bandwidth)
         return {
             "training": (flops["training"] + flops["recomputed"]) / rate,
@@ -305,7 +305,7 @@ class Planner:
             learning=trained,
         )
         answering = max(
-            (task.question + _written(task)) * min(recipe.eval_batch, task.test) for task in self.stream
+            (task.question + task.written) * min(recipe.eval_batch, task.test) for task in self.stream
         )
         return {
             "weights": float(self._weight_bytes),
@@ -329,13 +329,9 @@ class Planner:
         tower = [weight for weight in self.backbone.vision_tower.parameters() if id(weight) not in projector]
         return sum(weight.numel() for weight in tower)
 
-    @property
-    def _distinct(self) -> list[TaskLoad]:
-        return list({task.name: task for task in self.stream}.values())
-
     def _images(self, learns: bool) -> float:
         """Of the stream, each once; a stack that learns nothing only sees those of the questions."""
-        return sum((task.train_images if learns else 0) + task.test_images for task in self._distinct)
+        return sum((task.train_images if learns else 0) + task.test_images for task in distinct(self.stream))
 
     def _feature_bytes(self, learns: bool) -> int:
         """Of all images."""
@@ -346,11 +342,6 @@ class Planner:
         """Bytes on disk for images, and for images and prompts that the feature encoder looks at."""
         stored = self._feature_bytes(learns) + STRIDE * self._images(learns)
         if looks:
-            prompts = sum((task.train if learns else 0) + task.test for task in self._distinct)
+            prompts = sum((task.train if learns else 0) + task.test for task in distinct(self.stream))
             stored += (4 * self.backbone.features.width + STRIDE) * (self._images(learns) + prompts)
         return float(stored)
-
-
-def _written(task: TaskLoad) -> float:
-    """Tokens of an answer: as long as those of training."""
-    return min(task.answer, float(task.max_new_tokens))

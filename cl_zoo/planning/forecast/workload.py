@@ -53,6 +53,16 @@ class TaskLoad:
         """Tokens of a training sequence; the end token is learnt and not read."""
         return self.prompt + self.answer - 1
 
+    @property
+    def written(self) -> float:
+        """Tokens of an answer: as long as those of training."""
+        return min(self.answer, float(self.max_new_tokens))
+
+
+def distinct(stream: Sequence[TaskLoad]) -> list[TaskLoad]:
+    """Each task once, however often it comes."""
+    return list({task.name: task for task in stream}.values())
+
 
 @dataclass(frozen=True)
 class Look:

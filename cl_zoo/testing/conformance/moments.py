@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from cl_zoo.tasks import Task
 
-RELATIVE = 1e-4
+RELATIVE = 2e-4
 """How far sums taken in another order may lie apart, as a share of a tensor's largest value."""
 
 Moment = dict[str, Any]
