@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cl_zoo.engine.files import canonical, damage, entry, read_sealed, write_json, write_sealed
 from cl_zoo.engine.folder import RunFolder, read_manifest, run_id
+from cl_zoo.engine.states import read_state_in, write_state
 from cl_zoo.errors import RunError
 
 IDENTITY = {"benchmark": {"name": "tiny"}, "seed": 0, "recipe": {"lr": {"adapters": 1e-2}}}
@@ -438,3 +439,17 @@ def test_an_unfinished_run_without_its_identity_goes_on_and_a_finished_one_says_
 
     with pytest.raises(RunError, match=r"has no identity\.json; .*verify .* --repair"), folder_in(tmp_path):
         pass
+
+
+def test_a_matrix_that_lies_column_by_column_comes_back_so(tmp_path: Path) -> None:
+    """Sums go through a tensor in the order of memory, so a run that goes on must find it as it was."""
+    place = tmp_path / "state-1"
+    place.mkdir()
+    turned, plain = torch.arange(6.0).view(2, 3).T, torch.arange(6.0).view(3, 2)
+    write_state(place, 1, {}, {"ewc": {"turned": turned, "plain": plain}}, {})
+
+    _, kept, _ = read_state_in(place)
+
+    for name, wanted in {"turned": turned, "plain": plain}.items():
+        assert torch.equal(kept["ewc"][name], wanted)
+        assert kept["ewc"][name].stride() == wanted.stride()

@@ -236,3 +236,27 @@ def test_matrices_that_would_begin_off_the_grid_stay_where_they_are() -> None:
     layer._active_adapter = list(NAMES)
     layer.join()
     assert len({one.untyped_storage().data_ptr() for one in layer.bank_down.values()}) == 3
+
+
+def test_who_lies_together_depends_on_who_is_active_and_not_on_who_was() -> None:
+    layer, fresh = make_layer(*NAMES), make_layer(*NAMES)
+    layer.join()
+    layer._active_adapter = fresh._active_adapter = ["c", "a"]
+    layer.join()
+    fresh.join()
+    for table in ("bank_down", "bank_up"):
+        here, there = getattr(layer, table), getattr(fresh, table)
+        assert {name: one.stride() for name, one in here.items()} == {
+            name: one.stride() for name, one in there.items()
+        }
+    assert layer.bank_up["b"].is_contiguous()
+    x = torch.randn(4, WIDE)
+    torch.testing.assert_close(layer(x), written_out(layer, x))
+
+
+def test_experts_that_lie_together_already_are_left_where_they_are() -> None:
+    layer = make_layer(*NAMES)
+    layer.join()
+    places = [one.data_ptr() for one in layer.bank_up.values()]
+    layer.join()
+    assert [one.data_ptr() for one in layer.bank_up.values()] == places
