@@ -77,7 +77,7 @@ def test_the_columns_are_explained_right_below_the_table() -> None:
         assert explained[name].startswith(says)
 
 
-@pytest.mark.parametrize("file", ["compare.json", "all.json", "all-AIRFCV.json", "orders.json"])
+@pytest.mark.parametrize("file", ["compare.json", "all.json", "all-AIRFCV.json", "newer.json", "orders.json"])
 def test_a_table_of_the_results_is_that_of_the_committed_runs(file: str) -> None:
     printed = table(file)
     shown = [block.text for block in blocks(ROOT / "benchmarks" / "README.md") if block.language == "text"]
