@@ -260,3 +260,12 @@ def test_experts_that_lie_together_already_are_left_where_they_are() -> None:
     places = [one.data_ptr() for one in layer.bank_up.values()]
     layer.join()
     assert [one.data_ptr() for one in layer.bank_up.values()] == places
+
+
+def test_an_expert_that_becomes_active_lies_with_the_others() -> None:
+    layer = make_layer(*NAMES)
+    layer._active_adapter = ["a", "b"]
+    layer.join()
+    layer._active_adapter = list(NAMES)
+    layer.join()
+    assert len({one.untyped_storage().data_ptr() for one in layer.bank_up.values()}) == 1
