@@ -244,10 +244,7 @@ def _cosine(optimizer: torch.optim.Optimizer, warm: int, total: int) -> torch.op
 
 def chosen_methods(asked: str | None) -> list[str]:
     """The stacks to measure, `finetune` always the first: the others are held against it."""
-    if asked is None:
-        names = [name for name in every_method() if _protocol(load_class(name)) == "sequential"]
-    else:
-        names = [name.strip() for name in split(asked, ",") if name.strip()]
+    names = [name for name in every_method() if sequential(name)] if asked is None else named(asked)
     for name in names:
         protocol = Plugins(parse_stack(at_task(name)[0])).protocol
         if protocol != "sequential":
@@ -257,5 +254,11 @@ def chosen_methods(asked: str | None) -> list[str]:
     return ["finetune", *(name for name in dict.fromkeys(names) if name != "finetune")]
 
 
-def _protocol(plugin: type[Any]) -> str:
-    return str(getattr(plugin, "protocol", "sequential"))
+def named(asked: str) -> list[str]:
+    """The names of a comma-separated list; commas within brackets part nothing."""
+    return [name.strip() for name in split(asked, ",") if name.strip()]
+
+
+def sequential(method: str) -> bool:
+    """Whether a method learns task after task."""
+    return getattr(load_class(method), "protocol", "sequential") == "sequential"

@@ -18,23 +18,23 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from contenders import Engine, at_task
+from contenders import Engine, at_task, named, sequential
 from ground import Ground, make_ground
+from growth_figure import draw
 from operations import count_engine
-from results import given, machine, options, positive, versions, write
+from results import carried_out, given, machine, options, positive, versions
 from tensors import Held
 
 from cl_zoo.contract.plugins import every_method, load_class
 from cl_zoo.engine.sizes import sizes
-from cl_zoo.errors import ClZooError, OptionError
-from cl_zoo.names import parse_stack, split
+from cl_zoo.errors import OptionError
+from cl_zoo.names import parse_stack
 from cl_zoo.processes import World
 
 TASKS, RANKS, EXPERTS = (1, 6, 20), (4, 8, 16, 32, 64, 128), (2, 4, 8, 16)
@@ -76,22 +76,11 @@ class Point:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, draw and write; returns the exit code, 2 where the user can put something right."""
+    """Measure, write and draw; returns the exit code, 2 where the user can put something right."""
     asked = _parse(arguments)
-    torch.set_num_threads(1)
-    try:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)  # before minutes are spent
-        result = measure(asked)
-        write(asked.json, result)
-        if asked.figure:
-            from growth_figure import draw
-
-            draw(result, asked.figure)
-    except (ClZooError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(table(result))
-    return 0
+    return carried_out(
+        asked, measure, table, lambda result: draw(result, asked.figure) if asked.figure else None
+    )
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
@@ -256,21 +245,12 @@ def _methods(asked: str | None) -> list[str]:
         OptionError: one of them does not.
     """
     if asked is None:
-        return [name for name in every_method() if _sequential(name)]
-    names = list(_named(asked))
+        return [name for name in every_method() if sequential(name)]
+    names = named(asked)
     for name in names:
-        if not _sequential(at_task(name)[0]):
+        if not sequential(at_task(name)[0]):
             raise OptionError(f"--methods {name}: it does not learn task after task; leave it out")
     return names
-
-
-def _named(asked: str) -> Iterator[str]:
-    return (name.strip() for name in split(asked, ",") if name.strip())
-
-
-def _sequential(name: str) -> bool:
-    plugin = load_class(name)
-    return getattr(plugin, "protocol", "sequential") == "sequential"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

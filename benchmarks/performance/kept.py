@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -27,14 +26,13 @@ from typing import Any
 import torch
 from contenders import Engine
 from ground import benchmark_ground
-from results import given, machine, options, positive, versions, write
+from results import carried_out, given, machine, options, positive, versions
 from tensors import Held
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cl_zoo import Backbone, testing
 from cl_zoo.engine.learning import recompute_activations
-from cl_zoo.errors import ClZooError
 from cl_zoo.names import BACKBONES, load, split
 from cl_zoo.nn import BankConfig, ExpertBank
 from cl_zoo.nn.budget import adapted
@@ -60,19 +58,14 @@ ALL_MICRO = "llava-1.5-7b"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Count, print and write; returns the exit code, 2 where the user can put something right."""
-    asked = _parse(arguments)
-    torch.set_num_threads(1)
-    try:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        rows = [*_published(asked), *_tiny(asked)]
-    except (ClZooError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    result = {"command": asked.command, "rows": rows, "machine": machine(), "versions": versions(LIBRARIES)}
-    write(asked.json, result)
-    print(table(rows))
-    return 0
+    """Count, write and print; returns the exit code, 2 where the user can put something right."""
+    return carried_out(_parse(arguments), measure, lambda result: table(result["rows"]))
+
+
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """The complete result."""
+    rows = [*_published(asked), *_tiny(asked)]
+    return {"command": asked.command, "rows": rows, "machine": machine(), "versions": versions(LIBRARIES)}
 
 
 def _published(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:

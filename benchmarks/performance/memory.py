@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,10 +24,10 @@ import torch
 from contenders import Engine
 from ground import DISTINCT, SIZES, Ground, make_ground, noise, random_backbone
 from reach import peak, wait
-from results import given, machine, options, positive, versions, write
+from results import carried_out, given, machine, options, positive, versions
 
 from cl_zoo import Backbone
-from cl_zoo.errors import ClZooError, OptionError
+from cl_zoo.errors import OptionError
 from cl_zoo.names import parse_stack
 from cl_zoo.planning.forecast.gpus import find_gpu
 from cl_zoo.planning.forecast.planner import Planner
@@ -42,17 +41,7 @@ LIBRARIES = ("cl-zoo", "torch", "transformers", "peft", "accelerate")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write; returns the exit code, 2 where the user can put something right."""
-    asked = _parse(arguments)
-    torch.set_num_threads(1)
-    try:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        result = measure(asked)
-        write(asked.json, result)
-    except (ClZooError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(_table(result))
-    return 0
+    return carried_out(_parse(arguments), measure, _table)
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:

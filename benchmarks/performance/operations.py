@@ -15,7 +15,7 @@ packing makes smaller; `ratio` counts everything against `finetune`, `besides` l
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,13 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from contenders import Bare, Engine, chosen_methods
 from ground import make_ground
-from results import given, machine, options, versions, write
+from results import carried_out, given, machine, options, versions
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cl_zoo.errors import ClZooError
 from cl_zoo.processes import World
 
 PHASES = ("feeding", "forward", "hooks", "teacher", "backward", "optimiser")
@@ -111,7 +109,7 @@ def count_bare(contender: Bare) -> Count:
     return count
 
 
-def measure(methods: Sequence[str], shapes: str) -> dict[str, dict[str, Any]]:
+def counts(methods: Sequence[str], shapes: str) -> dict[str, dict[str, Any]]:
     """By contender the operations of each phase, their sum, both ratios, and how many tensors learn."""
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -145,34 +143,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--shapes", choices=("testing", "mini"), default="testing", help="whose model and data"
     )
     asked = given(parser, "operations.py", arguments)
-    torch.set_num_threads(1)
-    try:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        counts = measure(chosen_methods(asked.methods), asked.shapes)
-        write(
-            asked.json,
-            {
-                "command": asked.command,
-                "shapes_of": asked.shapes,
-                "tensors_of_a_list": LIST,
-                "operations": counts,
-                "machine": machine(),
-                "versions": versions(LIBRARIES),
-            },
-        )
-    except (ClZooError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(table(counts))
-    return 0
+    return carried_out(asked, measure, lambda result: table(result["operations"]))
 
 
-def table(counts: Mapping[str, Mapping[str, Any]]) -> str:
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """The complete result."""
+    return {
+        "command": asked.command,
+        "shapes_of": asked.shapes,
+        "tensors_of_a_list": LIST,
+        "operations": counts(chosen_methods(asked.methods), asked.shapes),
+        "machine": machine(),
+        "versions": versions(LIBRARIES),
+    }
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """One line per contender."""
     columns = ("tensors", *PHASES, "all", "ratio", "besides_ratio")
     heads = (*columns[:-1], "besides")
     lines = [f"{'':<14}" + "".join(f"{head:>10}" for head in heads)]
-    for name, one in counts.items():
+    for name, one in found.items():
         lines.append(f"{name:<14}" + "".join(f"{one[column]:>10}" for column in columns))
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,34 @@ def write(file: Path, result: dict[str, Any]) -> None:
     partial = file.with_name(file.name + ".partial")
     partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     partial.replace(file)
+
+
+def carried_out(
+    asked: argparse.Namespace,
+    measure: Callable[[argparse.Namespace], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+    then: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> int:
+    """Measure on `asked.threads` threads (else one), write, and print the table; returns the exit code, 2 where the user can put something right.
+
+    Args:
+        then: what else is made of the result when it is written.
+    """
+    import torch
+
+    from cl_zoo.errors import ClZooError
+
+    torch.set_num_threads(getattr(asked, "threads", 1))
+    try:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)  # before minutes are spent
+        result = measure(asked)
+        write(asked.json, result)
+        then(result)
+    except (ClZooError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(table(result))
+    return 0
 
 
 def positive(text: str) -> int:

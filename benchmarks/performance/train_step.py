@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -27,9 +26,9 @@ import torch
 from contenders import COMPILED, Answering, Bare, Engine, chosen_methods
 from ground import DISTINCT, SIZES, Ground, make_ground
 from reach import peak, wait
-from results import given, machine, options, positive, versions, write
+from results import carried_out, given, machine, options, positive, versions
 
-from cl_zoo.errors import ClZooError, OptionError
+from cl_zoo.errors import OptionError
 from cl_zoo.processes import World
 
 WARMUP = 1
@@ -42,17 +41,7 @@ Times = dict[str, list[list[float]]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write; returns the exit code, 2 where the user can put something right."""
-    asked = _parse(arguments)
-    torch.set_num_threads(asked.threads)
-    try:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)  # before minutes are spent
-        result = measure(asked)
-        write(asked.json, result)
-    except (ClZooError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(_table(result))
-    return 0
+    return carried_out(_parse(arguments), measure, _table)
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:

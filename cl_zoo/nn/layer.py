@@ -164,7 +164,9 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def part(self) -> None:
         """Let all experts lie by themselves again."""
         if self._joined is not None:
-            part([*self.bank_down.values(), *self.bank_up.values()])
+            downs, ups = self._joined.downs, self._joined.ups
+            part([self.bank_down[name] for name in downs if name in self.bank_down])
+            part([self.bank_up[name] for name in ups if name in self.bank_up])
         self._joined, self._lying = None, None
 
     def delta(self, experts: Sequence[str] | None = None) -> Tensor:
