@@ -15,6 +15,7 @@ A tick is noted when the interpreter comes back from compiled code, so it falls 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -25,7 +26,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from results import given, machine, options, versions, write
+from results import carried_out, given, machine, options, positive, versions
+
+from cl_zoo.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 PARTS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -142,7 +145,11 @@ def _ours(calls: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def compared(asked: Any, folder: Path) -> tuple[list[dict[str, Any]], float]:
-    """One comparison: what its processes noted, and the seconds that it took."""
+    """One comparison: what its processes noted, and the seconds that it took.
+
+    Raises:
+        RunError: it failed; its own words stand before.
+    """
     notes, sampler = folder / "notes", folder / "sampler"
     notes.mkdir()
     sampler.mkdir()
@@ -154,8 +161,10 @@ def compared(asked: Any, folder: Path) -> tuple[list[dict[str, Any]], float]:
     command += ["--limit", str(asked.limit)] if asked.limit else []
     environment = {**os.environ, "PYTHONPATH": path, "CL_ZOO_PROFILE": str(notes)}
     began = time.perf_counter()
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, check=False, env=environment, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
+    if done.returncode:
+        raise RunError(f"the comparison ended with code {done.returncode}; mend what it says above")
     found = [
         {**json.loads(file.read_text(encoding="utf-8")), "process": int(file.stem)}
         for file in notes.iterdir()
@@ -170,32 +179,33 @@ def as_table(seconds: Mapping[str, float]) -> str:
     return "\n".join(["| part | processor seconds | share |", "|---|---|---|", *rows])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the comparison, print the table and write the file."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the comparison, print the table and write the file; returns the exit code, 2 where the user can put something right."""
     parser = options(__doc__)
     parser.add_argument("--benchmark", default="mini", help="as for cl-zoo compare")
     parser.add_argument("--methods", help="as for cl-zoo compare; default: the benchmark's")
-    parser.add_argument("--limit", type=int, help="samples per split")
+    parser.add_argument("--limit", type=positive, help="samples per split")
     asked = given(parser, "compare_profile.py", arguments)
+    return carried_out(asked, measure, lambda result: as_table(result["processor_seconds"]))
+
+
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """The complete result."""
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         noted, seconds = compared(asked, Path(folder))
     by_part = shares(noted)
-    print(as_table(by_part))
-    write(
-        asked.json,
-        {
-            "command": asked.command,
-            "machine": machine(),
-            "versions": versions(["cl-zoo", "torch", "transformers", "peft"]),
-            "load_before": load,
-            "seconds": round(seconds, 1),
-            "processor_seconds": {name: round(one, 2) for name, one in by_part.items()},
-            "shares": {name: round(one / sum(by_part.values()), 4) for name, one in by_part.items()},
-            "functions": functions(noted),
-        },
-    )
+    return {
+        "command": asked.command,
+        "machine": machine(),
+        "versions": versions(["cl-zoo", "torch", "transformers", "peft"]),
+        "load_before": load,
+        "seconds": round(seconds, 1),
+        "processor_seconds": {name: round(one, 2) for name, one in by_part.items()},
+        "shares": {name: round(one / sum(by_part.values()), 4) for name, one in by_part.items()},
+        "functions": functions(noted),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

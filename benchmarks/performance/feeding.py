@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from ground import SIZES, random_backbone
 from PIL import Image
-from results import given, machine, options, positive, versions, write
+from results import carried_out, given, machine, options, positive, versions
 
 from cl_zoo import Backbone, Sample
 from cl_zoo.backbones.llava_next import LlavaNext
@@ -57,10 +57,12 @@ LIBRARIES = ("cl-zoo", "torch", "torchvision", "transformers", "tokenizers", "pi
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, compute and write."""
-    asked = _parse(arguments)
-    torch.set_num_threads(1)
-    asked.json.parent.mkdir(parents=True, exist_ok=True)
+    """Measure, compute and write; returns the exit code, 2 where the user can put something right."""
+    return carried_out(_parse(arguments), measure, _table)
+
+
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """The complete result."""
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         files = {
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, make in (("llava-1.5", llava), ("llava-next", llava_next))
         }
         size = {name: fmean(file.stat().st_size for file in those) for name, those in files.items()}
-    result = {
+    return {
         "command": asked.command,
         "families": families,
         "pictures": {name: {"pixels": PICTURES[name], "mean_bytes": size[name]} for name in PICTURES},
@@ -90,9 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": {**machine(), "load_before": load, "load_after": os.getloadavg()},
         "versions": versions(LIBRARIES),
     }
-    write(asked.json, result)
-    print(_table(result))
-    return 0
 
 
 # The pictures and who reads them

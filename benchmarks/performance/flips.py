@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results import given, machine, options, positive, versions, write
+from results import carried_out, given, machine, options, positive, versions
 from torch import nn
 
 from cl_zoo import Backbone, Sample
@@ -92,10 +92,13 @@ class Asking:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; returns the exit code."""
+    """Measure, print and write; returns the exit code, 2 where the user can put something right."""
     asked = _parse(arguments)
-    asked.json.parent.mkdir(parents=True, exist_ok=True)  # before minutes are spent
-    torch.set_num_threads(1)
+    return carried_out(asked, measure, lambda result: _all(result, ("alone", *asked.ways)))
+
+
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """The complete result; a task's line is printed as soon as it is known."""
     load_before, tasks = os.getloadavg(), {}
     model, backbone, precision = _model(asked)
     for task in load(BENCHMARKS, "mini")().stream(limit=asked.limit):
@@ -104,16 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tasks[task.name] = asking.measure(asked.ways)
         print(_line(task.name, tasks[task.name]), flush=True)
     loads = {"load_before": load_before, "load_after": os.getloadavg()}
-    result = {
+    return {
         "command": asked.command,
         "batch": asked.batch,
         "tasks": tasks,
         "machine": {**machine(), **loads},
         "versions": versions(LIBRARIES),
     }
-    write(asked.json, result)
-    print(_all(result, ("alone", *asked.ways)))
-    return 0
 
 
 def _model(asked: argparse.Namespace) -> tuple[nn.Module, Backbone, AbstractContextManager[Any]]:
