@@ -15,6 +15,7 @@ from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import forward
 from cl_zoo.contract.plugins import Plugins, load_class
 from cl_zoo.engine.compiled import REPAID, Compiled
+from cl_zoo.engine.further import Further
 from cl_zoo.engine.learning import Learner, recompute_activations
 from cl_zoo.engine.run import answering_model, placed
 from cl_zoo.engine.streams import TaskBatches
@@ -34,8 +35,12 @@ pytestmark = [
 ]
 """The compiler looks at attributes of tensors of which torch itself warns, and hides it from everyone but pytest."""
 
-BUNDLED = [one.name for one in installed(METHODS) if one.distribution == "cl-zoo"]
-SEQUENTIAL = [name for name in BUNDLED if getattr(load_class(name), "protocol", "sequential") == "sequential"]
+BUNDLED = {one.name: load_class(one.name) for one in installed(METHODS) if one.distribution == "cl-zoo"}
+SEQUENTIAL = [
+    name
+    for name, kind in BUNDLED.items()
+    if getattr(kind, "protocol", "sequential") == "sequential" and not getattr(kind, "probe", False)
+]
 QUICK = ("finetune", "moelora")
 """One expert, a gate for each token."""
 
@@ -97,7 +102,9 @@ class Taught:
         with self.compiled.learning(len(batches)) as told:
             for size in batches:
                 self.terms.append(sum(float(term) for term in learner.step(range(size)).values()))
-        self.plugins.after_task(self.model, task, seen, parts=learner.names, backbone=self.backbone)
+        self.plugins.after_task(
+            self.model, task, seen, parts=learner.names, backbone=self.backbone, learn=Further(learner)
+        )
         self.seen.append(task)
         return told
 
