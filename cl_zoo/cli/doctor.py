@@ -135,7 +135,9 @@ def _four_bit() -> Iterator[Finding]:
 
     says = four_bit_missing()
     if says:
-        yield Finding("4-bit base", "ok", f"quantization=nf4 takes {says}", f"if you want it, {FOUR_BIT_REMEDY}")
+        yield Finding(
+            "4-bit base", "ok", f"quantization=nf4 takes {says}", f"if you want it, {FOUR_BIT_REMEDY}"
+        )
     else:
         yield Finding("4-bit base", "ok", f"quantization=nf4 has bitsandbytes {_version('bitsandbytes')}")
 

@@ -150,15 +150,19 @@ def _quantized(weight: Tensor, device: torch.device) -> list[Tensor]:
         scales = torch.empty(blocks, dtype=torch.uint8, device=device)
         floats = (torch.empty(size, device=device) for size in (-(-blocks // SCALES), 1, LEVELS))
         return [codes, scales, *floats]
-    from bitsandbytes.functional import quantize_4bit
-
     try:
+        from bitsandbytes.functional import quantize_4bit
+
         codes, state = quantize_4bit(
             weight.to(device), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
         )
-    except (RuntimeError, NotImplementedError, AttributeError) as error:  # what a library without kernels raises
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        ImportError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # it is broken, or has no kernels for the device
         raise BackboneError(
             f"bitsandbytes cannot quantize on {device} ({first_line(error)}); `python -m bitsandbytes` says what its installation lacks"
         ) from None
@@ -171,8 +175,9 @@ def _written_out(state: list[Tensor], rows: int, columns: int, dtype: torch.dtyp
         return codes.new_empty(rows, columns, dtype=dtype)
     kernels = torch.ops.bitsandbytes
     fine = kernels.dequantize_blockwise.default(scales, coarse, table, SCALES, torch.float32) + mean
-    made = kernels.dequantize_4bit.default(codes, fine, BLOCK, "nf4", (rows, columns), dtype)
-    return cast(Tensor, made)
+    # In one row, as it was quantized: with AVX-512 the kernel for CPUs begins each row with a new block.
+    made = kernels.dequantize_4bit.default(codes, fine, BLOCK, "nf4", (rows * columns,), dtype)
+    return cast(Tensor, made).view(rows, columns)
 
 
 # The product as an operation of torch, since a compiler that saw W being written out would keep it for the backward pass.
@@ -184,13 +189,18 @@ _GIVEN = "Tensor[] state, int rows, int columns, ScalarType dtype) -> Tensor"
 def _product(
     x: Tensor, bias: Tensor | None, state: list[Tensor], rows: int, columns: int, dtype: torch.dtype
 ) -> Tensor:
-    return F.linear(x, _written_out(state, rows, columns, dtype).to(x.dtype), bias)
+    W, flat = _written_out(state, rows, columns, dtype).to(x.dtype), x.reshape(-1, columns)
+    y = x.new_empty(*x.shape[:-1], rows)  # no view of a product, which could not be added to in place
+    out = y.view(-1, rows)
+    if bias is None:
+        torch.mm(flat, W.T, out=out)
+    else:
+        torch.addmm(bias.to(x.dtype), flat, W.T, out=out)
+    return y
 
 
 @torch.library.custom_op("cl_zoo::product_back", mutates_args=(), schema=f"(Tensor back, {_GIVEN}")
-def _product_back(
-    back: Tensor, state: list[Tensor], rows: int, columns: int, dtype: torch.dtype
-) -> Tensor:
+def _product_back(back: Tensor, state: list[Tensor], rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     return back @ _written_out(state, rows, columns, dtype).to(back.dtype)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cl_zoo.preflight.found import Found
 
 
-FOUR_BIT = "bitsandbytes>=0.46.1"
+FOUR_BIT = "bitsandbytes>=0.50"
 """What quantizes a base, as the extra `4bit` of the distribution has it."""
 FOUR_BIT_REMEDY = "pip install 'cl-zoo[4bit]'"
 
