@@ -47,6 +47,12 @@ class FourBit(nn.Linear):
             was taken off them, and the 256 values that they can have.
     """
 
+    codes: Tensor
+    scales: Tensor
+    coarse: Tensor
+    mean: Tensor
+    table: Tensor
+
     def __init__(self, linear: nn.Linear, device: torch.device) -> None:
         nn.Module.__init__(self)  # the parameter of a plain linear is what is not wanted here
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -63,8 +69,8 @@ class FourBit(nn.Linear):
 
     @property
     def _state(self) -> list[Tensor]:
-        codes, scales, *floats = (self.get_buffer(name) for name in _STATE)
-        return [codes, scales, *(one.view(torch.float32) for one in floats)]
+        floats = (one.view(torch.float32) for one in (self.coarse, self.mean, self.table))
+        return [self.codes, self.scales, *floats]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., d_in) to (..., d_out)."""
@@ -111,7 +117,7 @@ def dequantize(model: nn.Module) -> None:
 def place_of(linear: nn.Linear) -> tuple[torch.device, torch.dtype]:
     """Where the W of a linear is, and its type; nothing is written out for it."""
     if isinstance(linear, FourBit):
-        return linear.get_buffer("codes").device, linear.kind
+        return linear.codes.device, linear.kind
     return linear.weight.device, linear.weight.dtype
 
 
