@@ -164,11 +164,7 @@ def _quantized(weight: Tensor, device: torch.device) -> list[Tensor]:
         )
     except torch.OutOfMemoryError:
         raise
-    except (
-        ImportError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # it is broken, or has no kernels for the device
+    except (ImportError, RuntimeError, AttributeError) as error:  # broken, or without kernels
         raise BackboneError(
             f"bitsandbytes cannot quantize on {device} ({first_line(error)}); `python -m bitsandbytes` says what its installation lacks"
         ) from None

@@ -116,9 +116,9 @@ def test_a_method_learns_on_it_and_the_loaded_run_gives_its_answers(make: Make, 
 
 @needs_bitsandbytes
 def test_what_is_learnt_on_it_is_something_else(make: Make) -> None:
-    """In fp32 and in bf16; experts are fp32 in both."""
+    """In fp32 and in bf16, with fp32 experts in both; and the same where activations are computed again."""
     states = []
-    for recipe in ({}, NF4, {**NF4, "precision": "bf16"}):
+    for recipe in ({}, NF4, {**NF4, "precision": "bf16"}, {**NF4, "checkpointing": True}):
         folder = make("finetune", recipe=recipe).folder
         assert folder is not None
         states.append(load_file(folder / "state-2" / "model.safetensors"))
@@ -126,8 +126,15 @@ def test_what_is_learnt_on_it_is_something_else(make: Make) -> None:
     assert all(state.keys() == states[0].keys() for state in states)
     assert {tensor.dtype for state in states for tensor in state.values()} == {torch.float32}
     name = next(name for name in states[0] if "bank_up" in name)
-    for one, other in ((0, 1), (1, 2)):
-        assert not torch.equal(states[one][name], states[other][name])
+    for one, other, same in ((0, 1, False), (1, 2, False), (1, 3, True)):
+        assert torch.equal(states[one][name], states[other][name]) == same
+
+
+@needs_bitsandbytes
+def test_a_cache_of_fixed_size_changes_no_answer(make: Make) -> None:
+    static = make("hide", recipe={**NF4, "static_cache": True})
+
+    assert answers(static) == answers(make("hide", recipe=NF4))
 
 
 @needs_bitsandbytes
