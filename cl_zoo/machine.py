@@ -1,9 +1,10 @@
-"""What the machine offers to the processes of a run: processor, cores and memory."""
+"""What the machine offers to the processes of a run: processor, cores, memory and packages."""
 
 from __future__ import annotations
 
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 
 
@@ -31,3 +32,11 @@ def memory_bytes() -> int:
         except (OSError, ValueError):  # another kind of container, or "max"
             continue
     return total
+
+
+def version_of(package: str) -> str | None:
+    """The version of an installed package; `None` where it is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -36,6 +36,18 @@ def test_a_method_trains_and_answers_on_the_accelerator(tmp_path: Path, method: 
     assert result.manifest["environment"]["accelerator"] == torch.cuda.get_device_name()
 
 
+@pytest.mark.parametrize("method", ["finetune", "modeltailor", "hide"])
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_a_method_trains_and_answers_on_a_base_in_four_bits(
+    tmp_path: Path, method: str, compiled: str
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    recipe = {"precision": "bf16", "quantization": "nf4"}
+    result = cl_zoo.run(method, recipe=recipe, compile=compiled, out=str(tmp_path), **TINY)
+
+    assert result.matrix.last is not None
+
+
 def test_the_same_seed_gives_the_same_answers_on_the_accelerator(tmp_path: Path) -> None:
     first = cl_zoo.run("hide", out=str(tmp_path / "a"), **TINY)
     second = cl_zoo.run("hide", out=str(tmp_path / "b"), **TINY)

@@ -58,6 +58,7 @@ def examine(
     looks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
+        _four_bit,
         _accelerators,
         _machine,
         lambda: _disk(out, cache),
@@ -126,6 +127,19 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "missing"
+
+
+def _four_bit() -> Iterator[Finding]:
+    """What a recipe with quantization=nf4 takes, and no other."""
+    from cl_zoo.runs.prepared import FOUR_BIT_REMEDY, four_bit_missing
+
+    says = four_bit_missing()
+    if says:
+        yield Finding(
+            "4-bit base", "ok", f"quantization=nf4 takes {says}", f"if you want it, {FOUR_BIT_REMEDY}"
+        )
+    else:
+        yield Finding("4-bit base", "ok", f"quantization=nf4 has bitsandbytes {_version('bitsandbytes')}")
 
 
 def _java() -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -86,6 +87,8 @@ def main() -> None:
         not faulthandler.is_enabled()
     ):  # compiled code that crashes cannot be caught; Python says where it was called
         faulthandler.enable(2)
+    # peft imports it where it is installed, and it tells of kernels for CPUs that are not used here.
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     try:
         _asked(sys.argv[1:])()
     except ClZooError as error:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.nn.answering import OtherUpdates, OtherWeights
+from cl_zoo.nn.fourbit import language_size
 from cl_zoo.nn.layer import BankLayer
 
 AROUND = ("build_model", "before_task", "rehearse", "after_task")
@@ -103,8 +104,7 @@ class Ledger:
 
 def training_flops(backbone: Backbone, tokens: int, trained: int) -> float:
     """FLOPs of forward and backward over `tokens` real tokens, by the rule in `TaskCost`."""
-    language = sum(weight.numel() for weight in backbone.layers.parameters() if backbone.owns(weight))
-    return float(tokens * (4 * language + 6 * trained))
+    return float(tokens * (4 * language_size(backbone) + 6 * trained))
 
 
 def own_state(model: nn.Module, backbone: Backbone) -> dict[str, Tensor]:

@@ -17,24 +17,24 @@ from cl_zoo.runs.restore import Restored
 
 METADATA = {"format": "pt"}
 """What transformers asks of a safetensors file."""
+PACKED = " The run held the base in 4 bits, and so do the lines below; the fused kernels of bitsandbytes round otherwise than the run did."
+"""What a card says where it is so."""
 
 
 def write_adapter(folder: Path, restored: Restored, folded: Folded) -> list[str]:
     """One PEFT adapter with the projector among its `modules_to_save`."""
-    base, backbone = Base.of(restored.backbone.model), restored.backbone
+    base, backbone = Base.behind(restored.backbone), restored.backbone
     write_lora(folder, folded.updates[0], backbone, base, projector_of(backbone))
     loading = f"""
 import torch
 from peft import PeftModel
-from transformers import {base.model_class}
-
-{base.line}
-model = {base.model_class}.from_pretrained(BASE, dtype=torch.{base.dtype})
+{base.loading}
 model = PeftModel.from_pretrained(model, ".")
 """
     what = (
         "An ordinary PEFT LoRA adapter for the language model, with the projector where it was trained. It answers as the run's "
         f"model did after its last task{'' if base.dtype == 'float32' else f', up to the rounding of {base.dtype}'}."
+        f"{PACKED if base.whole else ''}"
     )
     write_card(folder, restored, base, what, loading, library="peft")
     return ["."]

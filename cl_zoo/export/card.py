@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import ModelCardData, metadata_load
 
+from cl_zoo.nn.fourbit import quantized
 from cl_zoo.scoring.matrix import Matrix
 
 if TYPE_CHECKING:
+    from cl_zoo.backbones.backbone import Backbone
     from cl_zoo.runs.restore import Restored
 
 CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
@@ -35,6 +37,7 @@ class Base:
         licence: as its own card names it, where it has one.
         model_class: name of its class in transformers.
         dtype: name of the type in which it answered.
+        whole: modules whose linears were not held in 4 bits; none where no linears were.
     """
 
     place: str
@@ -42,16 +45,24 @@ class Base:
     licence: str | None
     model_class: str
     dtype: str
+    whole: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Any) -> Base:
+    def of(cls, model: Any, whole: tuple[str, ...] = ()) -> Base:
         place = str(model.name_or_path)
         cached = CACHED.search(place)
         hub = f"{cached[1]}/{cached[2]}" if cached else None if Path(place).is_dir() else place or None
         dtype = str(model.dtype).removeprefix("torch.")
         if hub is None and Path(place).is_dir():
             place = str(Path(place).resolve())  # the adapter is read from another folder
-        return cls(hub or place, hub, _licence(Path(place)), type(model).__name__, dtype)
+        return cls(hub or place, hub, _licence(Path(place)), type(model).__name__, dtype, whole)
+
+    @classmethod
+    def behind(cls, backbone: Backbone) -> Base:
+        """The model of a backbone, in the bits in which the backbone holds it."""
+        parts = (backbone.tower_at, backbone.projector_at, "lm_head")
+        packed = quantized(backbone.model)
+        return cls.of(backbone.model, tuple(map(backbone.hub_name, parts)) if packed else ())
 
     @property
     def named(self) -> str:
@@ -63,6 +74,25 @@ class Base:
         """The line of Python that says what `from_pretrained` takes."""
         where = "" if self.hub else "  # a folder: give the path where it lies on your machine"
         return f"BASE = {json.dumps(self.named)}{where}"
+
+    @property
+    def loading(self) -> str:
+        """The lines of Python that load it with transformers as it answered, as `model`."""
+        classes, lines, more = self.model_class, "", ""
+        if self.whole:
+            classes, more = f"BitsAndBytesConfig, {classes}", ", quantization_config=bits"
+            lines = f"""
+bits = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.{self.dtype},
+    llm_int8_skip_modules={json.dumps(self.whole)},
+)"""
+        return f"""from transformers import {classes}
+
+{self.line}{lines}
+model = {self.model_class}.from_pretrained(BASE, dtype=torch.{self.dtype}{more})"""
 
 
 def _licence(folder: Path) -> str | None:

@@ -10,6 +10,7 @@ from torch import nn
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.export.card import Base, write_card
 from cl_zoo.export.folding import Folded
+from cl_zoo.nn.fourbit import dequantize, quantized
 from cl_zoo.nn.layer import BankLayer
 from cl_zoo.runs.restore import Restored
 
@@ -17,9 +18,10 @@ WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".msgpack", ".h5", ".gguf"}
 
 
 def write_checkpoint(folder: Path, restored: Restored, folded: Folded) -> list[str]:
-    """W + ΔW and the projector in the base's type, saved as the stock model with its tokenizer and image processor."""
+    """W + ΔW and the projector in the base's type, W as it was rounded where the run held it in 4 bits, saved as the stock model with its tokenizer and image processor."""
     backbone, base = restored.backbone, Base.of(restored.backbone.model)
-    model = backbone.model
+    model, packed = backbone.model, quantized(backbone.model)
+    dequantize(model)
     for update in folded.updates[0]:
         linear = update.layer.base_layer
         linear.weight = nn.Parameter(update.merged(), requires_grad=False)
@@ -40,6 +42,7 @@ image_processor = AutoImageProcessor.from_pretrained(".")
     what = (
         f"A full checkpoint: the updates of the run's last model merged into the base's weights and rounded to {base.dtype}, the "
         "projector as it was trained. Merging rounds, so logits differ in their last digits from those of the run's model."
+        f"{' The run held the base in 4 bits, and its weights are what they were rounded to there.' if packed else ''}"
     )
     write_card(folder, restored, base, what, loading, library="transformers")
     return []

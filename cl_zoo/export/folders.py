@@ -22,6 +22,7 @@ from cl_zoo.export.adapters import METADATA, plain, projector_name, projector_of
 from cl_zoo.export.card import PARENTS, Base, write_card
 from cl_zoo.export.programs import program
 from cl_zoo.features.loading import encoder_source
+from cl_zoo.nn.fourbit import quantized
 from cl_zoo.runs.exported import ABOUT, PROJECTOR
 from cl_zoo.runs.restore import Restored
 
@@ -68,7 +69,9 @@ def write_folder(
     learnt = projector_of(backbone)
     if learnt:
         save_file(plain(backbone.projector.state_dict()), folder / PROJECTOR, METADATA)
-    takes = answering.alone and one_size(backbone) and _framed(backbone) is not None
+    # Kernels of transformers and bitsandbytes round otherwise for a single row; a program of its own would answer something else.
+    packed = quantized(backbone.model)
+    takes = answering.alone and not packed and one_size(backbone) and _framed(backbone) is not None
     if takes:
         text = program(
             answering.kind,
@@ -80,11 +83,13 @@ def write_folder(
         )
         (folder / "answer.py").write_text(text, encoding="utf-8")
     lines = loading or _loading(base, encoder)
-    write_card(folder, restored, base, f"{what} {_asking(encoder, takes)}", lines, library=library)
+    write_card(folder, restored, base, f"{what} {_asking(encoder, takes, packed)}", lines, library=library)
     _write_about(folder, restored, answering, encoder)
 
 
-def _asking(encoder: Mapping[str, Any] | None, program: bool) -> str:
+def _asking(encoder: Mapping[str, Any] | None, program: bool, packed: bool) -> str:
+    if packed:
+        return "It has no program that answers without cl_zoo: the run held the base in 4 bits."
     if not program:
         return (
             "It has no program that answers without cl_zoo: images take tokens by their size, or are framed or looked at in a way "

@@ -48,7 +48,7 @@ class Update:
 
     def merged(self) -> Tensor:
         """W + s · B A + Δ (d_out, d_in), formed in fp32, in the type of W."""
-        weight = self.layer.base_layer.weight
+        weight = self.layer.frozen()
         with full_precision(weight.device):
             total = weight.float()
             if self.down is not None and self.up is not None:
@@ -203,14 +203,14 @@ def measured(update: Added) -> None:
     Raises:
         OptionError: they differ, so something that is not in the update takes part in the layer.
     """
-    layer, weight = update.layer, update.layer.base_layer.weight
+    layer, device = update.layer, update.layer.made["device"]
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 4, layer.in_features, generator=generator).to(weight.device)
+    x = torch.randn(1, 4, layer.in_features, generator=generator).to(device)
     # W itself has no part in the comparison: in its type, rounding of W x alone would hide a small update.
     base: Any = layer.base_layer
     layer.base_layer = cast(Any, _Silent(layer.out_features))
     try:
-        with full_precision(weight.device):
+        with full_precision(device):
             wanted, got = layer(x), update(x)
     finally:
         layer.base_layer = base

@@ -19,7 +19,7 @@ from cl_zoo.runs.restore import Restored
 
 def write_routed(folder: Path, restored: Restored, folded: Folded) -> list[str]:
     """One PEFT adapter per task, the projector once, and what the route of a sample is made from."""
-    base, backbone = Base.of(restored.backbone.model), restored.backbone
+    base, backbone = Base.behind(restored.backbone), restored.backbone
     names = folder_names([task.name for task in restored.tasks])
     for name, updates in zip(names, folded.updates, strict=True):
         write_lora(folder / "adapters" / name, updates, backbone, base, {})
@@ -30,12 +30,9 @@ import json
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import {base.model_class}
-
+{base.loading}
 with open("routing.json") as file:
     routing = json.load(file)
-{base.line}
-model = {base.model_class}.from_pretrained(BASE, dtype=torch.{base.dtype})
 """
     if projector_of(backbone):
         loading += f'model.get_submodule("{projector_name(backbone)}").load_state_dict(load_file("projector.safetensors"))\n'

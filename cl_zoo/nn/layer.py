@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cl_zoo.nn.fourbit import place_of
 from cl_zoo.nn.products import Down, Joined, Up, join, part, written_out
 from cl_zoo.sharding import whole
 
@@ -87,11 +88,11 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     @property
     def made(self) -> dict[str, Any]:
         """Device and dtype of new experts: where W is, in fp32 at least."""
-        weight = self.base_layer.weight
-        return {"device": weight.device, "dtype": torch.promote_types(weight.dtype, torch.float32)}
+        device, kind = place_of(self.base_layer)
+        return {"device": device, "dtype": torch.promote_types(kind, torch.float32)}
 
     def frozen(self) -> Tensor:
-        """W (d_out, d_in) to be read, whole where processes hold parts of it too: all of them must ask, in the same order."""
+        """W (d_out, d_in) to be read, written out where it is held in four bits, whole where processes hold parts of it: all of them must ask, in the same order."""
         return whole(self.base_layer.weight)
 
     def readers(self, name: str) -> list[str]:
@@ -172,9 +173,9 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def delta(self, experts: Sequence[str] | None = None) -> Tensor:
         """s · Σ BᵢAᵢ of the given (default: active) experts, (d_out, d_in)."""
         names = self.experts if experts is None else [name for name in experts if name in self.bank_up]
-        weight = self.base_layer.weight
-        delta = torch.zeros(self.out_features, self.in_features, device=weight.device)
-        with full_precision(weight.device):
+        device, _ = place_of(self.base_layer)
+        delta = torch.zeros(self.out_features, self.in_features, device=device)
+        with full_precision(device):
             for name in names:
                 delta = delta + self.scale * self.bank_up[name] @ self.bank_down[self.reads[name]]
         return delta

@@ -23,7 +23,13 @@ Rate = Annotated[float, Field(ge=0, le=10)]
 """AdamW moves a weight by about the rate in a step, so beyond 10 nothing is learnt by any method."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
-UNUSED: dict[str, Any] = {"tasks": {}, "max_tokens": None, "options": {}, "static_cache": False}
+UNUSED: dict[str, Any] = {
+    "tasks": {},
+    "max_tokens": None,
+    "options": {},
+    "static_cache": False,
+    "quantization": "none",
+}
 """Keys that a recipe is written without where they say nothing, with the value that says nothing."""
 
 
@@ -85,6 +91,10 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: autocast forward, fp32 adapters and optimiser"
     )
+    quantization: Literal["none", "nf4"] = Field(
+        "none",
+        description="nf4: the frozen linears of the language model's layers in 4 bits, for every method alike; takes cl-zoo[4bit]",
+    )
     projector: Literal["sequential", "frozen"] = Field(
         "sequential", description="trained on over the tasks, or left as it is"
     )
@@ -122,10 +132,10 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What a recipe leaves unsaid of tasks, prompts and methods is written, and hashed into a run's id, without the word."""
+        """What a recipe leaves unsaid, of tasks and methods for instance, is written, and hashed into a run's id, without the word."""
         values: dict[str, Any] = dump(self)
-        for word in UNUSED:
-            if not getattr(self, word):
+        for word, nothing in UNUSED.items():
+            if getattr(self, word) == nothing:
                 values.pop(word, None)
         return values
 

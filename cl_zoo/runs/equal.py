@@ -258,6 +258,7 @@ def counted(
     """
     from cl_zoo.contract.plugins import Plugins
     from cl_zoo.engine.sizes import sizes
+    from cl_zoo.nn.fourbit import language_size
 
     protocol = Plugins(choices, recipe.options).protocol
     if protocol == "none":
@@ -268,7 +269,6 @@ def counted(
     samples = tuple(size * one.epochs for size, one in pairs)
     steps = tuple(-(-size // one.global_batch) * one.epochs for size, one in pairs)
     found = sizes(choices, backbone, recipe, len(stream) if all_tasks else min(2, len(stream)))
-    language = sum(weight.numel() for weight in backbone.layers.parameters() if backbone.owns(weight))
     names = (JOINT,) if protocol == "joint" else tuple(task.name for task in stream)
     return Spent(
         samples,
@@ -276,7 +276,7 @@ def counted(
         max(beside_projector(size.trained) for size in found),
         found[-1].budget,
         sum(found[-1].inference.values()),
-        2 * (language + sum(found[-1].active.values())),
+        2 * (language_size(backbone) + sum(found[-1].active.values())),
         names,
     )
 

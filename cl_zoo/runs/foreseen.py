@@ -75,7 +75,7 @@ def _untouched(plugins: Plugins) -> bool:
 def _backbone_of(prepared: Prepared) -> str:
     job, recipe = prepared.job, prepared.recipe
     asked = (prepared.backbone, job.features, prepared.template, job.image_aspect, recipe.precision)
-    return repr((*asked, recipe.max_tokens))
+    return repr((*asked, recipe.quantization, recipe.max_tokens))
 
 
 def _without_weights(prepared: Prepared) -> Backbone | None:

@@ -7,14 +7,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_zoo._version import __version__
 from cl_zoo.contract.sources import source_of
 from cl_zoo.engine.files import canonical
-from cl_zoo.machine import cores, processor
+from cl_zoo.machine import cores, processor, version_of
 from cl_zoo.runs.chain import Data, chain, data_of
 from cl_zoo.tasks import source_hash
 
@@ -140,13 +139,14 @@ def environment(device: Any, processes: int) -> dict[str, Any]:
         "transformers",
         "peft",
         "accelerate",
+        "bitsandbytes",
         "pluggy",
         "open_clip_torch",
         "numpy",
         "av",
     )
     return {
-        "versions": {name: _version(name) for name in packages},
+        "versions": {name: version_of(name) for name in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "system": platform.system(),
@@ -165,13 +165,6 @@ def hardware(device: Any) -> dict[str, Any]:
 
         accelerator = torch.cuda.get_device_name(device)
     return {"processor": processor(), "cores": cores(), "accelerator": accelerator}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

@@ -24,6 +24,7 @@ PACING = (
     "eval_batch",
     "static_cache",
     "precision",
+    "quantization",
     "checkpointing",
     "adapter",
 )

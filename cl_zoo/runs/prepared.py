@@ -18,6 +18,8 @@ from cl_zoo.contract.plugins import Plugins
 from cl_zoo.data.benchmarks import load_benchmark
 from cl_zoo.data.splits import Split
 from cl_zoo.engine.folder import cells_of_row
+from cl_zoo.errors import OptionError
+from cl_zoo.machine import version_of
 from cl_zoo.names import BACKBONES, load
 from cl_zoo.recipe.recipe import Recipe, build_recipe
 from cl_zoo.runs.job import Job
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from cl_zoo.backbones.backbone import Backbone
     from cl_zoo.preflight.found import Found
 
+
+FOUR_BIT = "bitsandbytes>=0.50"
+"""What quantizes a base, as the extra `4bit` of the distribution has it."""
+FOUR_BIT_REMEDY = "pip install 'cl-zoo[4bit]'"
 
 REMEMBERED = "preflight"
 """The folder, in that of all runs, of tasks that were checked before."""
@@ -156,7 +162,7 @@ def in_default_order(stream: tuple[TaskData, ...], benchmark: Benchmark) -> tupl
 
 
 def goes_together(prepared: Prepared) -> None:
-    """Whether what was found goes together: scoring rules with samples, recipe with tasks.
+    """Whether what was found goes together: scoring rules with samples, recipe with tasks, with processes and with what is installed.
 
     Raises:
         ClZooError: it does not, in the words of the first fault.
@@ -165,16 +171,48 @@ def goes_together(prepared: Prepared) -> None:
     for task in prepared.stream:
         scorable(benchmark.name, task)
     prepared.recipe.check_tasks([task.name for task in benchmark.tasks], benchmark.name)
+    check_quantization(prepared.recipe, prepared.job.sharding)
+
+
+def check_quantization(recipe: Recipe, sharding: str = "none") -> None:
+    """Whether a base can be held in the bits that the recipe says.
+
+    Raises:
+        OptionError: the package that does it is missing or too old, or processes are to share the base.
+    """
+    how = recipe.quantization
+    if how == "none":
+        return
+    if sharding != "none":
+        raise OptionError(
+            f"--sharding {sharding}: processes cannot share weights of 4 bits, as recipe.quantization={how} makes them; leave out one of the two"
+        )
+    if missing := four_bit_missing():
+        raise OptionError(f"recipe.quantization={how} takes {missing}; {FOUR_BIT_REMEDY}")
+
+
+def four_bit_missing() -> str | None:
+    """What a base of 4 bits takes and is not here: `bitsandbytes>=1, which is not installed`; `None` where all is."""
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(FOUR_BIT)
+    found = version_of(wanted.name)
+    if found is not None and wanted.specifier.contains(found, prereleases=True):
+        return None
+    return f"{wanted}, which {'is not installed' if found is None else f'is {found} here'}"
 
 
 def load_backbone(found: tuple[str, Path | None], recipe: Recipe, device: Any) -> Backbone:
-    """A backbone with its weights, in the recipe's precision and with its bound on the length of prompts.
+    """A backbone with its weights, in the recipe's precision and bits and with its bound on the length of prompts.
+
+    Where it is quantized it is read into main memory first, whatever the device: it may not fit there in full.
 
     Args:
         found: what `backbone_parts` made of its name.
 
     Raises:
         BackboneError: no such checkpoint, or it is incomplete or of another class.
+        OptionError: what quantizes it is not installed.
     """
     import torch
     from transformers.utils import logging
@@ -182,7 +220,14 @@ def load_backbone(found: tuple[str, Path | None], recipe: Recipe, device: Any) -
     logging.disable_progress_bar()  # a run shows its own progress
     name, path = found
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    backbone: Backbone = load(BACKBONES, name)(path, device, dtype)
+    if recipe.quantization == "none":
+        backbone: Backbone = load(BACKBONES, name)(path, device, dtype)
+    else:
+        check_quantization(recipe)
+        from cl_zoo.nn.fourbit import quantize
+
+        where = device if device.type == "meta" else torch.device("cpu")
+        backbone = quantize(load(BACKBONES, name)(path, where, dtype), device)
     backbone.adjust(max_tokens=recipe.max_tokens)
     return backbone
 

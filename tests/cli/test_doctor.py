@@ -17,6 +17,7 @@ from cl_zoo.cli import doctor
 from cl_zoo.cli.catalogue import Entry, all_importable
 from cl_zoo.cli.doctor import GIB, Finding, examine, working
 from cl_zoo.errors import DataError, OptionError, PluginError
+from cl_zoo.runs.prepared import FOUR_BIT
 
 DESCRIPTION = """
 name: birds
@@ -112,6 +113,25 @@ def test_an_old_or_missing_package_is_a_fault(monkeypatch: pytest.MonkeyPatch) -
     assert found[0].says == f"{metadata.version('torch')}, wanted >=99"
     assert found[1].says == "not installed, wanted >=1"
     assert found[1].remedy == "run pip install 'no-such-thing>=1'"
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("99.1", "quantization=nf4 has bitsandbytes 99.1"),
+        ("0.1", f"quantization=nf4 takes {FOUR_BIT}, which is 0.1 here"),
+        (None, f"quantization=nf4 takes {FOUR_BIT}, which is not installed"),
+    ],
+)
+def test_what_a_base_in_four_bits_takes_is_named_and_its_lack_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, version: str | None, says: str
+) -> None:
+    monkeypatch.setattr("cl_zoo.runs.prepared.version_of", lambda name: version)
+    monkeypatch.setattr(doctor, "_version", lambda name: str(version))
+
+    (one,) = doctor._four_bit()
+    assert (one.level, one.says) == ("ok", says)
+    assert one.remedy == ("" if version == "99.1" else "if you want it, pip install 'cl-zoo[4bit]'")
 
 
 def test_an_old_python_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,11 @@ from hypothesis import given
 from sequences import PARTS, PLACES, reads_as
 
 from cl_zoo.backbones.backbone import Backbone
+from cl_zoo.backbones.checkpoints import backbone_parts
 from cl_zoo.errors import BackboneError, OptionError
 from cl_zoo.features.shelves import STRIDE
 from cl_zoo.names import parse_stack
+from cl_zoo.nn.fourbit import FourBit
 from cl_zoo.planning.forecast import outlook
 from cl_zoo.planning.forecast.gpus import GPUS, find_gpu
 from cl_zoo.planning.forecast.outlook import plan, totals
@@ -30,9 +32,11 @@ from cl_zoo.planning.forecast.planner import (
     Planner,
     planned_backbone,
 )
+from cl_zoo.planning.forecast.weights import weights
 from cl_zoo.planning.forecast.workload import Assumed, Look, TaskLoad, look
 from cl_zoo.planning.sizes import shapes
 from cl_zoo.recipe.recipe import build_recipe
+from cl_zoo.runs.prepared import load_backbone
 from cl_zoo.tasks import Sample
 
 TINY = ("cl_zoo.testing:load_tiny", "cl_zoo.testing:load_tiny_backbone")
@@ -305,6 +309,54 @@ def test_memory_is_the_sum_that_the_module_states() -> None:
     assert saving["activations"] == 4 * 649 * (32 * 2 * 4096 + layer + 8 * 4096 + 2 * 11008) + once
     assert plain["answering"] == 8 * (630 + 10) * 2 * 32 * 4096 * 2
     assert plain["features"] == 2**30
+
+
+def test_a_base_in_four_bits_takes_what_its_codes_take_and_one_matrix_in_full() -> None:
+    """The linears of the layers alone: 4 bits a number, 8 for each 64, 32 for each 16,384; a mean and 256 levels for each matrix."""
+    recipe = {"micro_batch": 4, "eval_batch": 64}
+    plain, packed = (of("finetune", recipe={**recipe, "quantization": q}) for q in ("none", "nf4"))
+    square, wide = 4096 * 4096, 4096 * 11008
+    linears = 32 * (4 * square + 3 * wide)
+    every = sum(weight.numel() for weight in llava().model.parameters())
+    codes = linears // 2 + linears // 64 + 4 * linears // 16384 + 32 * 7 * 4 * (1 + 256)
+
+    assert packed.memory["weights"] == 2 * (every - linears) + codes
+    assert 8 * codes / linears == pytest.approx(4.127, abs=5e-4)
+    assert packed.memory["written out"] == 2 * wide
+    assert "written out" not in plain.memory
+    for part in plain.memory.keys() - {"weights"}:
+        assert packed.memory[part] == plain.memory[part], part
+    saved = 2 * linears - codes - 2 * wide
+    assert plain.peak_memory - packed.peak_memory == saved
+    assert packed.flops == plain.flops
+    # A token of an answer reads the codes, and writes and reads what they stand for.
+    tokens = 2 * ceil(100 / 64) * 10 + ceil(200 / 64) * 2
+    more = packed.memory["weights"] + 4 * linears - plain.memory["weights"]
+    assert packed.seconds["answering"] - plain.seconds["answering"] == pytest.approx(
+        tokens * more / (OF_BANDWIDTH * 2039e9)
+    )
+
+
+def test_a_forecast_of_a_base_in_four_bits_is_what_the_model_takes(tiny_folder: Path) -> None:
+    """Weights and buffers of the real one, but the frequencies of its positions and the places of the tower's patches."""
+    pytest.importorskip("bitsandbytes")
+    name, recipe = f"llava:{tiny_folder / 'llava'}", build_recipe({"quantization": "nf4"})
+    real = load_backbone(backbone_parts(name), recipe, torch.device("cpu"))
+    packed = [one for one in real.model.buffers() if one.dtype == torch.uint8]
+    held = sum(one.numel() * one.element_size() for one in [*real.model.parameters(), *packed])
+
+    assert weights(shapes(name), recipe).held == held
+    assert weights(shapes(name), recipe).written_out == max(
+        4 * one.weight.numel() for one in real.layers.modules() if isinstance(one, FourBit)
+    )
+
+
+def test_what_a_forecast_assumes_of_four_bits_is_said() -> None:
+    found = planner(recipe={"quantization": "nf4"})
+    told = outlook.assumptions(found, ())
+
+    assert sum("4.127 bits a weight" in one for one in told) == 1
+    assert not any("4.127" in one for one in outlook.assumptions(planner(), ()))
 
 
 def test_activations_and_answering_take_turns() -> None:

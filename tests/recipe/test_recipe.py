@@ -286,6 +286,8 @@ def test_a_bound_of_prompts_stands_in_a_recipe_only_where_it_is_set():
     assert build_recipe(read_recipe("paper"), {"max_tokens": None}).max_tokens is None
     assert "static_cache" not in build_recipe({"static_cache": False}).model_dump(mode="json")
     assert build_recipe({"static_cache": True}).model_dump(mode="json")["static_cache"] is True
+    assert "quantization" not in build_recipe({"quantization": "none"}).model_dump(mode="json")
+    assert build_recipe({"quantization": "nf4"}).model_dump(mode="json")["quantization"] == "nf4"
     with pytest.raises(OptionError, match=r"recipe\.max_tokens: .*greater than or equal to 1, got 0"):
         build_recipe({"max_tokens": 0})
 

@@ -126,8 +126,10 @@ def assumptions(planner: Planner, assumed: Sequence[str]) -> list[str]:
     """What the numbers rest on, a sentence each."""
     gpu, recipe = planner.gpu, planner.recipe
     micro = recipe.micro_batch or "the whole batch"
+    packed = "base: the linears of the language model's layers in 4.127 bits a weight (NF4, double quantization); a token of an answer writes each of them out and reads it again, and the time that this takes in training is left out"
     return [
         *assumed,
+        *([packed] if recipe.quantization != "none" else []),
         f"time: {planner.efficiency:.0%} of {gpu.peak(recipe.precision) / 1e12:g} TFLOP/s ({gpu.name}, {recipe.precision}); answers are written at {OF_BANDWIDTH:.0%} of {gpu.bandwidth / 1e9:g} GB/s"
         + ("; neither share was measured here" if planner.efficiency == EFFICIENCY else ""),
         "time: starting kernels, reading images, scoring and what hooks compute besides are left out; small models take longer",

@@ -5,7 +5,8 @@ the sizes of the tasks are. FLOPs follow the ledger's rule. Memory and time are 
 a hook computes besides (a teacher, Fisher information, anchors, rehearsed samples) is in them.
 
     memory of a process
-      weights      bytes of the precision, each frozen parameter
+      weights      bytes of the precision, each frozen parameter; with quantization=nf4 those of the codes and scales of the layers' linears
+      written out  the largest of these linears in full, as one at a time is
       learning     16 bytes per trained parameter: fp32 weight and gradient, AdamW's two moments
       kept         4 bytes per stored parameter that does not learn now
       activations  of the micro-batch, by `cl_zoo.planning.forecast.activations`: for each token and layer about (34 h + 9 f) bytes in
@@ -15,7 +16,7 @@ a hook computes besides (a teacher, Fisher information, anchors, rehearsed sampl
       encoder      4 bytes per parameter of the feature encoder, where a stack asks for it while it is built
     seconds
       training     (training + recomputed FLOPs) / (efficiency × peak); the tower likewise
-      answering    prompt FLOPs / (efficiency × peak) + answer tokens of a batch × bytes of the weights / (0.6 × bandwidth)
+      answering    prompt FLOPs / (efficiency × peak) + answer tokens of a batch × bytes that it reads of the weights / (0.6 × bandwidth)
     disk
       features     with a cache, those of every image that is looked at, each once, with a record of 92 bytes; where a stack asks for
                    the feature encoder, its features in fp32 of every image and, as if no prompt came twice, of every prompt. With
@@ -42,6 +43,7 @@ from cl_zoo.features.shelves import STRIDE
 from cl_zoo.names import BACKBONES, Choice, load
 from cl_zoo.planning.forecast.activations import activations, decoder_of
 from cl_zoo.planning.forecast.gpus import Gpu
+from cl_zoo.planning.forecast.weights import weights
 from cl_zoo.planning.forecast.workload import Look, TaskLoad, distinct
 from cl_zoo.planning.sizes import published, shapes
 from cl_zoo.recipe.recipe import Recipe
@@ -265,7 +267,7 @@ class Planner:
     ) -> dict[str, float]:
         rate = self.efficiency * self.gpu.peak(self.recipe.precision)
         batches = sum(ceil(task.test / self.recipe.eval_batch) * task.written for _, task in cells)
-        writing = batches * self._weight_bytes / (OF_BANDWIDTH * self.gpu.bandwidth)
+        writing = batches * weights(self.backbone, self.recipe).read / (OF_BANDWIDTH * self.gpu.bandwidth)
         return {
             "training": (flops["training"] + flops["recomputed"]) / rate,
             "tower": flops["tower"] / rate,
@@ -307,8 +309,10 @@ class Planner:
         answering = max(
             (task.question + task.written) * min(recipe.eval_batch, task.test) for task in self.stream
         )
+        frozen = weights(self.backbone, recipe)
         return {
-            "weights": float(self._weight_bytes),
+            "weights": float(frozen.held),
+            **({"written out": float(frozen.written_out)} if frozen.written_out else {}),
             "learning": 16.0 * trained,
             "kept": 4.0 * max(0, kept - trained),
             "features": float(min(self._feature_bytes(learns), KEPT_FEATURES)),
@@ -316,11 +320,6 @@ class Planner:
             "activations": kept_for_backward if trained else 0.0,
             "answering": float(answering * pairs),
         }
-
-    @property
-    def _weight_bytes(self) -> int:
-        size = 2 if self.recipe.precision == "bf16" else 4
-        return size * sum(int(weight.numel()) for weight in self.backbone.model.parameters())
 
     @property
     def _tower(self) -> int:
