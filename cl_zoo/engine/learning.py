@@ -15,9 +15,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything, shard, stepped, steps
-from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
+from cl_zoo.engine.objective import backward, reduce_term
 from cl_zoo.engine.optimising import make_optimizer, rate
 from cl_zoo.engine.watching import Watch
 from cl_zoo.errors import PluginFault, RunError
@@ -225,15 +225,15 @@ class Learner:
             batch = self.backbone.batch(samples, answers=True)
             self._expect(coming, following)
             tokens = tokens + batch.inputs["attention_mask"].sum()
-            for name, term in self._terms(batch).items():
+            given = self._terms(batch)
+            for name, term in given.items():
                 share = reduce_term(
                     name, term, batch, samples=len(indices), answer_tokens=answer_tokens, forwards=forwards
                 )
                 terms[name] = terms[name] + share if name in terms else share
             # One backward per micro-batch frees its images and activations before the next forward.
-            objective = torch.stack(list(terms.values())).sum()
             with self._backward:
-                objective.backward()  # type: ignore[no-untyped-call]
+                backward(terms, given)
             terms = {name: term.detach() for name, term in terms.items()}
         self._update()
         self._count(indices, tokens, answer_tokens)
@@ -300,27 +300,6 @@ class Learner:
             raise RunError(f"{where}: the term {name!r} is {value}; {remedy}")
         with self.plugins.told("loss", name):
             raise PluginFault(f"the term {name!r} is {value}", remedy)
-
-
-def reduce_term(
-    name: str, term: Tensor, batch: Batch, *, samples: int, answer_tokens: float, forwards: int
-) -> Tensor:
-    """A term's share of the objective, by its shape, so that micro-batches and processes add up to one global batch.
-
-    Args:
-        term: a scalar (counts once per step), (batch,) per sample or (batch, K) per answer token.
-        samples, answer_tokens: of the global batch.
-        forwards: how many forwards the step takes over all processes.
-
-    Raises:
-        PluginFault: another shape, or no tensor.
-    """
-    returned.term(name, term, batch)
-    if term.ndim == 0:
-        return term / forwards
-    if term.shape == (len(batch),):
-        return term.sum() / samples
-    return torch.where(batch.answer_mask, term, 0.0).sum() / max(answer_tokens, 1.0)
 
 
 def recompute_activations(model: Any) -> None:
