@@ -71,6 +71,7 @@ from cl_zoo.nn import (
     mixture,
     name_of,
     top_gates,
+    top_softmax,
 )
 
 PUBLISHED = 8  # branches of the paper
@@ -231,10 +232,13 @@ class Branched(Around):
                 key.requires_grad_(other == name)
         self.prefill.learning, self.answering, self.route = name, (), None
 
-    def chosen(self, p: Tensor, first: Tensor | None) -> Tensor:
-        """g (rows, N) of p, and of the ones (rows, N) at branches that come first."""
+    def chosen(self, logits: Tensor, first: Tensor | None) -> Tensor:
+        """g (rows, N) of W_r x₀, and of the ones (rows, N) at branches that come first."""
         options = self.options
-        return top_gates(p, options.top_k, first, renormalise=options.renormalise) if options.sparse else p
+        if options.sparse and options.renormalise:
+            return top_softmax(logits, options.top_k, first)
+        p = logits.softmax(-1)
+        return top_gates(p, options.top_k, first, renormalise=False) if options.sparse else p
 
     def prepare(self, batch: Batch) -> None:
         self.prefill.start(batch.first_tokens)
@@ -263,9 +267,10 @@ class Branched(Around):
 
 def alignment(images: Tensor, texts: Tensor, image_key: Tensor, text_key: Tensor) -> Tensor:
     """L_align per sample (batch,): features (batch, d) and keys (d,) to the sum of both distances."""
-    image_term = 1 - F.cosine_similarity(images, image_key[None], dim=-1)
-    text_term = 1 - F.cosine_similarity(texts, text_key[None], dim=-1)
-    return torch.where(images.any(dim=-1), image_term, 0.0) + text_term
+    features = F.normalize(torch.stack([images, texts]), dim=-1)  # zeros where there is no image
+    keys = F.normalize(torch.stack([image_key, text_key]), dim=-1)
+    cosines = torch.bmm(features, keys[..., None]).squeeze(-1)  # (2, batch)
+    return (features.any(dim=-1).to(cosines) - cosines).sum(0)
 
 
 def similarity(images: Tensor, texts: Tensor, image_keys: Tensor, text_keys: Tensor) -> Tensor:
