@@ -211,7 +211,9 @@ class Branched(Around):
         self._backbone = backbone
         self.image_keys, self.text_keys = nn.ParameterDict(), nn.ParameterDict()  # k_img, k_txt (d,) by task
         number = len(bank.experts)
-        self.mixes = [FirstToken(layer, number, self.prefill, self.chosen) for layer in bank.layers]
+        self.mixes = [
+            FirstToken(layer, number, self.prefill, self.chosen, self.chosen_few) for layer in bank.layers
+        ]
         mixes = iter(self.mixes)
         bank.mix(lambda layer: next(mixes))
         self.answering: Sequence[str] = ()
@@ -232,13 +234,16 @@ class Branched(Around):
                 key.requires_grad_(other == name)
         self.prefill.learning, self.answering, self.route = name, (), None
 
-    def chosen(self, logits: Tensor, first: Tensor | None) -> Tensor:
-        """g (rows, N) of W_r x₀, and of the ones (rows, N) at branches that come first."""
+    def chosen(self, p: Tensor, first: Tensor | None) -> Tensor:
+        """g (rows, N) of p, and of the ones (rows, N) at branches that come first."""
         options = self.options
-        if options.sparse and options.renormalise:
-            return top_softmax(logits, options.top_k, first)
-        p = logits.softmax(-1)
-        return top_gates(p, options.top_k, first, renormalise=False) if options.sparse else p
+        return top_gates(p, options.top_k, first, renormalise=options.renormalise) if options.sparse else p
+
+    def chosen_few(self, logits: Tensor, first: Tensor | None) -> Tensor:
+        """The same of W_r x₀: the p of some branches divided by their sum are the softmax over these."""
+        if self.options.sparse and self.options.renormalise:
+            return top_softmax(logits, self.options.top_k, first)
+        return self.chosen(logits.softmax(-1), first)
 
     def prepare(self, batch: Batch) -> None:
         self.prefill.start(batch.first_tokens)
@@ -267,10 +272,9 @@ class Branched(Around):
 
 def alignment(images: Tensor, texts: Tensor, image_key: Tensor, text_key: Tensor) -> Tensor:
     """L_align per sample (batch,): features (batch, d) and keys (d,) to the sum of both distances."""
-    features = F.normalize(torch.stack([images, texts]), dim=-1)  # zeros where there is no image
-    keys = F.normalize(torch.stack([image_key, text_key]), dim=-1)
-    cosines = torch.bmm(features, keys[..., None]).squeeze(-1)  # (2, batch)
-    return (features.any(dim=-1).to(cosines) - cosines).sum(0)
+    keys = torch.stack([image_key, text_key])[:, None]
+    image_term, text_term = 1 - F.cosine_similarity(torch.stack([images, texts]), keys, dim=-1)
+    return torch.where(images.any(dim=-1), image_term, 0.0) + text_term
 
 
 def similarity(images: Tensor, texts: Tensor, image_keys: Tensor, text_keys: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class Learner:
         self.cost = TaskCost(task.name, trained=trained, learning=asdict(learning(model)))
         self.norm, self.watched = torch.zeros(()), self.watch()
         self._layers = bank_layers(model)
-        # On an accelerator a copy of each gradient would cost more than bits are worth.
+        # On an accelerator a copy of each gradient, or an operation saved by sums in another order, is worth more than bits.
         self.by_rows = world.device.type == "cpu"
         self._module = plugins.calling_module()
         self._backward = plugins.calling("loss", "build_model", subject="the backward pass", asks=BACKWARD)
@@ -209,7 +209,7 @@ class Learner:
     def step(self, indices: Sequence[int], following: Sequence[int] = ()) -> dict[str, Tensor]:
         """One optimiser step on a global batch, of `following` after it; returns this process's share of every term."""
         for layer in self._layers:
-            layer.join()
+            layer.join(few=not self.by_rows)
         micros = [
             shard(indices, rank, self.world.size, self.recipe.micro_batch) for rank in range(self.world.size)
         ]

@@ -16,14 +16,12 @@ def make_optimizer(
     recipe: Recipe,
     method_of: Callable[[nn.Parameter], str] = lambda weight: "",
 ) -> torch.optim.Optimizer:
-    """AdamW with one group per part and method (`method_of` names whose part a weight is in) at the recipe's rate for it."""
-    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
+    """AdamW with one group for all weights of one rate: the recipe's for their part and method (`method_of` names whose part a weight is in)."""
+    groups: dict[float, list[nn.Parameter]] = {}
     for part, weights in parts.items():
         for weight in weights:
-            groups.setdefault((part, method_of(weight)), []).append(weight)
-    rated = [
-        {"params": weights, "lr": recipe.rate(part, method)} for (part, method), weights in groups.items()
-    ]
+            groups.setdefault(recipe.rate(part, method_of(weight)), []).append(weight)
+    rated = [{"params": weights, "lr": rate} for rate, weights in groups.items()]
     # on lists on every device: the same bits as one after the other, in fewer calls
     return torch.optim.AdamW(rated, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
 

@@ -68,6 +68,7 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._joined: Joined | None = None
+        self._few = False
         # whose A and whose B were to lie together, and whether with a router
         self._lying: tuple[list[str], list[str], bool] | None = None
 
@@ -150,12 +151,12 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def _put_by_mix(
         self, y: Tensor, x: Tensor, downs: dict[str, Tensor], ups: dict[str, Tensor], kind: torch.dtype
     ) -> Tensor | None:
-        """y with the whole update in it, where the mix has operations of its own for it.
+        """y with the whole update in it, where the mix has operations of its own for it and was asked to use them.
 
         Only of experts that lie together, and in learning: what answers is computed as ever.
         """
         joined, own = self._joined, getattr(self.bank_mix, "put", None)
-        if own is None or joined is None or not torch.is_grad_enabled():
+        if own is None or joined is None or not self._few or not torch.is_grad_enabled():
             return None
         found = joined.found(downs, ups)
         if found is None:
@@ -167,17 +168,21 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def _beside(self) -> nn.Parameter | None:
         """What the mix reads x by, if it may lie behind the A: in their type, where they are."""
         router = cast("nn.Parameter | None", getattr(self.bank_mix, "beside", lambda: None)())
-        if router is None or not self.experts:
+        if router is None or not self._few or not self.experts:
             return None
         of = self.bank_down[self.reads[self.experts[0]]]
         return router if (router.device, router.dtype) == (of.device, of.dtype) else None
 
-    def join(self) -> None:
+    def join(self, *, few: bool = True) -> None:
         """Let the active experts lie one behind the other in memory, as what learns together; they stay the same parameters.
 
-        A router that reads what the A read lies behind them. Nothing is done where all lie so already: who lies together depends on who
-        is active now, and not on who was.
+        Nothing is done where all lie so already: who lies together depends on who is active now, and not on who was.
+
+        Args:
+            few: whether a mix may take few operations for the whole update, with sums in another order; a router that reads what the A
+                read lies behind them for it.
         """
+        self._few = few
         experts, beside = self.experts, self._beside()
         reads = list(dict.fromkeys(self.reads[name] for name in experts))
         now = self._joined

@@ -26,6 +26,9 @@ from cl_zoo.nn.still import evaluating
 from cl_zoo.nn.trunk import ByRow, Trunk
 from cl_zoo.processes import share, total
 
+Select = Callable[[Tensor, "Tensor | None"], Tensor]
+"""Which experts count how much, see `FirstToken`."""
+
 
 def router(layer: BankLayer, experts: int) -> nn.Linear:
     """W_g of one layer, beside its frozen weight: (..., d_in) to one logit per expert (..., experts), without bias."""
@@ -107,8 +110,9 @@ class FirstToken(nn.Module):
     Args:
         experts: how many.
         prefill: shared with all layers.
-        select: g (rows, experts) from the logits of a router and from which experts come first, ones and zeros of the same
-            shape or `None`; by default their softmax p. It may leave some experts out.
+        select: g (rows, experts) from p, the softmax of a router, and from which experts come first, ones and zeros of the same
+            shape or `None`; by default p itself. It may leave some experts out.
+        few: the same from the logits, where there is a way of fewer operations; by default `select` of their softmax.
 
     Attributes:
         routers: W (experts, d_in) by name; `learn` makes them.
@@ -120,11 +124,13 @@ class FirstToken(nn.Module):
         layer: BankLayer,
         experts: int,
         prefill: Prefill,
-        select: Callable[[Tensor, Tensor | None], Tensor] = lambda logits, first: logits.softmax(-1),
+        select: Select = lambda p, first: p,
+        few: Select | None = None,
     ) -> None:
         super().__init__()
         self._width, self.experts, self._made, self.prefill = layer.in_features, experts, layer.made, prefill
         self._select = select
+        self._few: Select = few or (lambda logits, first: select(logits.softmax(-1), first))
         self.routers, self.first = nn.ParameterDict(), nn.ParameterDict()
 
     def learn(self, name: str, first: Sequence[int] | None = None) -> None:
@@ -153,12 +159,12 @@ class FirstToken(nn.Module):
         """g (rows, experts). In learning always from x: a recomputed forward must see what the first one saw."""
         if not self.training and self in self.prefill.kept:
             return self.prefill.kept[self][1]
-        logits = self.logits(x)
-        g = self._select(logits, self._coming_first(logits))
+        p = torch.softmax(self.logits(x), dim=-1)
+        g = self._select(p, self._coming_first(p))
         if self.training:
             self.prefill.kept.pop(self, None)
         else:
-            self.prefill.kept[self] = logits.softmax(-1).detach(), g.detach()
+            self.prefill.kept[self] = p.detach(), g.detach()
         return g
 
     def put(self, y: Tensor, x: Tensor, lying: Lying) -> Tensor | None:
@@ -170,7 +176,7 @@ class FirstToken(nn.Module):
             return None
         now.kept.pop(self, None)
         z, logits = Trunk.apply(x, router, places, lying.p, lying.kind, *lying.downs)
-        g = self._select(logits, self._coming_first(logits))
+        g = self._few(logits, self._coming_first(logits))
         return cast(Tensor, ByRow.apply(y, z, g, lying.joined.up, lying.scale, *lying.ups))
 
     def _coming_first(self, p: Tensor) -> Tensor | None:

@@ -206,7 +206,10 @@ def test_a_part_without_a_rate_learns_as_the_adapters_do() -> None:
         {**weights, "empty": []}, recipe(lr__prompts=0.5, weight_decay=0.1, betas=(0.8, 0.9))
     )
 
-    assert [group["lr"] for group in optimizer.param_groups] == [1e-2, 0.5, 1e-2]
+    assert {group["lr"]: group["params"] for group in optimizer.param_groups} == {
+        1e-2: [*weights["adapters"], *weights["keys"]],
+        0.5: weights["prompts"],
+    }
     assert {(group["weight_decay"], group["betas"]) for group in optimizer.param_groups} == {
         (0.1, (0.8, 0.9))
     }
