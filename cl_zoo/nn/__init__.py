@@ -15,7 +15,7 @@ from cl_zoo.nn.groups import Groups
 from cl_zoo.nn.inputs import ImageInputs, input_products
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.memory import draw_samples, pack_sample, unpack_sample
-from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
+from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread, weighted
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.pool import PromptPool, distance, nearest
 from cl_zoo.nn.prompts import Prompted, insert, read_first, token_rows
@@ -97,5 +97,6 @@ __all__ = [
     "top_gates",
     "top_softmax",
     "unpack_sample",
+    "weighted",
     "widths",
 ]

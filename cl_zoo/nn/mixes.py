@@ -51,7 +51,7 @@ class PerToken(nn.Module):
         return by_token(y, x, lying, self.beside()) if len(lying.downs) == len(lying.ups) else None
 
     def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        return _weighted(z, self.gates(x.to(z.dtype)), ranks)
+        return weighted(z, self.gates(x.to(z.dtype)), ranks)
 
 
 class PerSample(nn.Module):
@@ -68,7 +68,7 @@ class PerSample(nn.Module):
     def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
         if self.weights is None:
             raise RuntimeError("no route is set; set PerSample.weights in prepare(batch)")
-        return _weighted(z, per_sample(self.weights, z), ranks)
+        return weighted(z, per_sample(self.weights, z), ranks)
 
 
 class SharedDown(nn.Module):
@@ -183,7 +183,12 @@ def _one_each(weights: Tensor, ranks: Sequence[int]) -> Tensor:
     return weights
 
 
-def _weighted(z: Tensor, weights: Tensor, ranks: Sequence[int]) -> Tensor:
+def weighted(z: Tensor, weights: Tensor, ranks: Sequence[int]) -> Tensor:
+    """z (..., Σr) with each expert's rows times its weight (..., experts).
+
+    Raises:
+        ValueError: there is not one weight for each expert, or z has not the rows of all of them.
+    """
     if z.shape[-1] != sum(ranks):
         raise ValueError(f"{len(ranks)} active experts share an A; their mix is SharedDown")
     if len(set(ranks)) == 1:

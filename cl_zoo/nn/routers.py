@@ -218,10 +218,13 @@ class PromptMean:
         self.mask: Tensor | None = None
         self.features: Tensor | None = None
         self.kept: dict[nn.Module, Tensor] = {}
+        self._others: Tensor | None = None  # (batch, tokens, 1), true at the tokens that are not averaged
+        self._count: Tensor | None = None  # (batch, 1)
 
     def start(self, mask: Tensor, features: Tensor | None = None) -> None:
         """A new batch: what was decided for the one before is forgotten."""
         self.mask, self.features, self.kept = mask, features, {}
+        self._others, self._count = ~mask[..., None], mask.sum(1, keepdim=True)
 
     def mean(self, x: Tensor, kind: torch.dtype) -> Tensor:
         """Mean (rows, d) of each prompt in a layer's input x (rows, tokens, d), in the given type; rows = batch × beams.
@@ -231,12 +234,13 @@ class PromptMean:
         Raises:
             ValueError: nobody said what the prompts are, or they are of another batch.
         """
-        mask = _for_rows(self.mask, x)
-        behind = x.shape[1] - mask.shape[1]
+        others = _for_rows(self._others, x)
+        behind = x.shape[1] - others.shape[1]
         if behind < 0:
             return x.mean(1, dtype=kind)
-        mask = F.pad(mask, (0, behind))
-        return x.masked_fill(~mask[..., None], 0).sum(1, dtype=kind) / mask.sum(1, keepdim=True)
+        if behind:
+            others = F.pad(others, (0, 0, 0, behind), value=True)
+        return x.masked_fill(others, 0).sum(1, dtype=kind) / _for_rows(self._count, x)
 
     def beside(self, x: Tensor) -> Tensor:
         """The features (rows, e) of the rows of x.
@@ -251,7 +255,7 @@ def _for_rows(known: Tensor | None, x: Tensor) -> Tensor:
     """What is known of each sample, once for each of its beams in x."""
     if known is None or x.shape[0] % len(known):
         raise ValueError(f"no prompts are known for {x.shape[0]} rows; call prepare(batch) for each batch")
-    return known.repeat_interleave(x.shape[0] // len(known), 0)
+    return known if len(known) == len(x) else known.repeat_interleave(x.shape[0] // len(known), 0)
 
 
 def top_gates(p: Tensor, k: int, first: Tensor | None = None, *, renormalise: bool = True) -> Tensor:
