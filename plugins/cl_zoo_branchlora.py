@@ -273,8 +273,8 @@ class Branched(Around):
 def alignment(images: Tensor, texts: Tensor, image_key: Tensor, text_key: Tensor) -> Tensor:
     """L_align per sample (batch,): features (batch, d) and keys (d,) to the sum of both distances."""
     keys = torch.stack([image_key, text_key])[:, None]
-    image_term, text_term = 1 - F.cosine_similarity(torch.stack([images, texts]), keys, dim=-1)
-    return torch.where(images.any(dim=-1), image_term, 0.0) + text_term
+    terms: Tensor = 1 - F.cosine_similarity(torch.stack([images, texts]), keys, dim=-1)
+    return torch.where(images.any(dim=-1), terms[0], 0.0) + terms[1]
 
 
 def similarity(images: Tensor, texts: Tensor, image_keys: Tensor, text_keys: Tensor) -> Tensor:

@@ -197,7 +197,9 @@ class SAME(KeepsExperts):
                 learnt.append(down)
         if self.options.scaling and gate.past and learnt:
             changed = along(torch.cat([cast(Tensor, down.grad) for down in learnt]), *gate.past)
-            for down, gradient in zip(learnt, changed.split([len(down) for down in learnt]), strict=True):
+            for down, gradient in zip(
+                learnt, torch.split(changed, [len(down) for down in learnt]), strict=True
+            ):
                 down.grad = gradient
 
     def _chosen(self) -> Tensor:

@@ -141,15 +141,17 @@ def _together(both: Tensor, rows: Tensor, experts: int, kept: Tensor | None, p: 
 
 def _back(for_h: Tensor, z: Tensor, g: Tensor) -> Tensor:
     """The gradients of z and of the logits in one piece (R + E, tokens), from that of h (E, r, tokens)."""
-    shared, experts = len(z) < len(g), len(g)
+    experts, alike = len(g), z.dtype == g.dtype
     both = z.new_empty(z.shape[0] * z.shape[1] + experts, z.shape[2])
     for_z, for_logits = both[:-experts].view(z.shape), both[-experts:]
-    if shared:
-        torch.sum(for_h * g[:, None], 0, keepdim=True, dtype=both.dtype, out=for_z)
-    else:
+    if len(z) == experts:
         torch.mul(for_h, g[:, None], out=for_z)
+    elif alike:
+        torch.sum(for_h * g[:, None], 0, keepdim=True, out=for_z)
+    else:
+        for_z.copy_((for_h * g[:, None]).sum(0, keepdim=True))
     for_g = (for_h * z.to(g.dtype)).sum(1)
-    if both.dtype == g.dtype:
+    if alike:
         torch._softmax_backward_data(for_g, g, 0, g.dtype, grad_input=for_logits)
     else:
         for_logits.copy_(torch._softmax_backward_data(for_g, g, 0, g.dtype))
@@ -162,9 +164,9 @@ def _shared(
     """What of the gradients of all A with W_g and of all B turned round belongs to each member that learns."""
     found: list[Tensor | None] = [None] * len(members)
     if rows is not None:
-        *found[:downs], found[-1] = rows.split([len(one) for one in (*members[:downs], members[-1])])
+        *found[:downs], found[-1] = torch.split(rows, [len(one) for one in (*members[:downs], members[-1])])
     if ups is not None:
-        found[downs:-1] = [one.T for one in ups.split([one.shape[1] for one in members[downs:-1]])]
+        found[downs:-1] = [one.T for one in torch.split(ups, [one.shape[1] for one in members[downs:-1]])]
     return [one if need else None for one, need in zip(found, needs, strict=True)]
 
 
@@ -181,7 +183,7 @@ def _written_out(
     a, b, router = members[:downs], members[downs:-1], members[-1]
     with torch.enable_grad():
         seen = x if noise is None else x * noise
-        z = F.linear(seen, torch.cat(list(a)).to(x.dtype)).unflatten(-1, (downs, -1))
+        z = torch.unflatten(F.linear(seen, torch.cat(list(a)).to(x.dtype)), -1, (downs, -1))
         g = torch.softmax(F.linear(x, router.to(x.dtype)), -1)
         update = scale * F.linear((z * g[..., None]).flatten(-2), torch.cat(list(b), 1).to(x.dtype))
         wanted = [one for one, need in zip((x, *members), needs, strict=True) if need]

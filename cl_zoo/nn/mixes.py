@@ -192,5 +192,6 @@ def weighted(z: Tensor, weights: Tensor, ranks: Sequence[int]) -> Tensor:
     if z.shape[-1] != sum(ranks):
         raise ValueError(f"{len(ranks)} active experts share an A; their mix is SharedDown")
     if len(set(ranks)) == 1:
-        return (z.unflatten(-1, (len(ranks), -1)) * _one_each(weights, ranks)[..., None]).flatten(-2)
+        each = torch.unflatten(z, -1, (len(ranks), -1))
+        return (each * _one_each(weights, ranks)[..., None]).flatten(-2)
     return z * spread(weights, ranks)

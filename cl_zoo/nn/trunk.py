@@ -80,13 +80,13 @@ class ByRow(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        z, g, weights, every, each, *members = ctx.saved_tensors
+        z, g, weights, every, added, *members = ctx.saved_tensors
         (whole,) = gradients
         needs = (*ctx.needs_input_grad[1:3], *ctx.needs_input_grad[5:])
         if torch.is_grad_enabled():
-            for_z, for_g, *ups = _by_row(ctx.scale, (z, g, *members), whole, needs)
-            return whole, for_z, for_g, None, None, *ups
-        for_z = _scaled(whole, each.mT, ctx.scale) if needs[0] else None
+            for_z, for_g, *each = _by_row(ctx.scale, (z, g, *members), whole, needs)
+            return whole, for_z, for_g, None, None, *each
+        for_z = _scaled(whole, added.mT, ctx.scale) if needs[0] else None
         if not any(needs[1:]):
             return whole, for_z, None, None, None, *[None] * len(members)
         for_each = _scaled(z.mT, whole, ctx.scale).flatten(1)
