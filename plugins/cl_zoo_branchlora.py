@@ -274,7 +274,8 @@ def alignment(images: Tensor, texts: Tensor, image_key: Tensor, text_key: Tensor
     """L_align per sample (batch,): features (batch, d) and keys (d,) to the sum of both distances."""
     keys = torch.stack([image_key, text_key])[:, None]
     terms: Tensor = 1 - F.cosine_similarity(torch.stack([images, texts]), keys, dim=-1)
-    return torch.where(images.any(dim=-1), terms[0], 0.0) + terms[1]
+    image_term, text_term = torch.unbind(terms)
+    return torch.where(images.any(dim=-1), image_term, 0.0) + text_term
 
 
 def similarity(images: Tensor, texts: Tensor, image_keys: Tensor, text_keys: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
+from cl_zoo.engine.together import Together
 from cl_zoo.recipe.recipe import Recipe
 
 
@@ -23,7 +24,7 @@ def make_optimizer(
             groups.setdefault(recipe.rate(part, method_of(weight)), []).append(weight)
     rated = [{"params": weights, "lr": rate} for rate, weights in groups.items()]
     # on lists on every device: the same bits as one after the other, in fewer calls
-    return torch.optim.AdamW(rated, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
+    return Together(rated, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
 
 
 def rate(step: int, total: int, recipe: Recipe) -> float:

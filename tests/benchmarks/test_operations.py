@@ -29,7 +29,7 @@ CEILINGS = {
     "modeltailor": 1.27,
     "sefe": 1.46,
     "same": 2.47,
-    "smolora": 2.75,
+    "smolora": 2.78,
 }
 """Operations of a step over those of fine-tuning, without the making of the batch and without a teacher's forward."""
 
