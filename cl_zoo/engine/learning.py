@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything, shard, stepped, steps
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
 from cl_zoo.engine.objective import backward, reduce_term
-from cl_zoo.engine.optimising import make_optimizer, rate
+from cl_zoo.engine.optimising import clip, make_optimizer, rate
+from cl_zoo.engine.together import together
 from cl_zoo.engine.watching import Watch
 from cl_zoo.errors import PluginFault, RunError
 from cl_zoo.nn.budget import learning
@@ -259,18 +260,16 @@ class Learner:
                 weight.grad = torch.zeros_like(weight)
         self.world.reduce_gradients(self.learning)
         with self.watched(self.plugins, self.model, self.task):
-            self.norm = get_total_norm(self._gradients())
+            found = [weight.grad for weight in self.learning if weight.grad is not None]
+            lying = together(found)
+            # in the order of their rows where a norm must sum as it does over experts that lie by themselves
+            self.norm = get_total_norm([one.contiguous() for one in found] if self.by_rows else lying)
             if self.recipe.clip == "norm":
                 # A norm that is no number would make all gradients such; by 0 they stay as they are, to be told by name.
                 finite = torch.where(self.norm.isfinite(), self.norm, 0.0)
-                clip_grads_with_norm_(self.learning, self.recipe.clip_norm, finite)
+                clip(lying, self.recipe.clip_norm, finite)
             self.optimizer.step()
         self.schedule.step()
-
-    def _gradients(self) -> list[Tensor]:
-        """All gradients there are; in the order of their rows where a norm must sum as it does over experts that lie by themselves."""
-        found = [weight.grad for weight in self.learning if weight.grad is not None]
-        return [one.contiguous() for one in found] if self.by_rows else found
 
     def _count(self, indices: Sequence[int], tokens: int | Tensor, answer_tokens: float) -> None:
         self.cost.steps += 1

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cl_zoo.engine.together import Together
 from cl_zoo.recipe.recipe import Recipe
@@ -25,6 +25,12 @@ def make_optimizer(
     rated = [{"params": weights, "lr": rate} for rate, weights in groups.items()]
     # on lists on every device: the same bits as one after the other, in fewer calls
     return Together(rated, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
+
+
+def clip(gradients: Sequence[Tensor], most: float, norm: Tensor) -> None:
+    """Scale gradients whose norm is given down to a norm of `most`, as `torch.nn.utils.clip_grads_with_norm_` does."""
+    if gradients:
+        torch._foreach_mul_(list(gradients), torch.clamp(most / (norm + 1e-6), max=1.0))
 
 
 def rate(step: int, total: int, recipe: Recipe) -> float:

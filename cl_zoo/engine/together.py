@@ -114,6 +114,17 @@ def runs(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[list[in
     return found
 
 
+def together(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """These tensors, those that lie one behind the other as one (n,)."""
+    found: list[list[Tensor]] = []
+    for tensor in sorted(tensors, key=Tensor.data_ptr):
+        if found and follows(found[-1][-1], tensor):
+            found[-1].append(tensor)
+        else:
+            found.append([tensor])
+    return [flat(run) for run in found]
+
+
 def follows(one: Tensor, other: Tensor) -> bool:
     """Whether the second begins where the first ends, in the same piece of memory, and neither leaves entries out."""
     return (

@@ -4,8 +4,8 @@
 
 In torch's own operations router, softmax and weighting take three forward and seven back in each linear, eight where all experts read one A, beside
 the products that every adapter takes. Where W_g lies behind A in memory and nothing is dropped out, one product gives z = A x and the logits, and one
-each takes their gradients back to x and to both matrices: two operations more forward and four back, or five. A dropout is on what the A read and not
-on what the router reads, so that each has its own products there: one more forward, two back.
+each takes their gradients back to x and to both matrices: two operations more forward and four back. A dropout is on what the A read and not on what
+the router reads, so that each has its own products there: one more forward, two back.
 
 Tokens run along the rows of all that is computed between the products, so that logits, z and the gradients of both lie in one piece each. Sums over
 the ranks of an expert and over z and logits are in another order than in torch's own operations.
@@ -14,6 +14,7 @@ the ranks of an expert and over z and logits are in another order than in torch'
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -63,11 +64,9 @@ class ByToken(torch.autograd.Function):
         a, b, flat = rows.to(kind), up.to(kind), x.reshape(-1, x.shape[-1])
         seen, kept = dropped(flat, p) if p else (None, None)
         both = _apart(a, experts, None if seen is None else seen.T, flat.T)
-        z, g = (
-            both[:-experts].view(downs, -1, len(flat)),
-            torch.softmax(both[-experts:], 0, dtype=fp32_at_least(kind)),
-        )
-        h = (z * g[:, None]).to(kind)  # (E, r, tokens)
+        z = both[:-experts].view(downs, -1, len(flat))
+        g = torch.softmax(both[-experts:], 0, dtype=fp32_at_least(kind))
+        h = torch.mul(z, g[:, None], out=z.new_empty(experts, *z.shape[1:]))  # (E, r, tokens)
         y.view(-1, y.shape[-1]).addmm_(h.flatten(0, 1).T, b, alpha=scale)
         ctx.scale, ctx.p, ctx.kind = scale, p, rows.dtype
         ctx.save_for_backward(x, seen, kept, a, b, z, g, h, *members)
@@ -140,22 +139,38 @@ def _together(both: Tensor, rows: Tensor, experts: int, kept: Tensor | None, p: 
 
 
 def _back(for_h: Tensor, z: Tensor, g: Tensor) -> Tensor:
-    """The gradients of z and of the logits in one piece (R + E, tokens), from that of h (E, r, tokens)."""
-    experts, alike = len(g), z.dtype == g.dtype
-    both = z.new_empty(z.shape[0] * z.shape[1] + experts, z.shape[2])
-    for_z, for_logits = both[:-experts].view(z.shape), both[-experts:]
-    if len(z) == experts:
-        torch.mul(for_h, g[:, None], out=for_z)
-    elif alike:
-        torch.sum(for_h * g[:, None], 0, keepdim=True, out=for_z)
+    """The gradients of z and of the logits in one piece (R + E, tokens), from that of h (E, r, tokens).
+
+        dz = g dh, of one z for all experts Σ_e g dh
+        dlogits = q − g δ,  q = Σ_r z g dh,  δ = Σ_e q
+
+    All these sums are one product.
+    """
+    experts, rank, tokens = for_h.shape
+    rows, shared = z.shape[0] * z.shape[1], len(z) < experts
+    found = g.new_empty(rows + experts + 1, tokens)  # dz, q and δ
+    sums = _sums(experts, rank, shared, g.dtype, g.device)
+    if shared:
+        terms = g.new_empty(2, *for_h.shape)
+        torch.mul(for_h, g[:, None], out=terms[0])
+        torch.mul(terms[0], z, out=terms[1])
+        torch.mm(sums, terms.flatten(0, 2), out=found)
     else:
-        for_z.copy_((for_h * g[:, None]).sum(0, keepdim=True))
-    for_g = (for_h * z.to(g.dtype)).sum(1)
-    if alike:
-        torch._softmax_backward_data(for_g, g, 0, g.dtype, grad_input=for_logits)
-    else:
-        for_logits.copy_(torch._softmax_backward_data(for_g, g, 0, g.dtype))
-    return both
+        weighed = torch.mul(for_h, g[:, None], out=found[:rows].view(for_h.shape))
+        torch.mm(sums, (weighed * z).flatten(0, 1), out=found[rows:])
+    both = found[:-1]
+    both[rows:].addcmul_(g, found[-1:], value=-1)
+    return both.to(z.dtype)
+
+
+@lru_cache
+def _sums(experts: int, rank: int, shared: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Ones and zeros that add up rows (E r): for each expert, and over all; where z is shared, before them other rows (E r) over the experts."""
+    each = torch.eye(experts, dtype=dtype, device=device).repeat_interleave(rank, 1)
+    over = torch.cat([each, torch.ones_like(each[:1])])
+    if not shared:
+        return over
+    return torch.block_diag(torch.eye(rank, dtype=dtype, device=device).repeat(1, experts), over)
 
 
 def _shared(

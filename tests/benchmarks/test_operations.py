@@ -23,13 +23,13 @@ CEILINGS = {
     "ewc": 1.04,
     "lwf": 1.05,
     "si": 1.09,
-    "moelora": 1.34,
-    "hydralora": 1.35,
+    "moelora": 1.3,
+    "hydralora": 1.3,
     "branchlora": 1.57,
     "modeltailor": 1.27,
     "sefe": 1.46,
-    "same": 2.47,
-    "smolora": 2.78,
+    "same": 2.53,
+    "smolora": 2.73,
 }
 """Operations of a step over those of fine-tuning, without the making of the batch and without a teacher's forward."""
 

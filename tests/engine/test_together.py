@@ -9,7 +9,8 @@ import torch
 from adapted import WIDE, make_layer
 from torch import Tensor, nn
 
-from cl_zoo.engine.together import Together, follows, runs
+from cl_zoo.engine.optimising import clip
+from cl_zoo.engine.together import Together, follows, runs, together
 from cl_zoo.nn.layer import BankLayer
 from cl_zoo.nn.mixes import PerToken
 
@@ -115,6 +116,29 @@ def test_states_that_are_put_back_one_by_one_are_laid_together_again(lengths: li
     pair.step()
     pair.check()
     assert lengths[1::2] == [2, 2, 2]
+
+
+def test_what_is_done_to_tensors_that_lie_together_is_done_to_each() -> None:
+    whole, turned, alone = torch.randn(6, 4), torch.randn(4, 6), torch.randn(5)
+    parts = [*whole.split([1, 2, 3]), *(one.T for one in turned.split(2)), alone, torch.randn(2, 4)[:, :2]]
+    wanted = [2 * part for part in parts]
+    found = together(parts[::-1])
+    assert sorted(len(one) for one in found) == [2, 5, 24, 24]
+    torch._foreach_mul_(found, 2.0)
+    assert all(torch.equal(part, one) for part, one in zip(parts, wanted, strict=True))
+
+
+@pytest.mark.parametrize("most", [0.1, 100.0])
+def test_gradients_are_clipped_as_torch_clips_them(most: float) -> None:
+    weights = [nn.Parameter(torch.zeros(3)) for _ in range(3)]
+    for weight in weights[:2]:
+        weight.grad = torch.randn(3)
+    mine = [weight.grad.clone() for weight in weights[:2]]
+    norm = torch.nn.utils.get_total_norm(mine)
+    torch.nn.utils.clip_grads_with_norm_(weights, most, norm)
+    clip(mine, most, norm)
+    assert all(torch.equal(one, weight.grad) for one, weight in zip(mine, weights, strict=False))
+    clip([], most, norm)
 
 
 def test_what_lies_by_itself_stays_by_itself() -> None:
