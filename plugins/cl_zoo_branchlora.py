@@ -71,6 +71,7 @@ from cl_zoo.nn import (
     mixture,
     name_of,
     top_gates,
+    top_softmax,
 )
 
 PUBLISHED = 8  # branches of the paper
@@ -210,7 +211,9 @@ class Branched(Around):
         self._backbone = backbone
         self.image_keys, self.text_keys = nn.ParameterDict(), nn.ParameterDict()  # k_img, k_txt (d,) by task
         number = len(bank.experts)
-        self.mixes = [FirstToken(layer, number, self.prefill, self.chosen) for layer in bank.layers]
+        self.mixes = [
+            FirstToken(layer, number, self.prefill, self.chosen, self.chosen_few) for layer in bank.layers
+        ]
         mixes = iter(self.mixes)
         bank.mix(lambda layer: next(mixes))
         self.answering: Sequence[str] = ()
@@ -235,6 +238,12 @@ class Branched(Around):
         """g (rows, N) of p, and of the ones (rows, N) at branches that come first."""
         options = self.options
         return top_gates(p, options.top_k, first, renormalise=options.renormalise) if options.sparse else p
+
+    def chosen_few(self, logits: Tensor, first: Tensor | None) -> Tensor:
+        """The same of W_r x₀: the p of some branches divided by their sum are the softmax over these."""
+        if self.options.sparse and self.options.renormalise:
+            return top_softmax(logits, self.options.top_k, first)
+        return self.chosen(logits.softmax(-1), first)
 
     def prepare(self, batch: Batch) -> None:
         self.prefill.start(batch.first_tokens)
@@ -263,8 +272,9 @@ class Branched(Around):
 
 def alignment(images: Tensor, texts: Tensor, image_key: Tensor, text_key: Tensor) -> Tensor:
     """L_align per sample (batch,): features (batch, d) and keys (d,) to the sum of both distances."""
-    image_term = 1 - F.cosine_similarity(images, image_key[None], dim=-1)
-    text_term = 1 - F.cosine_similarity(texts, text_key[None], dim=-1)
+    keys = torch.stack([image_key, text_key])[:, None]
+    terms: Tensor = 1 - F.cosine_similarity(torch.stack([images, texts]), keys, dim=-1)
+    image_term, text_term = torch.unbind(terms)
     return torch.where(images.any(dim=-1), image_term, 0.0) + text_term
 
 

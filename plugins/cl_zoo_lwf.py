@@ -88,7 +88,7 @@ class LwF:
             return None  # the first task, or λ_o = 0
         with torch.no_grad(), standing_as(model, self.teacher, self.experts):
             old = functional_call(model, self.teacher, kwargs={**batch.inputs, "use_cache": False})
-        return {"lwf": self.strength * distillation(old.logits, outputs.logits, self.temperature)}
+        return {"lwf": distillation(old.logits, outputs.logits, self.temperature, self.strength)}
 
     @hookimpl
     def after_task(self, model: nn.Module) -> None:
@@ -109,11 +109,11 @@ class LwF:
         self.teacher, self.experts = dict(state["teacher"]), dict(state["experts"])
 
 
-def distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KL(softmax(teacher / T) ‖ softmax(student / T)) in fp32: logits (batch, K, V) to (batch, K)."""
+def distillation(teacher: Tensor, student: Tensor, temperature: float, strength: float = 1.0) -> Tensor:
+    """λ_o · KL(softmax(teacher / T) ‖ softmax(student / T)) in fp32: logits (batch, K, V) to (batch, K)."""
     soft = F.log_softmax(teacher.float() / temperature, dim=-1)
     mine = F.log_softmax(student.float() / temperature, dim=-1)
-    return F.kl_div(mine, soft, log_target=True, reduction="none").sum(-1)
+    return (soft.exp() * -strength * (mine - soft)).sum(-1)  # so signed, its gradient is one product
 
 
 @contextmanager

@@ -149,7 +149,7 @@ class Patch(nn.Module):
         """Δ (d_out, d_in) in a type."""
         values = self.values.to(dtype)
         flat = values.new_zeros(self.shape[0] * self.shape[1])
-        return flat.scatter_(0, self.places.long(), values).view(self.shape)
+        return flat.index_add_(0, self.places, values).view(self.shape)  # takes places as they are kept
 
     def forward(self, x: Tensor) -> Tensor:
         """Δ x in the precision of x: (..., d_in) to (..., d_out)."""

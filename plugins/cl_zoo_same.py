@@ -58,7 +58,7 @@ Held against:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from einops import rearrange
@@ -150,14 +150,15 @@ class SAME(KeepsExperts):
         self.task, self.steps, self.before = task, 0, self.energy
         self.use, self.open = torch.zeros_like(self.energy), torch.ones_like(self.energy)
         for gate in self.gates:
-            gate.past = gate.directions() if task and not self.energy.is_meta else None
+            gate.past = gate.curved(self.options.damping) if task and not self.energy.is_meta else None
         self._ready()
 
     def _ready(self) -> None:
         """For the forwards of the next step."""
-        for gate, open in zip(self.gates, self.open, strict=True):
+        sums = self.energy.new_zeros(len(self.gates), 2, self.number)
+        for gate, open, own in zip(self.gates, self.open, sums, strict=True):
             gate.open = open
-            gate.begin(looks=self.steps % self.options.every == 0)
+            gate.begin(looks=self.steps % self.options.every == 0, sums=own)
 
     @hookimpl
     def before_step(self) -> None:
@@ -180,21 +181,26 @@ class SAME(KeepsExperts):
         for gate in self.gates:
             if gate.looks:
                 gate.sketch.take_in(anew=not self.literal)
-                gate.present = gate.directions()
+                gate.present = gate.slowed(self.options)
 
     def _change(self, layer: BankLayer, gate: Gate, open: Sequence[float]) -> None:
         """The gradients of one layer: none of experts that stand still."""
-        options, weight = self.options, gate.router.weight
-        if options.routing and gate.present and weight.grad is not None:
-            V, sigma = gate.present
-            weight.grad = along(weight.grad, V, slowed(sigma, options))
+        weight = gate.router.weight
+        if self.options.routing and gate.present and weight.grad is not None:
+            weight.grad = along(weight.grad, *gate.present)
+        learnt = []
         for name, takes_part in zip(self.bank.experts, open, strict=True):
             down, up = layer.bank_down[name], layer.bank_up[name]
             if not takes_part:
                 down.grad = up.grad = None
-            elif options.scaling and gate.past and down.grad is not None:
-                V, sigma = gate.past
-                down.grad = along(down.grad, V, 1 / (sigma + options.damping), 1 / options.damping)
+            elif down.grad is not None:
+                learnt.append(down)
+        if self.options.scaling and gate.past and learnt:
+            changed = along(torch.cat([cast(Tensor, down.grad) for down in learnt]), *gate.past)
+            for down, gradient in zip(
+                learnt, torch.split(changed, [len(down) for down in learnt]), strict=True
+            ):
+                down.grad = gradient
 
     def _chosen(self) -> Tensor:
         """Ones (layers, E) at experts whose score is at least τ, and at one of each layer at least."""
@@ -231,19 +237,20 @@ class SAME(KeepsExperts):
         for layer, gate in zip(self.layers, self.gates, strict=True):
             seen = state["seen"][layer.path]
             gate.sketch.moments, gate.sketch.count = seen["moments"], seen["count"]
-            gate.present = gate.directions() if self.steps else None
+            gate.present = gate.slowed(self.options) if self.steps else None
         self._ready()
 
 
 class Gate(Watched):
-    """ω of one layer, and the directions of what the layer saw.
+    """ω of one layer, and how gradients are changed along the directions of what the layer saw.
 
     Attributes:
-        past, present: V_k and σ_k of C^{t−1} and of C^t.
+        past: V_k of C^{t−1}, (Σ_k + μ)⁻¹, and 1 / μ.
+        present: V_k of C^t, and g.
         open: (E,), one at an expert that takes part.
     """
 
-    past: tuple[Tensor, Tensor] | None = None
+    past: tuple[Tensor, Tensor, float] | None = None
     present: tuple[Tensor, Tensor] | None = None
 
     def __init__(
@@ -285,6 +292,16 @@ class Gate(Watched):
         """V_k and σ_k of what was seen so far."""
         V, sigma = self.sketch.spectrum()
         return principal(V, sigma if self.literal else sigma.sqrt(), self.share)
+
+    def curved(self, damping: float) -> tuple[Tensor, Tensor, float]:
+        """`past`, of what was seen so far."""
+        V, sigma = self.directions()
+        return V, 1 / (sigma + damping), 1 / damping
+
+    def slowed(self, options: SAME.Options) -> tuple[Tensor, Tensor]:
+        """`present`, of what was seen so far."""
+        V, sigma = self.directions()
+        return V, slowed(sigma, options)
 
 
 def slowed(sigma: Tensor, options: SAME.Options) -> Tensor:

@@ -36,7 +36,8 @@ Held against:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -64,28 +65,37 @@ class SI:
         self.anchor: dict[str, Tensor] = {}  # θ̃
         self.path: dict[str, Tensor] = {}  # ω of the task that is being learnt
         self.moved: dict[str, Tensor] = {}  # Δ, so far
+        self.flat: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}  # Ω and θ̃ in one piece
 
     @hookimpl
     def loss(self, model: nn.Module) -> dict[str, Tensor] | None:
         weights = {name: weight for name, weight in trainable(model).items() if name in self.importance}
         if not weights or not self.options.strength:
             return None  # nothing to protect: the first task, or one that learns new weights only
-        terms = [
-            (self.importance[name] * (weight - self.anchor[name]) ** 2).sum()
-            for name, weight in weights.items()
-        ]
-        return {"si": self.options.strength * torch.stack(terms).sum()}  # Eq. 4, second term
+        importance, anchor = self._together(tuple(weights))
+        here = torch.cat([weight.flatten() for weight in weights.values()])
+        return {"si": self.options.strength * (importance * (here - anchor) ** 2).sum()}  # Eq. 4, second term
+
+    def _together(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Ω and θ̃ of these weights as vectors, made once per task and choice of weights."""
+        if names not in self.flat:
+            importance, anchor = (
+                torch.cat([of[name].flatten() for name in names]) for of in (self.importance, self.anchor)
+            )
+            self.flat[names] = importance, anchor
+        return self.flat[names]
 
     @hookimpl
     def after_step(
         self, model: nn.Module, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor]
     ) -> None:
-        for name, weight in trainable(model).items():
-            step = weight.detach() - before[name]
-            self.moved[name] = self.moved.get(name, 0) + step
-            if name in gradients:  # without one the optimiser leaves a weight where it is
-                slope = gradients[name] - self._pull(name, before[name])
-                self.path[name] = self.path.get(name, 0) - slope * step  # Eq. 3
+        here = {name: weight.detach() for name, weight in trainable(model).items()}
+        steps = each(torch._foreach_sub, here, before)
+        self.moved = added(self.moved, steps)
+        slopes = {**gradients, **each(torch._foreach_sub, gradients, self._pulls(before))}
+        # without a gradient the optimiser leaves a weight where it is
+        lowered = each(torch._foreach_mul, slopes, each(torch._foreach_neg, steps))
+        self.path = added(self.path, lowered)  # Eq. 3
 
     @hookimpl
     def after_task(self, model: nn.Module) -> dict[str, Tensor]:
@@ -100,14 +110,14 @@ class SI:
             self.importance[name] = importance.clamp(min=0) if cut else importance
             self.anchor[name] = weight.detach().clone()
         lowered = sum((self.path[name].sum() for name in sorted(self.path)), torch.zeros(()))
-        self.path, self.moved = {}, {}
+        self.path, self.moved, self.flat = {}, {}, {}
         return {"si/lowered": lowered}
 
-    def _pull(self, name: str, weight: Tensor) -> Tensor | float:
-        """Gradient of the penalty at a weight."""
-        if name not in self.importance:
-            return 0.0
-        return 2 * self.options.strength * self.importance[name] * (weight - self.anchor[name])
+    def _pulls(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gradient of the penalty at these weights, of those that it holds."""
+        held = {name: F for name, F in self.importance.items() if name in weights}
+        slopes = each(partial(torch._foreach_mul, scalar=2 * self.options.strength), held)
+        return each(torch._foreach_mul, slopes, each(torch._foreach_sub, weights, self.anchor))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -120,8 +130,22 @@ class SI:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.importance, self.anchor = dict(state["importance"]), dict(state["anchor"])
         self.path, self.moved = dict(state["path"]), dict(state["moved"])
+        self.flat = {}
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that learn at the moment, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def each(function: Callable[..., Sequence[Tensor]], *tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A function of lists, in one call, of the tensors whose name all tables have."""
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    if not names:
+        return {}
+    return dict(zip(names, function(*([table[name] for name in names] for table in tables)), strict=True))
+
+
+def added(sums: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sums with what is new; a name that is new begins with it."""
+    return {**sums, **new, **each(torch._foreach_add, sums, new)}

@@ -70,8 +70,8 @@ from cl_zoo.nn import (
     full_precision,
     mixture,
     per_sample,
-    spread,
-    top_gates,
+    top_softmax,
+    weighted,
     widths,
 )
 
@@ -183,12 +183,12 @@ class Separable(nn.Module):
 
     def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
         """z (batch, tokens, Σr) to the same shape."""
-        z = z * spread(per_sample(self.gates(x), z), ranks)
+        z = weighted(z, per_sample(self.gates(x), z), ranks)
         if not self.options.fuses:
             return z / len(self.sizes)
         first = next(iter(self.sizes.values()))
         halves = [sum(ranks[:first]), sum(ranks[first:])]
-        return z * spread(self.fusion(z, halves).to(z), halves)
+        return weighted(z, self.fusion(z, halves).to(z), halves)
 
     def gates(self, x: Tensor) -> Tensor:
         """G (rows, N). In learning always from x: a recomputed forward must see what the first one saw."""
@@ -196,7 +196,7 @@ class Separable(nn.Module):
         if not self.training and self in kept:
             return kept[self]
         with torch.set_grad_enabled(torch.is_grad_enabled() and k > 1):
-            g = torch.cat([top_gates(logits.softmax(-1), k) for logits in self.logits(x)], -1)
+            g = torch.cat([top_softmax(logits, k) for logits in self.logits(x)], -1)
         if self.training:
             kept.pop(self, None)
         elif self.options.variant == "paper":

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from cl_zoo.backbones.backbone import Backbone
 from cl_zoo.batches import Batch, answer_losses, forward, order, seed_everything, shard, stepped, steps
-from cl_zoo.contract import returned
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.ledger import TaskCost, training_flops
-from cl_zoo.engine.optimising import make_optimizer, rate
+from cl_zoo.engine.objective import backward, reduce_term
+from cl_zoo.engine.optimising import clip, make_optimizer, rate
+from cl_zoo.engine.together import together
 from cl_zoo.engine.watching import Watch
 from cl_zoo.errors import PluginFault, RunError
 from cl_zoo.nn.budget import learning
@@ -134,7 +135,7 @@ class Learner:
         self.cost = TaskCost(task.name, trained=trained, learning=asdict(learning(model)))
         self.norm, self.watched = torch.zeros(()), self.watch()
         self._layers = bank_layers(model)
-        # On an accelerator a copy of each gradient would cost more than bits are worth.
+        # On an accelerator a copy of each gradient, or an operation saved by sums in another order, is worth more than bits.
         self.by_rows = world.device.type == "cpu"
         self._module = plugins.calling_module()
         self._backward = plugins.calling("loss", "build_model", subject="the backward pass", asks=BACKWARD)
@@ -209,7 +210,7 @@ class Learner:
     def step(self, indices: Sequence[int], following: Sequence[int] = ()) -> dict[str, Tensor]:
         """One optimiser step on a global batch, of `following` after it; returns this process's share of every term."""
         for layer in self._layers:
-            layer.join()
+            layer.join(few=not self.by_rows)
         micros = [
             shard(indices, rank, self.world.size, self.recipe.micro_batch) for rank in range(self.world.size)
         ]
@@ -225,15 +226,15 @@ class Learner:
             batch = self.backbone.batch(samples, answers=True)
             self._expect(coming, following)
             tokens = tokens + batch.inputs["attention_mask"].sum()
-            for name, term in self._terms(batch).items():
+            given = self._terms(batch)
+            for name, term in given.items():
                 share = reduce_term(
                     name, term, batch, samples=len(indices), answer_tokens=answer_tokens, forwards=forwards
                 )
                 terms[name] = terms[name] + share if name in terms else share
             # One backward per micro-batch frees its images and activations before the next forward.
-            objective = torch.stack(list(terms.values())).sum()
             with self._backward:
-                objective.backward()  # type: ignore[no-untyped-call]
+                backward(terms, given)
             terms = {name: term.detach() for name, term in terms.items()}
         self._update()
         self._count(indices, tokens, answer_tokens)
@@ -259,18 +260,16 @@ class Learner:
                 weight.grad = torch.zeros_like(weight)
         self.world.reduce_gradients(self.learning)
         with self.watched(self.plugins, self.model, self.task):
-            self.norm = get_total_norm(self._gradients())
+            found = [weight.grad for weight in self.learning if weight.grad is not None]
+            lying = together(found)
+            # in the order of their rows where a norm must sum as it does over experts that lie by themselves
+            self.norm = get_total_norm([one.contiguous() for one in found] if self.by_rows else lying)
             if self.recipe.clip == "norm":
                 # A norm that is no number would make all gradients such; by 0 they stay as they are, to be told by name.
                 finite = torch.where(self.norm.isfinite(), self.norm, 0.0)
-                clip_grads_with_norm_(self.learning, self.recipe.clip_norm, finite)
+                clip(lying, self.recipe.clip_norm, finite)
             self.optimizer.step()
         self.schedule.step()
-
-    def _gradients(self) -> list[Tensor]:
-        """All gradients there are; in the order of their rows where a norm must sum as it does over experts that lie by themselves."""
-        found = [weight.grad for weight in self.learning if weight.grad is not None]
-        return [one.contiguous() for one in found] if self.by_rows else found
 
     def _count(self, indices: Sequence[int], tokens: int | Tensor, answer_tokens: float) -> None:
         self.cost.steps += 1
@@ -300,27 +299,6 @@ class Learner:
             raise RunError(f"{where}: the term {name!r} is {value}; {remedy}")
         with self.plugins.told("loss", name):
             raise PluginFault(f"the term {name!r} is {value}", remedy)
-
-
-def reduce_term(
-    name: str, term: Tensor, batch: Batch, *, samples: int, answer_tokens: float, forwards: int
-) -> Tensor:
-    """A term's share of the objective, by its shape, so that micro-batches and processes add up to one global batch.
-
-    Args:
-        term: a scalar (counts once per step), (batch,) per sample or (batch, K) per answer token.
-        samples, answer_tokens: of the global batch.
-        forwards: how many forwards the step takes over all processes.
-
-    Raises:
-        PluginFault: another shape, or no tensor.
-    """
-    returned.term(name, term, batch)
-    if term.ndim == 0:
-        return term / forwards
-    if term.shape == (len(batch),):
-        return term.sum() / samples
-    return torch.where(batch.answer_mask, term, 0.0).sum() / max(answer_tokens, 1.0)
 
 
 def recompute_activations(model: Any) -> None:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from cl_zoo.engine.together import Together
 from cl_zoo.recipe.recipe import Recipe
 
 
@@ -16,16 +17,20 @@ def make_optimizer(
     recipe: Recipe,
     method_of: Callable[[nn.Parameter], str] = lambda weight: "",
 ) -> torch.optim.Optimizer:
-    """AdamW with one group per part and method (`method_of` names whose part a weight is in) at the recipe's rate for it."""
-    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
+    """AdamW with one group for all weights of one rate: the recipe's for their part and method (`method_of` names whose part a weight is in)."""
+    groups: dict[float, list[nn.Parameter]] = {}
     for part, weights in parts.items():
         for weight in weights:
-            groups.setdefault((part, method_of(weight)), []).append(weight)
-    rated = [
-        {"params": weights, "lr": recipe.rate(part, method)} for (part, method), weights in groups.items()
-    ]
+            groups.setdefault(recipe.rate(part, method_of(weight)), []).append(weight)
+    rated = [{"params": weights, "lr": rate} for rate, weights in groups.items()]
     # on lists on every device: the same bits as one after the other, in fewer calls
-    return torch.optim.AdamW(rated, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
+    return Together(rated, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
+
+
+def clip(gradients: Sequence[Tensor], most: float, norm: Tensor) -> None:
+    """Scale gradients whose norm is given down to a norm of `most`, as `torch.nn.utils.clip_grads_with_norm_` does."""
+    if gradients:
+        torch._foreach_mul_(list(gradients), torch.clamp(most / (norm + 1e-6), max=1.0))
 
 
 def rate(step: int, total: int, recipe: Recipe) -> float:

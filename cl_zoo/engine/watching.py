@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from cl_zoo.contract.plugins import Plugins
@@ -37,8 +37,8 @@ class Watch:
             yield
             return
         weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        before = {name: weight.detach().clone() for name, weight in weights.items()}
-        gradients = {name: weight.grad.clone() for name, weight in weights.items() if weight.grad is not None}
+        before = copied({name: weight.detach() for name, weight in weights.items()})
+        gradients = copied({name: weight.grad for name, weight in weights.items() if weight.grad is not None})
         yield
         plugins.after_step(model, task, gradients, before)
 
@@ -61,3 +61,11 @@ class Watch:
                 what,
                 "keep roots, logarithms and norms in loss and forward away from zero, or lower the learning rate",
             )
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of them, made in one call."""
+    copies = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+    if copies:
+        torch._foreach_copy_(list(copies.values()), list(tensors.values()))
+    return copies

@@ -15,11 +15,20 @@ from cl_zoo.nn.groups import Groups
 from cl_zoo.nn.inputs import ImageInputs, input_products
 from cl_zoo.nn.layer import BankConfig, BankLayer, full_precision
 from cl_zoo.nn.memory import draw_samples, pack_sample, unpack_sample
-from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread
+from cl_zoo.nn.mixes import AllOnes, PerSample, PerToken, Scaled, SharedDown, per_sample, spread, weighted
 from cl_zoo.nn.placing import KeepsExperts, adapters, bank_parts, mixture
 from cl_zoo.nn.pool import PromptPool, distance, nearest
 from cl_zoo.nn.prompts import Prompted, insert, read_first, token_rows
-from cl_zoo.nn.routers import FirstToken, Prefill, PromptMean, TokenGate, gate_sums, router, top_gates
+from cl_zoo.nn.routers import (
+    FirstToken,
+    Prefill,
+    PromptMean,
+    TokenGate,
+    gate_sums,
+    router,
+    top_gates,
+    top_softmax,
+)
 from cl_zoo.nn.spectra import Sketch, along, directions, principal
 from cl_zoo.nn.still import evaluating, standing_still
 from cl_zoo.nn.subspaces import singular, span, strongest
@@ -86,6 +95,8 @@ __all__ = [
     "text_view",
     "token_rows",
     "top_gates",
+    "top_softmax",
     "unpack_sample",
+    "weighted",
     "widths",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo.nn.fourbit import place_of
-from cl_zoo.nn.products import Down, Joined, Up, join, part, written_out
+from cl_zoo.nn.products import Down, Joined, Lying, Up, join, part, written_out
 from cl_zoo.sharding import whole
 
 
@@ -69,7 +69,9 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._joined: Joined | None = None
-        self._lying: tuple[list[str], list[str]] | None = None  # whose A and whose B were to lie together
+        self._few = False
+        # whose A and whose B were to lie together, and whether with a router
+        self._lying: tuple[list[str], list[str], bool] | None = None
 
     def grow(self, name: str, config: BankConfig) -> None:
         """Add an expert: A ~ N(0, init_std²) or shared, B = 0, in fp32 at least, beside the frozen weight.
@@ -112,10 +114,13 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             return y
         reads = list(dict.fromkeys(self.reads[name] for name in experts))  # a shared A stands once
         downs, ups = self._tables(reads, experts)
-        plain = written_out()
-        down, a, up, b = self._matrices(downs, ups, plain)
         on = x.device.type
-        kind = torch.get_autocast_dtype(on) if torch.is_autocast_enabled(on) else down.dtype
+        kind = torch.get_autocast_dtype(on) if torch.is_autocast_enabled(on) else downs[reads[0]].dtype
+        plain = written_out()
+        into = not plain and y.dtype == kind and y.is_contiguous()
+        if into and (put := self._put_by_mix(y, x, downs, ups, kind)) is not None:
+            return put
+        down, a, up, b = self._matrices(downs, ups, plain)
         seen = self.bank_dropout(x.to(kind))
         z = F.linear(seen, down) if plain else Down.apply(seen, down, *a)
         if self.bank_mix is not None:
@@ -123,7 +128,7 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         elif len(reads) < len(experts):  # the identity: each B meets the rows of the A it reads
             rows = dict(zip(reads, torch.split(z, [one.shape[0] for one in downs.values()], -1), strict=True))
             z = torch.cat([rows[self.reads[name]] for name in experts], -1)
-        if plain or y.dtype != kind or not y.is_contiguous():
+        if not into:
             turned = torch.cat([one.T for one in b]) if b else up
             return y + F.linear(z * self.scale, turned.T).to(y.dtype)
         return cast(Tensor, Up.apply(y, z.to(kind), up, self.scale, *b))
@@ -139,27 +144,60 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self, downs: dict[str, Tensor], ups: dict[str, Tensor], plain: bool
     ) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
         """All A (Σr, d_in) and all B turned round (Σr, d_out), each with the parameters that lie in it, none where it is made of them here."""
-        joined = None if plain else self._joined
-        fits = joined is not None and (joined.downs, joined.ups) == (tuple(downs), tuple(ups))
-        if joined is not None and fits and (found := joined.found(downs, ups)) is not None:
+        joined = self._joined
+        if not plain and joined is not None and (found := joined.found(downs, ups)) is not None:
             return joined.down, found[0], joined.up, found[1]
         return _join([*downs.values()], dim=0), [], _join([*ups.values()], dim=1).T, []
 
-    def join(self) -> None:
+    def _put_by_mix(
+        self, y: Tensor, x: Tensor, downs: dict[str, Tensor], ups: dict[str, Tensor], kind: torch.dtype
+    ) -> Tensor | None:
+        """y with the whole update in it, where the mix has operations of its own for it and was asked to use them.
+
+        Only of experts that lie together, and in learning: what answers is computed as ever.
+        """
+        joined, own = self._joined, getattr(self.bank_mix, "put", None)
+        if own is None or joined is None or not self._few or not torch.is_grad_enabled():
+            return None
+        found = joined.found(downs, ups)
+        if found is None:
+            return None
+        drops = self.training and isinstance(self.bank_dropout, nn.Dropout)
+        p = cast(float, self.bank_dropout.p) if drops else 0.0
+        return cast("Tensor | None", own(y, x, Lying(joined, *found, self.scale, p, kind)))
+
+    def _beside(self) -> nn.Parameter | None:
+        """What the mix reads x by, if it may lie behind the A: in their type, where they are."""
+        router = cast("nn.Parameter | None", getattr(self.bank_mix, "beside", lambda: None)())
+        if router is None or not self._few or not self.experts:
+            return None
+        of = self.bank_down[self.reads[self.experts[0]]]
+        return router if (router.device, router.dtype) == (of.device, of.dtype) else None
+
+    def join(self, *, few: bool = True) -> None:
         """Let the active experts lie one behind the other in memory, as what learns together; they stay the same parameters.
 
-        Nothing is done where they lie so already: who lies together depends on who is active now, and not on who was.
+        Nothing is done where all lie so already: who lies together depends on who is active now, and not on who was.
+
+        Args:
+            few: whether a mix may take few operations for the whole update, with sums in another order; a router that reads what the A
+                read lies behind them for it.
         """
-        experts = self.experts
+        self._few = few
+        experts, beside = self.experts, self._beside()
         reads = list(dict.fromkeys(self.reads[name] for name in experts))
-        if self._lying == (reads, experts) and (
-            self._joined is None or self._joined.found(*self._tables(reads, experts))
+        now = self._joined
+        if self._lying == (reads, experts, beside is not None) and (
+            now is None
+            or (now.found(*self._tables(reads, experts)) and (beside is None or now.holds(beside)))
         ):
             return
         self.part()
-        self._lying = reads, experts
+        self._lying = reads, experts, beside is not None
         self._joined = join(
-            {name: self.bank_down[name] for name in reads}, {name: self.bank_up[name] for name in experts}
+            {name: self.bank_down[name] for name in reads},
+            {name: self.bank_up[name] for name in experts},
+            beside,
         )
 
     def part(self) -> None:
@@ -168,6 +206,7 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             downs, ups = self._joined.downs, self._joined.ups
             part([self.bank_down[name] for name in downs if name in self.bank_down])
             part([self.bank_up[name] for name in ups if name in self.bank_up])
+            part([] if self._joined.beside is None else [self._joined.beside])
         self._joined, self._lying = None, None
 
     def delta(self, experts: Sequence[str] | None = None) -> Tensor:

@@ -8,15 +8,23 @@ those of the active experts, with B A = Σᵢⱼ Bᵢ Gᵢⱼ Aⱼ. Then a layer
 
 A mix whose G is the softmax of a router, for each token of its own, may define `gated() -> nn.Linear | None`, the router; none where it is
 more than that. Then A, B and the router are exported as they are.
+
+In learning, experts that lie together are read in few operations. A mix that has some of its own may define `put(y, x, lying) -> Tensor | None`: y with
+the whole update s · B (G ⊗ I_r) A x in it, `None` where it cannot; what it reads x by, and what should lie behind the A for it, is `beside() -> Parameter | None`.
+It is called in the place of the mix itself, so that a class made from another one, which may do more, must not inherit it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
+
+from cl_zoo.nn.gated import by_token
+from cl_zoo.nn.products import Lying
 
 
 class PerToken(nn.Module):
@@ -34,8 +42,16 @@ class PerToken(nn.Module):
         """The router, where it is a linear."""
         return self.router if isinstance(self.router, nn.Linear) else None
 
+    def beside(self) -> nn.Parameter | None:
+        """W_g; none of a class made from this one, which may do more."""
+        return plain_router(self.router) if type(self) is PerToken and untouched(self) else None
+
+    def put(self, y: Tensor, x: Tensor, lying: Lying) -> Tensor | None:
+        """With W_g behind all A."""
+        return by_token(y, x, lying, self.beside()) if len(lying.downs) == len(lying.ups) else None
+
     def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
-        return _weighted(z, self.gates(x.to(z.dtype)), ranks)
+        return weighted(z, self.gates(x.to(z.dtype)), ranks)
 
 
 class PerSample(nn.Module):
@@ -52,7 +68,7 @@ class PerSample(nn.Module):
     def forward(self, z: Tensor, x: Tensor, ranks: Sequence[int]) -> Tensor:
         if self.weights is None:
             raise RuntimeError("no route is set; set PerSample.weights in prepare(batch)")
-        return _weighted(z, per_sample(self.weights, z), ranks)
+        return weighted(z, per_sample(self.weights, z), ranks)
 
 
 class SharedDown(nn.Module):
@@ -79,6 +95,15 @@ class SharedDown(nn.Module):
     def gated(self) -> nn.Linear | None:
         """The router of a gate that says it has no other part."""
         return self.gate.gated() if hasattr(self.gate, "gated") else None
+
+    def beside(self) -> nn.Parameter | None:
+        """W_g of a gate that says it has no other part."""
+        of = getattr(self.gate, "beside", None)
+        return of() if of is not None and type(self) is SharedDown and untouched(self) else None
+
+    def put(self, y: Tensor, x: Tensor, lying: Lying) -> Tensor | None:
+        """With W_g behind the one A."""
+        return by_token(y, x, lying, self.beside()) if len(lying.downs) == 1 else None
 
 
 class AllOnes(nn.Module):
@@ -110,6 +135,17 @@ class Scaled(nn.Module):
     def fold(self, downs: Sequence[Tensor], ups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """One A and one B of all ranks, with ε in B."""
         return torch.cat(list(downs), 0), self.factor * torch.cat(list(ups), 1)
+
+
+def plain_router(router: nn.Module) -> nn.Parameter | None:
+    """W_g (E, d_in) of a router that is a linear without bias and nothing else."""
+    plain = type(router) is nn.Linear and router.bias is None and untouched(router)
+    return cast(nn.Parameter, router.weight) if plain else None
+
+
+def untouched(module: nn.Module) -> bool:
+    """Whether nobody waits for a call of this module."""
+    return not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def per_sample(weights: Tensor, z: Tensor) -> Tensor:
@@ -147,9 +183,15 @@ def _one_each(weights: Tensor, ranks: Sequence[int]) -> Tensor:
     return weights
 
 
-def _weighted(z: Tensor, weights: Tensor, ranks: Sequence[int]) -> Tensor:
+def weighted(z: Tensor, weights: Tensor, ranks: Sequence[int]) -> Tensor:
+    """z (..., Σr) with each expert's rows times its weight (..., experts).
+
+    Raises:
+        ValueError: there is not one weight for each expert, or z has not the rows of all of them.
+    """
     if z.shape[-1] != sum(ranks):
         raise ValueError(f"{len(ranks)} active experts share an A; their mix is SharedDown")
     if len(set(ranks)) == 1:
-        return (z.unflatten(-1, (len(ranks), -1)) * _one_each(weights, ranks)[..., None]).flatten(-2)
+        each = torch.unflatten(z, -1, (len(ranks), -1))
+        return (each * _one_each(weights, ranks)[..., None]).flatten(-2)
     return z * spread(weights, ranks)

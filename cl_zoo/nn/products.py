@@ -28,20 +28,35 @@ class Joined:
 
     Attributes:
         downs, ups: names of the A and of the B, in the order in which they lie.
-        down, up: all A (Σr, d_in), and all B turned round (Σr, d_out).
+        rows, up: all A and what lies behind them (Σr + n, d_in), and all B turned round (Σr, d_out).
         places: where each of them begins in memory, as long as the tables hold them.
+        beside: what lies behind the A (n, d_in), such as a router that reads the same x.
     """
 
     downs: tuple[str, ...]
     ups: tuple[str, ...]
-    down: Tensor
+    rows: Tensor
     up: Tensor
     places: tuple[int, ...]
+    beside: nn.Parameter | None
+
+    @property
+    def down(self) -> Tensor:
+        """All A (Σr, d_in)."""
+        return self.rows if self.beside is None else self.rows[: -len(self.beside)]
+
+    def holds(self, beside: Tensor) -> bool:
+        """Whether this matrix lies behind the A."""
+        if self.beside is None:
+            return False
+        return beside.data_ptr() == self.rows[-len(self.beside) :].data_ptr()
 
     def found(
         self, downs: Mapping[str, Tensor], ups: Mapping[str, Tensor]
     ) -> tuple[list[Tensor], list[Tensor]] | None:
-        """The tensors of the tables in this order; `None` where one of them lies elsewhere by now, or is gone."""
+        """The tensors of the tables; `None` where these hold others or in another order, or where one lies elsewhere by now."""
+        if (tuple(downs), tuple(ups)) != (self.downs, self.ups):
+            return None
         a, b = [downs.get(name) for name in self.downs], [ups.get(name) for name in self.ups]
         there = [tensor for tensor in (*a, *b) if tensor is not None]
         if len(there) < len(self.places) or any(
@@ -51,29 +66,59 @@ class Joined:
         return there[: len(a)], there[len(a) :]
 
 
-def join(downs: Mapping[str, nn.Parameter], ups: Mapping[str, nn.Parameter]) -> Joined | None:
+@dataclass(frozen=True)
+class Lying:
+    """What a layer gives a mix that puts the whole update into y by itself.
+
+    Attributes:
+        joined: where the active experts lie.
+        downs, ups: their A and their B (d_out, r), as they learn.
+        scale: s.
+        p: probability of the dropout on what the A read.
+        kind: type of the products.
+    """
+
+    joined: Joined
+    downs: list[Tensor]
+    ups: list[Tensor]
+    scale: float
+    p: float
+    kind: torch.dtype
+
+    @property
+    def rank(self) -> int | None:
+        """r of every B, `None` where they differ."""
+        ranks = {up.shape[1] for up in self.ups}
+        return ranks.pop() if len(ranks) == 1 else None
+
+
+def join(
+    downs: Mapping[str, nn.Parameter], ups: Mapping[str, nn.Parameter], beside: nn.Parameter | None = None
+) -> Joined | None:
     """Let these A (r, d_in) and these B (d_out, r) lie one behind the other; they stay the same parameters with the same values.
 
     The B are transposed in memory until `part`. Returns `None`, and does nothing, where there is nothing to join: a single expert, no values,
     or matrices that would not begin where torch lets them begin.
+
+    Args:
+        beside: what shall lie behind the A (n, d_in), in their type.
     """
-    every = [*downs.values(), *ups.values()]
+    readers = [*downs.values(), *([] if beside is None else [beside])]
     width = [
         weight.element_size() * weight.shape[dim]
-        for dim, table in ((1, downs), (0, ups))
-        for weight in table.values()
+        for dim, table in ((1, readers), (0, ups.values()))
+        for weight in table
     ]
-    if len(ups) < 2 or every[0].is_meta or any(size % ALIGNED for size in width):
+    if len(ups) < 2 or readers[0].is_meta or any(size % ALIGNED for size in width):
         return None
-    down = torch.cat([weight.data for weight in downs.values()])
+    rows = torch.cat([weight.data for weight in readers])
     up = torch.cat([weight.data.T for weight in ups.values()])
-    for weight, rows in zip(
-        downs.values(), down.split([one.shape[0] for one in downs.values()]), strict=True
-    ):
-        weight.data = rows
-    for weight, rows in zip(ups.values(), up.split([one.shape[1] for one in ups.values()]), strict=True):
-        weight.data = rows.T
-    return Joined(tuple(downs), tuple(ups), down, up, tuple(weight.data_ptr() for weight in every))
+    for weight, its in zip(readers, rows.split([len(one) for one in readers]), strict=True):
+        weight.data = its
+    for weight, its in zip(ups.values(), up.split([one.shape[1] for one in ups.values()]), strict=True):
+        weight.data = its.T
+    places = tuple(weight.data_ptr() for weight in (*downs.values(), *ups.values()))
+    return Joined(tuple(downs), tuple(ups), rows, up, places, beside)
 
 
 def part(weights: Sequence[nn.Parameter]) -> None:
@@ -130,20 +175,20 @@ class Up(torch.autograd.Function):
             factor = torch.cat([member.T for member in members]).to(z.dtype)
         (whole,) = gradients
         back = whole.reshape(-1, whole.shape[-1])
-        for_z = _scaled(back, factor.T, ctx.scale).view(z.shape) if ctx.needs_input_grad[1] else None
+        for_z = scaled(back, factor.T, ctx.scale).view(z.shape) if ctx.needs_input_grad[1] else None
         needs = (ctx.needs_input_grad[2], *ctx.needs_input_grad[4:])
         if not any(needs):
             return whole, for_z, None, None, *[None] * len(members)
         flat = z.reshape(-1, z.shape[-1])
         if not members:  # in memory B lies row by row
-            return whole, for_z, _scaled(back.T, flat, ctx.scale).T.to(ctx.kind), None
-        turned = _scaled(flat.T, back, ctx.scale).to(ctx.kind)
+            return whole, for_z, scaled(back.T, flat, ctx.scale).T.to(ctx.kind), None
+        turned = scaled(flat.T, back, ctx.scale).to(ctx.kind)
         _, *rows = _shared(turned, needs, ctx.rows)
         return whole, for_z, None, None, *(None if row is None else row.T for row in rows)
 
 
-def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """s · left @ right in one operation."""
+def scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """s · left @ right (n, m) in one operation, of left (n, k) and right (k, m)."""
     nothing = left.new_empty(left.shape[0], right.shape[1])
     return torch.addmm(nothing, left, right, beta=0, alpha=scale)
 

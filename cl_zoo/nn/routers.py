@@ -11,6 +11,7 @@ recomputed forward must see what the first one saw: `FirstToken` and `Prefill` t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -19,9 +20,14 @@ from torch.nn import functional as F
 
 from cl_zoo.batches import Batch, forward
 from cl_zoo.nn.layer import BankLayer
-from cl_zoo.nn.mixes import per_sample
+from cl_zoo.nn.mixes import per_sample, plain_router, untouched
+from cl_zoo.nn.products import Lying, written_out
 from cl_zoo.nn.still import evaluating
+from cl_zoo.nn.trunk import ByRow, Trunk
 from cl_zoo.processes import share, total
+
+Select = Callable[[Tensor, "Tensor | None"], Tensor]
+"""Which experts count how much, see `FirstToken`."""
 
 
 def router(layer: BankLayer, experts: int) -> nn.Linear:
@@ -42,6 +48,10 @@ class TokenGate(nn.Module):
     def gated(self) -> nn.Linear | None:
         """The router, where it is a linear."""
         return self.router if isinstance(self.router, nn.Linear) else None
+
+    def beside(self) -> nn.Parameter | None:
+        """W_g; none of a class made from this one, which may do more."""
+        return plain_router(self.router) if type(self) is TokenGate and untouched(self) else None
 
 
 class Prefill:
@@ -65,6 +75,7 @@ class Prefill:
         """A new batch: what was decided for the one before is forgotten."""
         self.first, self.names, self.chosen = first, names, chosen
         self.kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._places: tuple[int, Tensor] | None = None
 
     def tokens(self, x: Tensor) -> Tensor:
         """x₀ of every row, (rows, d), of a layer's input x (rows, tokens, d); rows = batch × beams.
@@ -81,6 +92,15 @@ class Prefill:
         places = places[:, None, None].expand(-1, 1, x.shape[-1])
         return x.gather(1, places)[:, 0]
 
+    def places(self, x: Tensor) -> Tensor | None:
+        """Where the x₀ stand among all tokens of x, (rows,), made once per batch; `None` where rows are not samples."""
+        if self.first is None or len(self.first) != len(x):
+            return None
+        if self._places is None or self._places[0] != x.shape[1]:
+            rows = torch.arange(len(x), device=x.device)
+            self._places = x.shape[1], self.first + rows * x.shape[1]
+        return self._places[1]
+
 
 class FirstToken(nn.Module):
     """A mix with one weight per row and expert, decided by routers that see the row's first real token only.
@@ -92,6 +112,7 @@ class FirstToken(nn.Module):
         prefill: shared with all layers.
         select: g (rows, experts) from p, the softmax of a router, and from which experts come first, ones and zeros of the same
             shape or `None`; by default p itself. It may leave some experts out.
+        few: the same from the logits, where there is a way of fewer operations; by default `select` of their softmax.
 
     Attributes:
         routers: W (experts, d_in) by name; `learn` makes them.
@@ -103,11 +124,13 @@ class FirstToken(nn.Module):
         layer: BankLayer,
         experts: int,
         prefill: Prefill,
-        select: Callable[[Tensor, Tensor | None], Tensor] = lambda p, first: p,
+        select: Select = lambda p, first: p,
+        few: Select | None = None,
     ) -> None:
         super().__init__()
         self._width, self.experts, self._made, self.prefill = layer.in_features, experts, layer.made, prefill
         self._select = select
+        self._few: Select = few or (lambda logits, first: select(logits.softmax(-1), first))
         self.routers, self.first = nn.ParameterDict(), nn.ParameterDict()
 
     def learn(self, name: str, first: Sequence[int] | None = None) -> None:
@@ -143,6 +166,18 @@ class FirstToken(nn.Module):
         else:
             self.prefill.kept[self] = p.detach(), g.detach()
         return g
+
+    def put(self, y: Tensor, x: Tensor, lying: Lying) -> Tensor | None:
+        """In learning by the one router that learns, where all read one A."""
+        now, router = self.prefill, self.routers[self.prefill.learning]
+        places = now.places(x)
+        learning = type(self) is FirstToken and self.training and now.chosen is None and untouched(self)
+        if not learning or places is None or len(lying.downs) > 1 or lying.rank is None or y.dim() != 3:
+            return None
+        now.kept.pop(self, None)
+        z, logits = Trunk.apply(x, router, places, lying.p, lying.kind, *lying.downs)
+        g = self._few(logits, self._coming_first(logits))
+        return cast(Tensor, ByRow.apply(y, z, g, lying.joined.up, lying.scale, *lying.ups))
 
     def _coming_first(self, p: Tensor) -> Tensor | None:
         """Ones and zeros (rows, experts), by each row's own router; nothing is made where no expert ever comes first."""
@@ -183,10 +218,13 @@ class PromptMean:
         self.mask: Tensor | None = None
         self.features: Tensor | None = None
         self.kept: dict[nn.Module, Tensor] = {}
+        self._others: Tensor | None = None  # (batch, tokens, 1), true at the tokens that are not averaged
+        self._count: Tensor | None = None  # (batch, 1)
 
     def start(self, mask: Tensor, features: Tensor | None = None) -> None:
         """A new batch: what was decided for the one before is forgotten."""
         self.mask, self.features, self.kept = mask, features, {}
+        self._others, self._count = ~mask[..., None], mask.sum(1, keepdim=True)
 
     def mean(self, x: Tensor, kind: torch.dtype) -> Tensor:
         """Mean (rows, d) of each prompt in a layer's input x (rows, tokens, d), in the given type; rows = batch × beams.
@@ -196,12 +234,13 @@ class PromptMean:
         Raises:
             ValueError: nobody said what the prompts are, or they are of another batch.
         """
-        mask = _for_rows(self.mask, x)
-        behind = x.shape[1] - mask.shape[1]
+        others = _for_rows(self._others, x)
+        behind = x.shape[1] - others.shape[1]
         if behind < 0:
             return x.mean(1, dtype=kind)
-        mask = F.pad(mask, (0, behind))
-        return x.masked_fill(~mask[..., None], 0).sum(1, dtype=kind) / mask.sum(1, keepdim=True)
+        if behind:
+            others = F.pad(others, (0, 0, 0, behind), value=True)
+        return x.masked_fill(others, 0).sum(1, dtype=kind) / _for_rows(self._count, x)
 
     def beside(self, x: Tensor) -> Tensor:
         """The features (rows, e) of the rows of x.
@@ -216,7 +255,7 @@ def _for_rows(known: Tensor | None, x: Tensor) -> Tensor:
     """What is known of each sample, once for each of its beams in x."""
     if known is None or x.shape[0] % len(known):
         raise ValueError(f"no prompts are known for {x.shape[0]} rows; call prepare(batch) for each batch")
-    return known.repeat_interleave(x.shape[0] // len(known), 0)
+    return known if len(known) == len(x) else known.repeat_interleave(x.shape[0] // len(known), 0)
 
 
 def top_gates(p: Tensor, k: int, first: Tensor | None = None, *, renormalise: bool = True) -> Tensor:
@@ -229,6 +268,38 @@ def top_gates(p: Tensor, k: int, first: Tensor | None = None, *, renormalise: bo
     places = (p if first is None else p + first).topk(k, dim=-1).indices  # p is at most one
     g = torch.zeros_like(p).scatter(-1, places, p.gather(-1, places))
     return g / g.sum(-1, keepdim=True) if renormalise else g
+
+
+class _TopSoftmax(torch.autograd.Function):
+    """The softmax of the logits (..., experts) at these places (..., k), zero elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, places: Tensor, top: Tensor) -> Tensor:
+        g = torch.full_like(logits, -torch.inf).scatter_(-1, places, top).softmax(-1)
+        ctx.save_for_backward(g)
+        return g
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (g,) = ctx.saved_tensors  # zero where nothing is chosen, so that no gradient is there either
+        return torch._softmax_backward_data(gradients[0], g, -1, g.dtype), None, None
+
+
+def top_softmax(logits: Tensor, k: int, first: Tensor | None = None) -> Tensor:
+    """g (..., experts): the softmax over the k largest logits, zero elsewhere: p of these experts divided by their sum.
+
+    Args:
+        first: of the same shape, one where an expert is chosen before any with a zero.
+    """
+    if first is None:
+        top, places = logits.detach().topk(k, dim=-1)
+    else:
+        places = (logits.detach().softmax(-1) + first).topk(k, dim=-1).indices  # a softmax is at most one
+        top = logits.detach().gather(-1, places)
+    if written_out():
+        chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, places, True)
+        return logits.masked_fill(~chosen, -torch.inf).softmax(-1)
+    return cast(Tensor, _TopSoftmax.apply(logits, places, top))
 
 
 def gate_sums(

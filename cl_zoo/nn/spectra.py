@@ -100,4 +100,5 @@ def principal(V: Tensor, sigma: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 def along(gradient: Tensor, V: Tensor, inside: Tensor, outside: float = 1.0) -> Tensor:
     """G V diag(inside) Vᵀ + outside · G (I − V Vᵀ), for G (..., d), V (d, k) of orthonormal columns and inside (k,)."""
-    return outside * gradient + (gradient @ V * (inside - outside)) @ V.T
+    within = (gradient @ V * (inside - outside)) @ V.T
+    return (gradient if outside == 1 else outside * gradient) + within

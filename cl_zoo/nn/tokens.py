@@ -15,11 +15,13 @@ class Tokens:
 
     def __init__(self) -> None:
         self.mask: Tensor | None = None
+        self._ones: Tensor | None = None  # the mask, ready to be multiplied with
         self._forward = torch.empty(0)
 
     def start(self, batch: Batch) -> None:
         """A new forward, that no module has seen."""
         self.mask, self._forward = batch.inputs["attention_mask"], torch.empty(0)
+        self._ones = self.mask[..., None].to(torch.float32)
 
     def first(self, module: nn.Module) -> bool:
         """Whether a module asks for the first time since `start`: activations that are recomputed come by again."""
@@ -30,9 +32,10 @@ class Tokens:
 
     def real(self, x: Tensor) -> Tensor:
         """Ones (rows, tokens, 1), zeros at padding, for x (rows, tokens, d); rows = batch × beams, and a decoding step has no padding."""
-        if self.mask is None or x.shape[1] != self.mask.shape[1]:
+        ones = self._ones
+        if ones is None or x.shape[1] != ones.shape[1]:
             return torch.ones_like(x[..., :1])
-        return self.mask.repeat_interleave(len(x) // len(self.mask), 0)[..., None].to(x)
+        return (ones if len(x) == len(ones) else ones.repeat_interleave(len(x) // len(ones), 0)).to(x)
 
 
 class Told(Around):

@@ -32,13 +32,15 @@ class Watched(PerToken):
         self._forward_seen = torch.empty(0)  # none: as `tokens` marks a module that has seen one
         self.begin(looks=False)
 
-    def begin(self, *, looks: bool) -> None:
+    def begin(self, *, looks: bool, sums: Tensor | None = None) -> None:
         """A new step: what was gathered is forgotten.
 
         Args:
             looks: the sketch is fed in its forwards.
+            sums: zeros (2, E) to add to, of several gates in one piece for instance; by default its own.
         """
-        self.looks, self.sums = looks, self.sketch.omega.new_zeros(2, self.experts)
+        self.looks = looks
+        self.sums = self.sketch.omega.new_zeros(2, self.experts) if sums is None else sums
         self.sketch.clear()
 
     def gates(self, x: Tensor) -> Tensor:

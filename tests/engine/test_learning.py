@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from cl_zoo import hookimpl
 from cl_zoo.backbones.backbone import Backbone
-from cl_zoo.batches import IGNORED, Batch, forward
+from cl_zoo.batches import Batch, forward
 from cl_zoo.contract.plugins import Plugins
 from cl_zoo.engine.learning import (
     Learner,
     assign_parts,
     recompute_activations,
-    reduce_term,
 )
 from cl_zoo.engine.ledger import TaskCost
 from cl_zoo.engine.optimising import make_optimizer, rate
@@ -119,53 +118,6 @@ class Terms:
         }
 
 
-# --- terms ----------------------------------------------------------------------------------------------------------
-
-
-def fake_batch() -> Batch:
-    """Two samples, of two and of one answer token."""
-    targets = torch.tensor([[5, 6], [IGNORED, 7]])
-    return Batch((SAMPLES[0], SAMPLES[1]), {}, targets)
-
-
-@pytest.mark.parametrize(
-    ("term", "share"),
-    [
-        (torch.tensor(6.0), 6.0 / 3),  # once per step, over three forwards
-        (torch.tensor([1.0, 4.0]), 5.0 / 8),  # mean over eight samples
-        (
-            torch.tensor([[1.0, 2.0], [100.0, 4.0]]),
-            7.0 / 20,
-        ),  # mean over twenty answer tokens; the 100 is off the answer
-    ],
-)
-def test_a_term_is_averaged_by_its_shape(term: Tensor, share: float) -> None:
-    got = reduce_term("mine", term, fake_batch(), samples=8, answer_tokens=20.0, forwards=3)
-
-    assert got.item() == pytest.approx(share)
-
-
-def test_a_value_off_the_answer_does_not_count_even_where_it_is_not_a_number() -> None:
-    term = torch.tensor([[1.0, 2.0], [math.nan, 4.0]])
-
-    assert reduce_term(
-        "mine", term, fake_batch(), samples=2, answer_tokens=3.0, forwards=1
-    ).item() == pytest.approx(7 / 3)
-
-
-@pytest.mark.parametrize("term", [torch.zeros(3), torch.zeros(2, 3), torch.zeros(1, 2, 2), torch.zeros(2, 1)])
-def test_another_shape_is_refused_by_the_terms_name(term: Tensor) -> None:
-    with pytest.raises(
-        PluginError, match=r"'mine' has shape \(.*\); return a scalar, \(batch,\) or \(batch, K\)"
-    ):
-        reduce_term("mine", term, fake_batch(), samples=2, answer_tokens=3.0, forwards=1)
-
-
-def test_a_number_is_no_term() -> None:
-    with pytest.raises(PluginError, match="'mine' is a float; return a tensor"):
-        reduce_term("mine", 0.5, fake_batch(), samples=2, answer_tokens=3.0, forwards=1)  # type: ignore[arg-type]
-
-
 def test_the_first_steps_objective_is_what_its_definition_says(tiny: Backbone) -> None:
     """task: mean over the answer tokens of the global batch; scalar once; sample: mean over the six samples."""
     teacher = learner(tiny, stack(Terms()), micro_batch=2)
@@ -254,7 +206,10 @@ def test_a_part_without_a_rate_learns_as_the_adapters_do() -> None:
         {**weights, "empty": []}, recipe(lr__prompts=0.5, weight_decay=0.1, betas=(0.8, 0.9))
     )
 
-    assert [group["lr"] for group in optimizer.param_groups] == [1e-2, 0.5, 1e-2]
+    assert {group["lr"]: group["params"] for group in optimizer.param_groups} == {
+        1e-2: [*weights["adapters"], *weights["keys"]],
+        0.5: weights["prompts"],
+    }
     assert {(group["weight_decay"], group["betas"]) for group in optimizer.param_groups} == {
         (0.1, (0.8, 0.9))
     }

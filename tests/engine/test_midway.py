@@ -82,7 +82,9 @@ class Restless:
         self.average, self.seen = state["average"], state["seen"]
 
 
-def start(folder: Path, root: Path, *, stop: tuple[int, int] | None = None, every: float = 0.0) -> Run:
+def start(
+    folder: Path, root: Path, *, stop: tuple[int, int] | None = None, every: float = 0.0, stack: str = STACK
+) -> Run:
     """Execute a run in `root`, or until the checkpoint after so many steps of a task was written.
 
     What is reported stands in its `told`.
@@ -96,7 +98,7 @@ def start(folder: Path, root: Path, *, stop: tuple[int, int] | None = None, ever
 
     with RunFolder(root, "run", {}) as runs:
         run = Run(
-            Plugins(parse_stack(STACK)),
+            Plugins(parse_stack(stack)),
             TASKS,
             tiny_backbone(folder),
             build_recipe(RECIPE),
@@ -163,6 +165,14 @@ def test_going_on_from_any_step_ends_as_if_nothing_had_happened(
 
     assert [(one["index"], one["step"]) for one in phases(resumed, "resumed")] == [stop]
     assert_equal(resumed, whole)
+
+
+def test_experts_whose_moments_lie_together_go_on_too(tiny_folder: Path, tmp_path: Path) -> None:
+    """Each expert's are kept by its own name, and laid together again."""
+    wanted = start(tiny_folder, tmp_path / "whole", stack="moelora")
+    with pytest.raises(Stop):
+        start(tiny_folder, tmp_path / "stopped", stop=(1, 2), every=EVERY_STEP, stack="moelora")
+    assert_equal(start(tiny_folder, tmp_path / "stopped", stack="moelora"), wanted)
 
 
 def test_a_run_may_be_stopped_again_and_again(whole: Run, tiny_folder: Path, tmp_path: Path) -> None:
