@@ -15,6 +15,9 @@ from torch import Tensor
 from cl_zoo.batches import Batch
 from cl_zoo.contract import returned
 
+REENTRANT = "CheckpointFunctionBackward"
+"""The node of `torch.utils.checkpoint` that allows no gradient of chosen weights."""
+
 
 def reduce_term(
     name: str, term: Tensor, batch: Batch, *, samples: int, answer_tokens: float, forwards: int
@@ -49,6 +52,9 @@ def backward(shares: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> None:
         weights = weights_alone(shares[name], terms["task"]) if term.ndim == 0 else None
         if weights is not None:
             apart[name] = weights
+    others = (term for name, term in terms.items() if name != "task" and name not in apart)
+    if any(term.requires_grad for term in others):
+        apart = {}  # it may go through what a penalty goes through too, and one pass frees that for the other
     through = [share for name, share in shares.items() if name not in apart]
     if through:
         torch.stack(through).sum().backward()  # type: ignore[no-untyped-call]
@@ -58,7 +64,11 @@ def backward(shares: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> None:
 
 
 def weights_alone(term: Tensor, own: Tensor) -> list[Tensor] | None:
-    """The weights that a term is a function of; `None` where it goes through what was computed before `own`, or depends on nothing that learns."""
+    """The weights that a term is a function of; `None` where one pass alone gives their gradient, or nothing learns.
+
+    That is where it goes through what was computed before `own`, where somebody waits for the whole gradient of a weight, and where a
+    part is computed again by a pass of its own.
+    """
     if term.grad_fn is None or own.grad_fn is None:
         return None
     last: int = own.grad_fn._sequence_nr()  # nodes are numbered in the order in which they are made
@@ -68,9 +78,12 @@ def weights_alone(term: Tensor, own: Tensor) -> list[Tensor] | None:
     while todo:
         node = todo.pop()
         if isinstance(node, torch._C._functions.AccumulateGrad):
-            found[id(node.variable)] = node.variable
+            weight = node.variable
+            if weight._backward_hooks or weight._post_accumulate_grad_hooks:
+                return None
+            found[id(weight)] = weight
             continue
-        if node._sequence_nr() <= last:
+        if node._sequence_nr() <= last or node.name() == REENTRANT:
             return None
         new = {before for before, _ in node.next_functions if before is not None} - seen
         seen |= new

@@ -8,7 +8,7 @@ takes as many launches as there are tensors in it. Experts that learn together l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -82,10 +82,16 @@ class Together(torch.optim.AdamW):
         """Whether the state of these weights is still as `_lay` has left it."""
         states = [self.state[weight] for weight in piece]
         counted = all(state["step"] is states[0]["step"] for state in states)
-        return counted and all(
-            weight.stride() == state[MOMENTS[0]].stride()
-            for weight, state in zip(piece, states, strict=True)
-            if len(piece) > 1
+        moments = ([state[moment] for state in states] for moment in MOMENTS)
+        behind = all(follows(*pair) for each in moments for pair in pairwise(each))
+        return (
+            counted
+            and behind
+            and all(
+                weight.stride() == state[MOMENTS[0]].stride()
+                for weight, state in zip(piece, states, strict=True)
+                if len(piece) > 1
+            )
         )
 
     def _lay(self, piece: tuple[Tensor, ...]) -> None:
@@ -115,14 +121,14 @@ def runs(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[list[in
 
 
 def together(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """These tensors, those that lie one behind the other as one (n,)."""
-    found: list[list[Tensor]] = []
-    for tensor in sorted(tensors, key=Tensor.data_ptr):
-        if found and follows(found[-1][-1], tensor):
-            found[-1].append(tensor)
+    """These tensors, those that lie one behind the other as one (n,); in their order, which is not that of memory."""
+    found: list[list[int]] = []
+    for place in sorted(range(len(tensors)), key=lambda place: tensors[place].data_ptr()):
+        if found and follows(tensors[found[-1][-1]], tensors[place]):
+            found[-1].append(place)
         else:
-            found.append([tensor])
-    return [flat(run) for run in found]
+            found.append([place])
+    return [flat([tensors[place] for place in run]) for run in sorted(found, key=min)]
 
 
 def follows(one: Tensor, other: Tensor) -> bool:

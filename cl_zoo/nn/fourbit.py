@@ -77,9 +77,11 @@ class FourBit(nn.Linear):
         on = x.device.type
         if torch.is_autocast_enabled(on):
             x = x.to(torch.get_autocast_dtype(on))
-        # A transform of functions wants to see the product; without gradients nothing is kept anyway.
-        if not (torch.is_grad_enabled() and x.requires_grad) or torch._C._are_functorch_transforms_active():
-            return F.linear(x, self.weight.to(x.dtype), self.bias)
+        # A transform of functions wants to see the product, a compiler must not; without gradients nothing is kept anyway.
+        learns = torch.is_grad_enabled() and x.requires_grad
+        if torch._C._are_functorch_transforms_active() or not (learns or torch.compiler.is_compiling()):
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return F.linear(x, self.weight.to(x.dtype), bias)
         made = _product(x, self.bias, self._state, self.out_features, self.in_features, self.kind)
         return cast(Tensor, made)
 

@@ -64,7 +64,7 @@ class ByToken(torch.autograd.Function):
         a, b, flat = rows.to(kind), up.to(kind), x.reshape(-1, x.shape[-1])
         seen, kept = dropped(flat, p) if p else (None, None)
         both = _apart(a, experts, None if seen is None else seen.T, flat.T)
-        z = both[:-experts].view(downs, -1, len(flat))
+        z = both[:-experts].view(downs, (len(a) - experts) // downs, len(flat))
         g = torch.softmax(both[-experts:], 0, dtype=fp32_at_least(kind))
         h = torch.mul(z, g[:, None], out=z.new_empty(experts, *z.shape[1:]))  # (E, r, tokens)
         y.view(-1, y.shape[-1]).addmm_(h.flatten(0, 1).T, b, alpha=scale)

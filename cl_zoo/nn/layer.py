@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_zoo.nn.fourbit import place_of
-from cl_zoo.nn.products import Down, Joined, Lying, Up, join, part, written_out
+from cl_zoo.nn.products import Down, Joined, Lying, Up, join, part, untouched, written_out
 from cl_zoo.sharding import whole
 
 
@@ -159,11 +159,10 @@ class BankLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         joined, own = self._joined, getattr(self.bank_mix, "put", None)
         if own is None or joined is None or not self._few or not torch.is_grad_enabled():
             return None
-        found = joined.found(downs, ups)
-        if found is None:
+        found, drop = joined.found(downs, ups), self.bank_dropout
+        if found is None or type(drop) not in (nn.Identity, nn.Dropout) or not untouched(drop):
             return None
-        drops = self.training and isinstance(self.bank_dropout, nn.Dropout)
-        p = cast(float, self.bank_dropout.p) if drops else 0.0
+        p = cast(float, drop.p) if drop.training and isinstance(drop, nn.Dropout) else 0.0
         return cast("Tensor | None", own(y, x, Lying(joined, *found, self.scale, p, kind)))
 
     def _beside(self) -> nn.Parameter | None:

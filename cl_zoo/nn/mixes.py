@@ -24,7 +24,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from cl_zoo.nn.gated import by_token
-from cl_zoo.nn.products import Lying
+from cl_zoo.nn.products import Lying, untouched
 
 
 class PerToken(nn.Module):
@@ -141,11 +141,6 @@ def plain_router(router: nn.Module) -> nn.Parameter | None:
     """W_g (E, d_in) of a router that is a linear without bias and nothing else."""
     plain = type(router) is nn.Linear and router.bias is None and untouched(router)
     return cast(nn.Parameter, router.weight) if plain else None
-
-
-def untouched(module: nn.Module) -> bool:
-    """Whether nobody waits for a call of this module."""
-    return not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def per_sample(weights: Tensor, z: Tensor) -> Tensor:

@@ -132,6 +132,17 @@ def written_out() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
+def untouched(module: nn.Module) -> bool:
+    """Whether nobody waits for a call of this module, so that what it computes may be computed without one."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return not any(hooks) and "forward" not in vars(module)
+
+
 class Down(torch.autograd.Function):
     """z (..., r) of x (..., d_in) and A (r, d_in); `members` are the parameters that lie in A, if A is not one itself."""
 

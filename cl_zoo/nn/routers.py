@@ -20,14 +20,11 @@ from torch.nn import functional as F
 
 from cl_zoo.batches import Batch, forward
 from cl_zoo.nn.layer import BankLayer
-from cl_zoo.nn.mixes import per_sample, plain_router, untouched
-from cl_zoo.nn.products import Lying, written_out
+from cl_zoo.nn.mixes import per_sample, plain_router
+from cl_zoo.nn.products import Lying, untouched, written_out
 from cl_zoo.nn.still import evaluating
 from cl_zoo.nn.trunk import ByRow, Trunk
 from cl_zoo.processes import share, total
-
-Select = Callable[[Tensor, "Tensor | None"], Tensor]
-"""Which experts count how much, see `FirstToken`."""
 
 
 def router(layer: BankLayer, experts: int) -> nn.Linear:
@@ -124,13 +121,13 @@ class FirstToken(nn.Module):
         layer: BankLayer,
         experts: int,
         prefill: Prefill,
-        select: Select = lambda p, first: p,
-        few: Select | None = None,
+        select: Callable[[Tensor, Tensor | None], Tensor] = lambda p, first: p,
+        few: Callable[[Tensor, Tensor | None], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self._width, self.experts, self._made, self.prefill = layer.in_features, experts, layer.made, prefill
         self._select = select
-        self._few: Select = few or (lambda logits, first: select(logits.softmax(-1), first))
+        self._few = few or (lambda logits, first: select(logits.softmax(-1), first))
         self.routers, self.first = nn.ParameterDict(), nn.ParameterDict()
 
     def learn(self, name: str, first: Sequence[int] | None = None) -> None:
@@ -169,13 +166,12 @@ class FirstToken(nn.Module):
 
     def put(self, y: Tensor, x: Tensor, lying: Lying) -> Tensor | None:
         """In learning by the one router that learns, where all read one A."""
-        now, router = self.prefill, self.routers[self.prefill.learning]
-        places = now.places(x)
+        now, places = self.prefill, self.prefill.places(x)
         learning = type(self) is FirstToken and self.training and now.chosen is None and untouched(self)
         if not learning or places is None or len(lying.downs) > 1 or lying.rank is None or y.dim() != 3:
             return None
         now.kept.pop(self, None)
-        z, logits = Trunk.apply(x, router, places, lying.p, lying.kind, *lying.downs)
+        z, logits = Trunk.apply(x, self.routers[now.learning], places, lying.p, lying.kind, *lying.downs)
         g = self._few(logits, self._coming_first(logits))
         return cast(Tensor, ByRow.apply(y, z, g, lying.joined.up, lying.scale, *lying.ups))
 

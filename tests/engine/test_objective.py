@@ -88,6 +88,9 @@ PENALTIES: dict[str, Callable[[Two, Tensor], Tensor]] = {
     "of a weight that the forward does not use": lambda model, y: model.key.sum(),
     "recomputed": lambda model, y: checkpoint(lambda w: w.sin().sum(), model.up, use_reentrant=False),
     "of a function of its own": lambda model, y: Down.apply(X, model.down).pow(2).sum(),
+    "recomputed by a pass of its own": lambda model, y: checkpoint(
+        lambda w: w.sin().sum(), model.up, use_reentrant=True
+    ),
     "of what the forward gave": lambda model, y: y.square().mean(),
     "of both": lambda model, y: y.square().mean() * model.up.sum(),
     "of nothing that learns": lambda model, y: torch.tensor(2.0),
@@ -144,6 +147,37 @@ def test_a_penalty_adds_to_all_gradients_in_one_call(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch, "_foreach_add_", lambda *lists: (calls.append(len(lists[0])), real(*lists)))
     backward(*shares(model, "of two weights in one vector", "a plain sum"))
     assert calls == [2]
+
+
+def test_terms_may_share_what_they_are_computed_from() -> None:
+    """Keys are made unit vectors once; one term pulls each sample's towards it, another keeps them apart."""
+
+    def sharing(model: Two) -> dict[str, Tensor]:
+        y = model(X)
+        keys = nn.functional.normalize(model.key, dim=-1)
+        pull = 1 - (keys[:2] * X).sum(-1)
+        return {"task": y, "apart": (keys @ keys.T).square().sum(), "bound": keys.sum(), "pull": pull}
+
+    one, other = Two(), Two()
+    torch.stack([term.sum() for term in sharing(one).values()]).sum().backward()
+    given = sharing(other)
+    backward({name: term.sum() for name, term in given.items()}, given)
+    torch.testing.assert_close(other.key.grad, one.key.grad, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("waits", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_who_waits_for_the_gradient_of_a_weight_gets_the_whole(waits: str) -> None:
+    seen: list[list[Tensor]] = [[], []]
+    models = Two(), Two()
+    for model, found in zip(models, seen, strict=True):
+        take: Callable[[Tensor], None] = lambda given, found=found: found.append(  # type: ignore[misc]  # noqa: E731
+            (given if waits == "register_hook" else given.grad).clone()
+        )
+        getattr(model.down, waits)(take)
+    torch.stack([*shares(models[0], "of a weight")[0].values()]).sum().backward()
+    backward(*shares(models[1], "of a weight"))
+    assert len(seen[1]) == len(seen[0]) == 1
+    torch.testing.assert_close(seen[1][0], seen[0][0])
 
 
 def test_a_term_per_sample_is_never_taken_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,3 +159,31 @@ def test_weights_follow_only_with_gradients_that_lie_as_they_do() -> None:
     assert len(runs(weights, turned)) == 2
     assert not follows(weights[0], weights[1].double())
     assert not follows(whole[:, :2], whole[:, 2:])
+
+
+def test_pieces_keep_the_order_in_which_they_were_given() -> None:
+    """A norm sums over them in this order; where the allocator put them must not decide its last bits."""
+    first, second = sorted((torch.ones(3), torch.ones(3)), key=Tensor.data_ptr)
+    two = torch.ones(4).split(2)
+
+    for given in ([first, second], [second, first], [second, two[1], first, two[0]]):
+        found = together(given)
+        alone = [one for one in found if len(one) == 3]
+        assert [one.data_ptr() for one in alone] == [one.data_ptr() for one in given if len(one) == 3]
+        assert len(found) == len(given) - (len(given) == 4)
+
+
+def test_a_moment_that_is_replaced_is_the_one_that_goes_on() -> None:
+    pair = Pair()
+    pair.step()
+    for layer, optimizer in ((pair.layer, pair.adamw), (pair.other, pair.together)):
+        weight = layer.bank_down["b"]
+        optimizer.state[weight]["exp_avg"] = torch.zeros_like(weight)
+    pair.step()
+
+    ours, theirs = (
+        optimizer.state[layer.bank_down["b"]]["exp_avg"]
+        for layer, optimizer in ((pair.other, pair.together), (pair.layer, pair.adamw))
+    )
+    assert torch.equal(ours, theirs)
+    assert torch.equal(pair.other.bank_down["b"], pair.layer.bank_down["b"])

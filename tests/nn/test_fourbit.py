@@ -171,6 +171,24 @@ def test_nothing_is_kept_for_the_backward_pass_but_the_codes() -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
+def test_a_compiled_product_of_an_x_that_needs_no_gradient_is_the_same() -> None:
+    """As in the first layer where the projector stands still, and in a teacher's forward within a step."""
+    one, x = packed(drawn(64, 48, bias=True)), torch.randn(4, 48)
+    compiled = torch.compile(one, fullgraph=True, dynamic=True)
+    torch.testing.assert_close(compiled(x), one(x))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), one(x))
+    torch.compiler.reset()
+
+
+def test_an_x_of_another_type_is_multiplied_alike_with_and_without_a_gradient() -> None:
+    one, x = packed(drawn(64, 48, bias=True, dtype=torch.bfloat16)), torch.randn(4, 48)
+    with torch.no_grad():
+        here = one(x)
+    torch.testing.assert_close(one(x.requires_grad_()), here)
+
+
 # Adapted layers
 
 

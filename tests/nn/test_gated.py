@@ -310,3 +310,33 @@ def test_experts_of_several_ranks_are_weighed_by_their_mix(calls: list[int]) -> 
     up = torch.cat([layer.bank_up[name] for name in "ab"], 1)
     torch.testing.assert_close(layer(x), layer.base_layer(x) + SCALE * z @ up.T)
     assert not calls
+
+
+class Twice(nn.Dropout):
+    """A dropout that does something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+@pytest.mark.parametrize("dropout", [Twice(0.5), nn.Sequential(nn.Dropout(0.0)), nn.Dropout(0.9).eval()])
+def test_what_stands_in_the_place_of_a_dropout_is_what_drops(dropout: nn.Module, calls: list[int]) -> None:
+    layer, x = routed_layer("own A"), torch.randn(2, 5, WIDE)
+    layer.bank_dropout = dropout
+    few = layer(x)
+    assert len(calls) == (type(dropout) is nn.Dropout)
+    layer.join(few=False)
+    torch.testing.assert_close(few, layer(x))
+
+
+def test_who_waits_for_a_call_of_the_dropout_gets_it(calls: list[int]) -> None:
+    layer, seen = routed_layer("own A", 0.5), list[int]()
+    layer.bank_dropout.register_forward_hook(lambda *_: seen.append(1))
+    layer(torch.randn(2, 5, WIDE))
+    assert seen == [1]
+    assert not calls
+
+
+@pytest.mark.parametrize("kind", MIXES)
+def test_no_tokens_are_no_fault(kind: str) -> None:
+    assert routed_layer(kind)(torch.randn(0, 5, WIDE)).shape == (0, 5, HIGH)
