@@ -40,3 +40,18 @@ def gradients(layer: BankLayer, y: Tensor, x: Tensor) -> dict[str, Tensor | None
         (y * torch.arange(1.0, HIGH + 1)).sin().sum(), [*wanted.values()], allow_unused=True
     )
     return dict(zip(wanted, found, strict=True))
+
+
+def assert_second_derivatives_drop_the_same(layer: BankLayer, x: Tensor) -> None:
+    """A gradient of the gradient with respect to x is, with the same draw, that of the experts where they lie apart."""
+
+    def second() -> tuple[Tensor, ...]:
+        torch.manual_seed(1)
+        (first,) = torch.autograd.grad(layer(x).sin().sum(), x, create_graph=True)
+        weights = [one for one in layer.parameters() if one.requires_grad]
+        return torch.autograd.grad(first.square().sum(), weights)
+
+    here = second()
+    layer.part()
+    for one, wanted in zip(here, second(), strict=True):
+        torch.testing.assert_close(one, wanted)

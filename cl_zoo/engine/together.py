@@ -7,7 +7,7 @@ takes as many launches as there are tensors in it. Experts that learn together l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -109,26 +109,29 @@ class Together(torch.optim.AdamW):
 
 def runs(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[list[int]]:
     """Places of weights that lie one behind the other, as their gradients do; each place is in one run, most are alone in it."""
-    found: list[list[int]] = []
-    for place in sorted(range(len(weights)), key=lambda place: weights[place].data_ptr()):
-        last = found[-1][-1] if found else place
+
+    def behind(last: int, place: int) -> bool:
         alike = all(weights[one].stride() == gradients[one].stride() for one in (last, place))
-        if alike and all(follows(of[last], of[place]) for of in (weights, gradients)):
-            found[-1].append(place)
-        else:
-            found.append([place])
-    return found
+        return alike and all(follows(of[last], of[place]) for of in (weights, gradients))
+
+    return _chains(weights, behind)
 
 
 def together(tensors: Sequence[Tensor]) -> list[Tensor]:
     """These tensors, those that lie one behind the other as one (n,); in their order, which is not that of memory."""
+    found = _chains(tensors, lambda last, place: follows(tensors[last], tensors[place]))
+    return [flat([tensors[place] for place in chain]) for chain in sorted(found, key=min)]
+
+
+def _chains(tensors: Sequence[Tensor], behind: Callable[[int, int], bool]) -> list[list[int]]:
+    """Places of tensors in the order in which they lie, in one list as long as each is behind the last."""
     found: list[list[int]] = []
     for place in sorted(range(len(tensors)), key=lambda place: tensors[place].data_ptr()):
-        if found and follows(tensors[found[-1][-1]], tensors[place]):
+        if found and behind(found[-1][-1], place):
             found[-1].append(place)
         else:
             found.append([place])
-    return [flat([tensors[place] for place in run]) for run in sorted(found, key=min)]
+    return found
 
 
 def follows(one: Tensor, other: Tensor) -> bool:

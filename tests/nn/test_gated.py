@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import HIGH, RANK, SCALE, WIDE, gradients, make_layer, written_out
+from adapted import (
+    HIGH,
+    RANK,
+    SCALE,
+    WIDE,
+    assert_second_derivatives_drop_the_same,
+    gradients,
+    make_layer,
+    written_out,
+)
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -151,17 +160,7 @@ def test_with_a_dropout_a_gradient_of_the_gradient_drops_the_same() -> None:
     layer = routed_layer("own A", p=0.5).double().train()
     layer.join()
     x = torch.randn(3, WIDE, dtype=torch.float64, requires_grad=True)
-
-    def second() -> tuple[Tensor, ...]:
-        torch.manual_seed(1)
-        (first,) = torch.autograd.grad(layer(x).sin().sum(), x, create_graph=True)
-        weights = [one for one in layer.parameters() if one.requires_grad]
-        return torch.autograd.grad(first.square().sum(), weights)
-
-    here = second()
-    layer.part()
-    for one, wanted in zip(here, second(), strict=True):
-        torch.testing.assert_close(one, wanted)
+    assert_second_derivatives_drop_the_same(layer, x)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import HIGH, RANK, SCALE, WIDE, gradients, make_layer
+from adapted import HIGH, RANK, SCALE, WIDE, assert_second_derivatives_drop_the_same, gradients, make_layer
 from torch import Tensor, nn
 
 from cl_zoo.nn import BankLayer, FirstToken, Prefill, top_gates, top_softmax
@@ -135,17 +135,7 @@ def test_with_a_dropout_a_gradient_of_the_gradient_drops_the_same() -> None:
     layer = trunk_layer(p=0.5).double()
     layer.join()
     x = torch.randn(ROWS, TOKENS, WIDE, dtype=torch.float64, requires_grad=True)
-
-    def second() -> tuple[Tensor, ...]:
-        torch.manual_seed(1)
-        (first,) = torch.autograd.grad(layer(x).sin().sum(), x, create_graph=True)
-        weights = [one for one in layer.parameters() if one.requires_grad]
-        return torch.autograd.grad(first.square().sum(), weights)
-
-    here = second()
-    layer.part()
-    for one, wanted in zip(here, second(), strict=True):
-        torch.testing.assert_close(one, wanted)
+    assert_second_derivatives_drop_the_same(layer, x)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
